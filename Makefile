@@ -1,0 +1,103 @@
+# Concord. Each target sets up the .venv that it needs; the first call takes minutes, the later ones nothing.
+#
+#   make bench                      every suite, small networks, no GPU needed
+#   make bench SUITE=NAME           one table
+#   make bench SIZE=full            as many samples as the papers took
+#   make bench PROFILE=paper        the papers' data and checkpoints
+#   make test ARGS="-k store -x"    anything after the command
+
+SUITE   ?=
+SIZE    ?=
+PROFILE ?= embedded
+DEVICE  ?=
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+PYTHON  := .venv/bin/python
+CONCORD := .venv/bin/concord
+READY   := .venv/.ready
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_HTTP_TIMEOUT ?= 300
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
+export DVC_NO_ANALYTICS ?= 1
+unexport VIRTUAL_ENV PYTHONHOME
+
+# Trust the certificates of the system where it has some, as pip does: networks with their own authority need it.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)
+export UV_SYSTEM_CERTS ?= 1
+endif
+
+# `--name value` when the variable has a value, else nothing
+option = $(if $($(2)),--$(1) "$($(2))")
+PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
+
+.PHONY: bench test report compare train lint clean help lock
+
+bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE=)
+	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(ARGS)
+	@$(PYTHON) -m dvc repro
+	@$(CONCORD) report --where $(PICK)
+
+test: $(READY) ## Run the tests (ARGS="-m 'not slow'" leaves out the long ones)
+	@$(PYTHON) -m pytest $(ARGS)
+
+report: $(READY) ## Write the tables and figures again from the stored results
+	@$(CONCORD) report $(PICK) $(ARGS)
+
+compare: $(READY) ## Measure the stored results against the committed baseline
+	@$(CONCORD) compare $(PICK) $(ARGS)
+
+train: $(READY) ## Remake the embedded weights (never needed to run the benchmark)
+	@$(CONCORD) train --all $(call option,device,DEVICE) $(ARGS)
+
+lint: $(READY) ## Style, types and the order of imports
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-cache
+
+clean: ## Remove results and caches (keeps .venv, downloads and weights)
+	rm -rf results .dvc/tmp .dvc/cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name .venv -prune -o -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+lock: $(READY) ## Resolve requirements.lock again after a change of pyproject.toml
+	@.venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
+	    --generate-hashes --no-header --quiet $(ARGS) -o requirements.lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The environment: a Python of 3.11 to 3.13, then the uv that the lock pins, then the lock itself, hashes checked.
+# The stamp holds the path of the checkout, so that a folder that was moved is set up again.
+
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+$(READY): requirements.lock
+	@set -e; \
+	if ! .venv/bin/python -c '' 2>/dev/null; then \
+	    for python in python3.11 python3.12 python3.13 python3 python none; do \
+	        "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break; \
+	    done; \
+	    if [ "$$python" = none ]; then \
+	        echo "make: no Python 3.11, 3.12 or 3.13 on the PATH; install one and run make again" >&2; exit 2; \
+	    fi; \
+	    echo "Setting up .venv with $$("$$python" --version); the first time takes some minutes and about 7 GB of disk"; \
+	    "$$python" -m venv --clear .venv || { \
+	        echo "make: this Python cannot make environments; install its venv module (Debian: python3-venv)" >&2; exit 2; }; \
+	fi; \
+	wanted=$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock); \
+	if [ "$$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$$wanted" ]; then \
+	    .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null; \
+	    sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.txt; \
+	    .venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt; \
+	fi; \
+	cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
+	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2>/dev/null || export UV_CACHE_DIR=.cache/uv; \
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock; \
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .; \
+	printf '%s\n' "$(CURDIR)" > $@

@@ -1,0 +1,1 @@
+"""Suites, and the machinery that plans, runs and stores them."""

@@ -1,0 +1,277 @@
+"""Scores one run: every image is decoded once, every network sees it once, all metrics read the same observation."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.lock import run_lock
+from benchmarks.meter import Clock, PeakMemory
+from benchmarks.plan import RequestSet, RunPlan, source_hash, weights_current
+from benchmarks.provenance import provenance
+from benchmarks.settings import ROOT
+from benchmarks.store import SCORE_FILES, Run
+from data.errors import ConcordError
+from data.files import atomic_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from data.faces import FaceDataset
+    from metrics.base import Observation, SampleMetric, SetMetric
+    from metrics.networks.perception import Perception
+
+KINDS = ("load", "decode", "observe", "sets", "write")
+"""Seconds of scoring: networks loaded, images decoded, networks and sample metrics, set metrics, files written."""
+GROUPS = 32
+"""Groups of the delete-a-group jackknife; request i is in group i mod 32, in every row of a table."""
+BATCH = 32
+
+Progress = Callable[[int, int], None]
+
+
+# ------------------------------------------------------------------------------------------------------------ reference
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What FID and KID compare with: features float32 (M, D) of real images."""
+
+    features: np.ndarray
+    name: str
+    sha256: str  # fingerprint of the folder
+
+
+def reference_features(
+    folder: Path,
+    dataset: FaceDataset,
+    image_size: int,
+    perception: Perception,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Reference:
+    """The features of a folder's images, from `folder`/<fingerprint>.npz or computed and kept there.
+
+    The file is made again when the feature network has changed. limit: the first so many images.
+    """
+    items = [item for item in dataset.items if item.has_image][:limit]
+    path = folder / f"{dataset.fingerprint}.npz"
+    facts = json.dumps({"network": _feature_network(perception), "image_size": image_size, "items": [i.id for i in items]})
+    kept = _kept_features(path, facts)
+    if kept is None:
+        batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+        parts: list[np.ndarray] = []
+        for batch in batches:
+            images = to_float(np.stack([item.image(image_size) for item in batch]))
+            parts.append(perception.features(images).float().cpu().numpy())
+            if progress is not None:
+                progress(sum(map(len, parts)), len(items))
+        kept = np.concatenate(parts)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, features=kept, facts=np.array(facts))
+    return Reference(kept, dataset.name, dataset.fingerprint)
+
+
+def _feature_network(perception: Perception) -> str:
+    perception.network("features")  # loads it, so that its hash is known
+    return perception.sha256["features"]
+
+
+def _kept_features(path: Path, facts: str) -> np.ndarray | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return np.asarray(file["features"]) if str(file["facts"]) == facts else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+
+
+def score_key(run: RunPlan, metrics: Sequence[str], reference: str | None) -> str:
+    """SHA-256 over what can change a score apart from the networks' weights, which score.json names by hash."""
+    facts = {
+        "images": read_json(run.path / "run.json")["shards"],
+        "metrics": sorted(metrics),
+        "conditions": run.requests.conditions,
+        "source": source_hash([ROOT / "metrics", ROOT / "benchmarks/scoring.py"]),
+        "reference": reference,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_scored(run: RunPlan, metrics: Sequence[str], reference: str | None) -> bool:
+    """Whether the scores are those of the stored images, by today's metrics and networks."""
+    if not all((run.path / name).is_file() for name in ("run.json", *SCORE_FILES)):
+        return False
+    try:
+        info = read_json(run.path / "score.json")
+        return info["key"] == score_key(run, metrics, reference) and weights_current(info["weights"])
+    except (ConcordError, KeyError, TypeError):
+        return False
+
+
+def score_run(
+    run: RunPlan,
+    metrics: Sequence[str],
+    perception: Callable[[], Perception],
+    reference: Reference | None,
+    progress: Progress | None = None,
+) -> bool:
+    """Score a finished run by the named metrics, unless it is; returns whether anything had to be computed.
+
+    perception: called only when there is something to compute.
+    reference: None where the dataset has no images; distribution metrics are then refused, with the reason.
+    """
+    if not Run(run.path).finished:
+        raise ConcordError(f"{run.path}: not generated yet; run `concord generate SUITE {run.row.name}` first")
+    fingerprint = reference.sha256 if reference else None
+    if is_scored(run, metrics, fingerprint):
+        return False
+    with run_lock(run.path):
+        if not is_scored(run, metrics, fingerprint):
+            _score(run, metrics, perception, reference, progress)
+    return True
+
+
+def _score(
+    run: RunPlan,
+    names: Sequence[str],
+    open_perception: Callable[[], Perception],
+    reference: Reference | None,
+    progress: Progress | None,
+) -> None:
+    from metrics.base import Observation, SampleMetric, SetMetric, get_metric
+
+    clock, memory = Clock(*KINDS), PeakMemory()
+    with clock.measure("load"):
+        perception = open_perception()
+    metrics = [get_metric(name) for name in names]
+    samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
+    sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
+    ids: list[str] = []
+    rows: list[dict[str, Any]] = []
+    features: list[np.ndarray] = []
+    for batch_ids, images in _batches(run, clock):
+        with clock.measure("decode"):
+            planned = [run.requests.requests[len(ids) + offset] for offset in range(len(batch_ids))]
+            if [request.id for request in planned] != batch_ids:
+                raise ConcordError(f"{run.path}: holds other requests than planned; generate the row again")
+            conditions = [run.requests.conditions_of(request, run.requests.conditions) for request in planned]
+            observation = Observation(to_float(images), conditions, perception)
+        with clock.measure("observe"):
+            rows += _sample_rows(run, samples, batch_ids, observation)
+            features.append(observation.features)
+        ids += batch_ids
+        if progress is not None:
+            progress(len(ids), len(run.requests))
+    found = np.concatenate(features)
+    with clock.measure("sets"):
+        set_rows = [_set_row(run, metric, found, reference) for metric in sets]
+    with clock.measure("write"):
+        _write(run, rows, set_rows, ids, found)
+    split = clock.split()
+    info = {
+        "key": score_key(run, names, reference.sha256 if reference else None),
+        "metrics": list(names),
+        "n": len(ids),
+        "networks": perception.sha256,
+        "weights": {card.get("name", kind): card["sha256"] for kind, card in perception.cards.items()},
+        "held_out": {kind: card.get("held_out", {}) for kind, card in perception.cards.items()},
+        "data": {"name": run.requests.dataset.name, "sha256": run.requests.dataset.fingerprint},
+        "reference": {"name": reference.name, "sha256": reference.sha256, "n": len(reference.features)} if reference else None,
+        "provenance": provenance(getattr(perception, "device", None)),
+        "seconds_total": round(sum(split.values()), 3),
+        "peak_memory_bytes": memory.bytes(),
+        "time": {kind: round(value, 3) for kind, value in split.items()},
+    }  # fmt: skip
+    write_json(run.path / "score.json", info)
+
+
+def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray]]:
+    """(request ids, uint8 (B, H, W, 3)) over the stored images, each decoded once."""
+    images = Run(run.path).images()
+    while True:
+        with clock.measure("decode"):
+            batch = list(itertools.islice(images, BATCH))
+        if not batch:
+            return
+        yield [name for name, _ in batch], np.stack([image for _, image in batch])
+
+
+def _sample_rows(
+    run: RunPlan, metrics: Sequence[SampleMetric], ids: Sequence[str], observation: Observation
+) -> list[dict[str, Any]]:
+    rows = []
+    for metric in metrics:
+        for request, score in zip(ids, metric.score(observation), strict=True):
+            rows.append({**_place(run), "request": request, "metric": metric.name,
+                         "value": float(score.value), "status": score.status})  # fmt: skip
+    return rows
+
+
+def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, reference: Reference | None) -> dict[str, Any]:
+    n = len(features)
+    row = {**_place(run), "metric": metric.name, "value": float("nan"), "n": n,
+           "n_reference": len(reference.features) if reference else 0, "status": "ok", "replicates": []}  # fmt: skip
+    if reference is None:
+        row["status"] = "refused: the dataset has no images to compare with"
+    elif min(n, len(reference.features)) < metric.minimum_n:
+        which = f"n = {n}" if n < metric.minimum_n else f"{len(reference.features)} reference images"
+        row["status"] = f"refused: {which}, at least {metric.minimum_n} needed"
+    else:
+        row["value"] = float(metric.compute(features, reference.features))
+        groups = np.arange(n) % min(GROUPS, n)
+        row["replicates"] = [float(v) for v in metric.leave_group_out(features, reference.features, groups)]
+    return row
+
+
+def _place(run: RunPlan) -> dict[str, str]:
+    return {"suite": run.requests.name, "method": run.row.name}
+
+
+def _write(
+    run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], ids: list[str], features: np.ndarray
+) -> None:
+    """The files that score.json will vouch for; an older score.json goes first."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = [("suite", pa.string()), ("method", pa.string())]
+    value = [("metric", pa.string()), ("value", pa.float64())]
+    scores = pa.schema([*place, ("request", pa.string()), *value, ("status", pa.string())])
+    sets = pa.schema([*place, *value, ("n", pa.int64()), ("n_reference", pa.int64()), ("status", pa.string()),
+                      ("replicates", pa.list_(pa.float64()))])  # fmt: skip
+    try:
+        (run.path / "score.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise ConcordError(f"{run.path}: cannot be changed ({error.strerror}); choose another --results") from None
+    for name, schema, content in (("scores.parquet", scores, rows), ("sets.parquet", sets, set_rows)):
+        with atomic_path(run.path / name) as temporary:
+            pq.write_table(pa.Table.from_pylist(content, schema=schema), temporary)
+    with atomic_path(run.path / "features.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, requests=np.array(ids), features=features)
+
+
+def to_float(images: np.ndarray) -> Any:
+    """uint8 (B, H, W, 3) -> float32 tensor (B, 3, H, W) in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def reference_dataset(requests: RequestSet, own_folder: bool, folder: Path | None) -> FaceDataset | None:
+    """Where the reference images come from: the user's own folder, or the profile's reference folder; None without any."""
+    if own_folder:
+        return requests.dataset if any(item.has_image for item in requests.dataset.items) else None
+    from data.faces import open_faces
+
+    assert folder is not None
+    if not folder.is_dir():
+        raise ConcordError(f"{folder}: no such folder; make it with `concord data make`")
+    return open_faces(folder, split="all")

@@ -1,0 +1,235 @@
+"""Suites: one YAML file, one table of a paper. What is compared, on which requests, by which metrics.
+
+Suites that name the same request set share its runs: a row that two tables show is generated and scored once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from benchmarks.schema import Strict, read_model
+from data.errors import ConcordError
+from data.requests import CONDITION_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FOLDER = Path(__file__).parent / "suites"
+REFERENCES = ("ground-truth", "shuffled")
+JOINT_SUCCESS = "joint-success"
+SHARD_SIZE = 64
+"""Requests in one shard of the store; also the largest sample grid and the largest batch."""
+
+
+class Row(Strict):
+    """One row of the table: a method with its parameters, or one that is planned, or a reference row."""
+
+    name: str
+    method: str | None = None
+    planned: str | None = None  # shown instead of our value until a method of the row's name is registered
+    conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Row:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+,-]*", self.name):
+            raise ValueError(f"name {self.name!r}: expected letters, digits, '-', '_', '.', '='")
+        if self.name in REFERENCES:
+            raise ValueError(f"name '{self.name}' is kept for the reference row; choose another")
+        if (self.method is None) == (self.planned is None):
+            raise ValueError(f"row '{self.name}' needs either 'method' or 'planned'")
+        return self
+
+
+class Joint(Strict):
+    """Joint success: all these metrics pass on one image; thresholds from the ground-truth row's quantile."""
+
+    metrics: list[str] = Field(min_length=2)
+    quantile: float = Field(gt=0, lt=1)
+
+
+class Suite(Strict):
+    """The schema of benchmarks/suites/*.yaml."""
+
+    name: str
+    title: str
+    paper: str  # file in reports/papers
+    table: str  # key in that file
+    dataset: Literal["faces"]
+    conditions: list[str] = Field(min_length=1)
+    requests: str | None = None  # request set; the suite's own name if absent
+    open: bool = False  # every registered method that takes all the conditions joins without being named
+    rows: list[Row] = Field(min_length=1)
+    metrics: list[str] = Field(min_length=1)
+    joint: Joint | None = None
+    reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
+    grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
+    differences: list[str] = Field(default_factory=list)
+
+    @property
+    def request_set(self) -> str:
+        return self.requests or self.name
+
+    def row(self, name: str) -> Row:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise ConcordError(f"suite '{self.name}' has no row '{name}': expected one of {', '.join(self.row_names())}")
+
+    def row_names(self) -> list[str]:
+        """Reference rows first, then the table's rows in order."""
+        return [*self.reference, *(row.name for row in self.rows)]
+
+    def row_conditions(self, row: Row) -> list[str]:
+        """The conditions that a row's method is given."""
+        return [name for name in self.conditions if row.conditions is None or name in row.conditions]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        _each_known(self.conditions, CONDITION_NAMES, "condition")
+        names = [row.name for row in self.rows]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two rows are named '{name}'")
+        for row in self.rows:
+            _each_known(row.conditions or [], self.conditions, f"row '{row.name}': condition")
+        if self.joint is not None:
+            _each_known(self.joint.metrics, self.metrics, "joint: metric")
+            if JOINT_SUCCESS not in self.metrics:
+                raise ValueError(f"'joint' is given but '{JOINT_SUCCESS}' is not among the metrics")
+            if "ground-truth" not in self.reference:
+                raise ValueError("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
+        elif JOINT_SUCCESS in self.metrics:
+            raise ValueError(f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)")
+        return self
+
+
+def _each_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown {what} '{name}': expected one of {', '.join(known)}")
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def suite_names(folder: Path = FOLDER) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read_suite(name: str, folder: Path = FOLDER) -> Suite:
+    """A suite by its schema alone: nothing is looked up among methods and metrics."""
+    path = folder / f"{name}.yaml"
+    if name not in suite_names(folder):
+        raise ConcordError(f"unknown suite '{name}': expected one of {', '.join(suite_names(folder)) or '(none found)'}")
+    suite = read_model(path, Suite)
+    if suite.name != name:
+        raise ConcordError(f"{path}: 'name' is '{suite.name}'; expected '{name}', as the file is called")
+    return suite
+
+
+def load_suite(name: str, folder: Path = FOLDER, extra: Iterable[str] = ()) -> Suite:
+    """A suite with its rows settled, every method, parameter and metric in it known.
+
+    Planned rows whose method has been registered become real; an open suite gains the registered methods that take
+    all of its conditions; `extra` names methods that join on request (--methods, --plugin).
+    Raises ConcordError that names the file and the known names otherwise.
+    """
+    suite = settle(read_suite(name, folder), extra)
+    try:
+        check_names(suite)
+    except ConcordError as error:
+        raise ConcordError(f"{folder / name}.yaml: {error}") from None
+    return suite
+
+
+def load_suites(folder: Path = FOLDER) -> list[Suite]:
+    """Every suite, with the suites that share a request set checked against each other."""
+    suites = [load_suite(name, folder) for name in suite_names(folder)]
+    for position, suite in enumerate(suites):
+        for other in suites[:position]:
+            check_shared(suite, other)
+    return suites
+
+
+def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
+    """The suite with the rows that the registered methods give it."""
+    from methods.base import all_methods
+
+    methods = all_methods()
+    rows = [
+        row.model_copy(update={"method": row.name, "planned": None}) if row.planned and row.name in methods else row
+        for row in suite.rows
+    ]
+    joining = list(extra)
+    if suite.open:
+        joining += [name for name, method in methods.items() if set(suite.conditions) <= set(method.conditions)]
+    shown = {row.method for row in rows} | {row.name for row in rows}
+    for name in joining:
+        if name not in shown:
+            shown.add(name)
+            rows.append(Row(name=name, method=name))
+    return suite.model_copy(update={"rows": rows})
+
+
+def check_names(suite: Suite) -> None:
+    """Raise ConcordError unless every method, parameter and metric of the suite exists and fits its conditions."""
+    from methods.base import get_method, make_params
+    from metrics.base import SampleMetric, get_metric
+
+    for row in suite.rows:
+        if row.method is None:
+            continue
+        method = get_method(row.method)
+        make_params(method, row.params)
+        given = suite.row_conditions(row)
+        for name in given:
+            if name not in method.conditions:
+                raise ConcordError(
+                    f"row '{row.name}': method '{row.method}' does not take condition '{name}'; "
+                    f"it takes {', '.join(sorted(method.conditions))} (give the row a 'conditions' list)"
+                )
+        if len(given) < method.minimum_conditions:
+            raise ConcordError(f"row '{row.name}': method '{row.method}' needs {method.minimum_conditions} conditions")
+    for name in suite.metrics:
+        if name == JOINT_SUCCESS:
+            continue
+        for need in sorted(get_metric(name).needs):
+            if need not in suite.conditions:
+                raise ConcordError(f"metric '{name}' scores against condition '{need}', which the suite does not have")
+    for name in suite.joint.metrics if suite.joint else []:
+        if not isinstance(get_metric(name), SampleMetric):
+            raise ConcordError(f"joint: metric '{name}' has no value per image; expected a sample metric")
+
+
+def check_shared(suite: Suite, other: Suite) -> None:
+    """Raise ConcordError when two suites of one request set would ask for different things under one name."""
+    if suite.request_set != other.request_set:
+        return
+    both = f"suites '{other.name}' and '{suite.name}' share the request set '{suite.request_set}'"
+    if (suite.dataset, suite.conditions) != (other.dataset, other.conditions):
+        raise ConcordError(f"{both} but differ in dataset or conditions; give one of them its own 'requests'")
+    rows = {row.name: row for row in other.rows if row.method is not None}
+    for row in suite.rows:
+        twin = rows.get(row.name)
+        if twin is not None and row.method is not None and _work(suite, row) != _work(other, twin):
+            raise ConcordError(f"{both} but row '{row.name}' differs between them; rename one")
+
+
+def _work(suite: Suite, row: Row) -> tuple[Any, ...]:
+    from methods.base import get_method, make_params
+
+    assert row.method is not None
+    params = make_params(get_method(row.method), row.params)
+    return row.method, params.model_dump(), suite.row_conditions(row)
+
+
+def set_metrics_of(suites: Iterable[Suite]) -> list[str]:
+    """The metrics that a request set is scored by: those of all its suites, without the derived joint success."""
+    names = [name for suite in suites for name in suite.metrics if name != JOINT_SUCCESS]
+    return list(dict.fromkeys(names))

@@ -1,0 +1,79 @@
+"""`concord train`: make the embedded weights again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import ConcordError
+
+
+def train(
+    names: Annotated[list[str] | None, typer.Argument(help="Networks to train; see `concord train --list`.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Train every network, in the order of their needs.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the networks with what their cards say.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    restart: Annotated[bool, typer.Option(help="Begin anew instead of resuming from the last checkpoint.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the weights; default: data/weights/embedded.")] = None,
+) -> None:
+    """Train embedded networks on SynthFaces and write their weights and cards.
+
+    A checkpoint is written every two minutes; the same command resumes after a kill.
+
+    Examples:
+
+      concord train faces-mask
+
+      concord train faces-parser-judge --steps 500 --out /tmp/weights
+
+      concord train --all --device cuda
+    """
+    from methods.training import all_tasks, get_task
+
+    if list_:
+        _list()
+        return
+    chosen = list(all_tasks()) if all_ else list(names or [])
+    if not chosen:
+        raise ConcordError(f"nothing to train: name one of {', '.join(all_tasks())}, or pass --all")
+    kinds = [get_task(name) for name in chosen]
+
+    import torch
+
+    from data.checkpoints import EMBEDDED, weight_path
+    from data.device import resolve_device
+    from methods.training.trainer import train as run
+
+    place = resolve_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for kind in kinds:
+        missing = [need for need in kind.needs if not weight_path(need).is_file()]
+        if missing:
+            raise ConcordError(f"{kind.name} needs {', '.join(missing)}: train that first (`concord train {missing[0]}`)")
+        for card in run(kind(place, out or EMBEDDED), steps, resume=not restart):
+            typer.echo(f"{card['name']}: {card['parameters'] / 1e6:.2f} M parameters, {card['seconds']:.0f} s, held out: {card['held_out']}")
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from data.checkpoints import card_path
+    from data.files import read_json
+    from methods.training import all_tasks
+
+    table = Table("network", "task", "parameters", "steps", "seconds", "held out", title="Embedded networks")
+    for name, kind in all_tasks().items():
+        for file in kind.makes or (name,):
+            if not card_path(file).is_file():
+                table.add_row(file, name, "-", "-", "-", "not trained yet")
+                continue
+            card = read_json(card_path(file))
+            held_out = ", ".join(f"{k} {v}" for k, v in card["held_out"].items() if not isinstance(v, dict | list))
+            table.add_row(file, name, f"{card['parameters'] / 1e6:.2f} M", str(card["recipe"]["steps"]), f"{card['seconds']:.0f}", held_out)
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Datasets: readers, the embedded worlds, and how files get here."""

@@ -1,0 +1,307 @@
+"""Faces with masks and captions: one reader for CelebAMask-HQ + CelebA-Dialog trees, real or synthetic.
+
+    CelebA-HQ-img/{i}.jpg                                 1024x1024 pictures (or images/; .png too)
+    CelebAMask-HQ-mask-anno/{i//2000}/{i:05d}_{part}.png  512x512, one file a part (also spelled CelebAMaskHQ-mask-anno)
+    CelebAMask-HQ-mask/{i}.png                            or masks of class numbers (also CelebAMaskHQ-mask, masks)
+    captions_hq.json, captions_hq_beard_and_age_*.json    captions (data/captions.py)
+
+A plain folder of index masks (`*.png`, or `masks/*.png`) with a caption file is read too; its faces have no pictures.
+Opening lists the folders once and decodes nothing; pictures and masks are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data.captions import item_id, load_captions
+from data.errors import ConcordError
+from data.labels import INDEX, PART_SUFFIXES
+from data.pictures import WRONG_SIZE, BadFile, read_image, read_index, read_part, reduce_labels
+
+IMAGE_FOLDERS = ("CelebA-HQ-img", "images")
+PART_FOLDERS = ("CelebAMask-HQ-mask-anno", "CelebAMaskHQ-mask-anno")
+INDEX_FOLDERS = ("CelebAMask-HQ-mask", "CelebAMaskHQ-mask", "masks")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+FULL_SET = 29_900  # CelebAMask-HQ has 30,000 faces; with a few lost it still is the full set, and has a test split
+TEST_KEYS = 3_000  # Collaborative Diffusion: the last 3,000 keys of the caption file
+SPLITS = ("test", "all")
+
+
+# -------------------------------------------------------------------------------------------------------- the listing
+
+
+@dataclass
+class Listing:
+    """What lies in a tree, by name alone; paths are relative to `root`, with '/'."""
+
+    root: Path
+    images: dict[str, str] = field(default_factory=dict)  # id -> file
+    parts: dict[str, dict[int, str]] = field(default_factory=dict)  # id -> class -> file
+    masks: dict[str, str] = field(default_factory=dict)  # id -> file of class numbers
+    image_folder: str | None = None
+    mask_folder: str | None = None
+    strays: list[tuple[str, str, str]] = field(default_factory=list)  # (file, 'unknown name' | 'duplicate', what)
+
+    @property
+    def ids(self) -> list[str]:
+        """Every face with a picture or a mask; numbers first, in their order."""
+        return sorted(self.images.keys() | self.parts.keys() | self.masks.keys(), key=_natural)
+
+    def mask_files(self, item: str) -> tuple[tuple[int, str], ...]:
+        """(class, file) of each part in the order of drawing; a file of class numbers comes alone, with class -1."""
+        if item in self.parts:
+            return tuple(sorted(self.parts[item].items()))
+        return ((-1, self.masks[item]),) if item in self.masks else ()
+
+
+def list_tree(root: Path | str) -> Listing:
+    """List a tree of faces, opening no file; ConcordError when it holds none."""
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "no such folder"
+        raise ConcordError(f"{root}: {what}; expected a CelebAMask-HQ folder or a folder of index masks")
+    listing = Listing(root)
+    listing.image_folder = _first_folder(root, IMAGE_FOLDERS)
+    part_folder, index_folder = _first_folder(root, PART_FOLDERS), _first_folder(root, INDEX_FOLDERS)
+    if listing.image_folder:
+        _list_files(listing, listing.image_folder, listing.images, IMAGE_SUFFIXES, "{i}.jpg")
+    if part_folder:
+        _list_parts(listing, part_folder)
+    if index_folder:
+        _list_files(listing, index_folder, listing.masks, (".png",), "{i}.png")
+    elif not listing.image_folder and not part_folder:
+        index_folder = "."
+        _list_files(listing, "", listing.masks, (".png",), None)
+    listing.mask_folder = part_folder or index_folder
+    if not listing.ids:
+        raise ConcordError(
+            f"{root}: no faces here; expected {IMAGE_FOLDERS[0]}/ with {PART_FOLDERS[0]}/, or index masks (*.png)"
+            + _suggestion(root)
+        )
+    return listing
+
+
+def _first_folder(root: Path, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if (root / name).is_dir()), None)
+
+
+def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder, by name, without the hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise ConcordError(f"{folder}: cannot be listed ({error.strerror}); expected a readable folder") from None
+
+
+def _list_files(
+    listing: Listing, folder: str, found: dict[str, str], suffixes: tuple[str, ...], pattern: str | None
+) -> None:
+    """Add the folder's files to `found`; others are strays, unless `pattern` is None (a folder that holds anything)."""
+    prefix = f"{folder}/" if folder else ""
+    for entry in _scan(listing.root / folder):
+        if entry.is_dir():
+            continue
+        file = prefix + entry.name
+        if not entry.name.lower().endswith(suffixes):
+            if pattern is not None:
+                listing.strays.append((file, "unknown name", f"expected {pattern}"))
+        elif found.setdefault(item_id(entry.name), file) != file:
+            listing.strays.append((file, "duplicate", f"is the same face as {found[item_id(entry.name)]}"))
+
+
+def _list_parts(listing: Listing, folder: str) -> None:
+    """Add the part files of the annotation folder, from its numbered sub-folders or itself."""
+    known = frozenset(PART_SUFFIXES)
+    for place in _scan(listing.root / folder):
+        inside = _scan(listing.root / folder / place.name) if place.is_dir() else iter([place])
+        prefix = f"{folder}/{place.name}/" if place.is_dir() else f"{folder}/"
+        for entry in inside:
+            file = prefix + entry.name
+            number, _, part = entry.name.removesuffix(".png").partition("_")
+            if part not in known or not number.isdecimal() or not entry.name.endswith(".png"):
+                listing.strays.append((file, "unknown name", "expected {i:05d}_{part}.png, parts as in data/labels.py"))
+                continue
+            parts = listing.parts.setdefault(str(int(number)), {})
+            if parts.setdefault(INDEX[part], file) != file:
+                listing.strays.append((file, "duplicate", f"is the same part as {parts[INDEX[part]]}"))
+
+
+def _suggestion(root: Path) -> str:
+    """A word on a tree that lies one folder deeper, as archives often unpack."""
+    for entry in _scan(root):
+        if entry.is_dir() and _first_folder(Path(entry.path), IMAGE_FOLDERS + PART_FOLDERS + INDEX_FOLDERS):
+            return f"; did you mean {entry.path}?"
+    return "; give the folder that contains them"
+
+
+def _natural(item: str) -> tuple[bool, int, str]:
+    return (False, int(item), "") if item.isdecimal() else (True, 0, item)
+
+
+# ---------------------------------------------------------------------------------------------------------- the faces
+
+
+@dataclass(frozen=True, slots=True)
+class FaceItem:
+    """One face. `id` is its number as text ('27003'); `text` its caption, where it has one."""
+
+    id: str
+    text: str | None
+    image_path: Path | None
+    mask_paths: tuple[tuple[int, Path], ...]  # (class, part file) in the order of drawing; (-1, file of class numbers)
+
+    @property
+    def has_image(self) -> bool:
+        return self.image_path is not None
+
+    @property
+    def has_mask(self) -> bool:
+        return bool(self.mask_paths)
+
+    @property
+    def has_text(self) -> bool:
+        return self.text is not None
+
+    def image(self, size: int | None = None) -> np.ndarray:
+        """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
+        if self.image_path is None:
+            raise ConcordError(f"face {self.id}: has no picture; expected {IMAGE_FOLDERS[0]}/{self.id}.jpg")
+        return read_image(self.image_path, size)
+
+    def mask(self, size: int | None = None) -> np.ndarray:
+        """The classes, int64 (size, size), CelebAMask-HQ order; in the file's own size where none is given.
+
+        Composed at the size of the files, then reduced once by NEAREST (`reduce_labels`: source pixel
+        floor((i + 0.5) * H / size), Pillow's convention), so that no class appears that was not there.
+        """
+        if not self.mask_paths:
+            raise ConcordError(f"face {self.id}: has no mask; expected part files or an index mask in the dataset")
+        mask = compose_mask(self.mask_paths)
+        return mask if size is None else reduce_labels(mask, size)
+
+
+def compose_mask(files: tuple[tuple[int, Path], ...]) -> np.ndarray:
+    """The mask, int64 (H, H), from (class, part file) pairs, later over earlier, or from one (-1, index mask)."""
+    if files[0][0] < 0:
+        return read_index(files[0][1])
+    mask: np.ndarray | None = None
+    for number, path in files:
+        part = read_part(path)
+        if mask is None:
+            mask = np.zeros(part.shape, dtype=np.int64)
+        if part.shape != mask.shape:
+            wanted = f"expected {len(mask)}x{len(mask)} as in {files[0][1].name}; make all parts of a face one size"
+            raise BadFile(path, WRONG_SIZE, f"is {len(part)}x{len(part)}", wanted)
+        mask[part] = number
+    assert mask is not None
+    return mask
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that a face lacks. `what`: 'image', 'mask' or 'caption'."""
+
+    id: str
+    what: str
+    expected: str  # where it was looked for
+
+    def __str__(self) -> str:
+        return f"face {self.id}: no {self.what} ({self.expected})"
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """The faces of one tree. `captions` is the kind of caption that they carry, None where the tree has none."""
+
+    root: Path
+    name: str
+    split: str
+    captions: str | None
+    items: list[FaceItem]
+    missing: list[Missing]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[FaceItem]:
+        return iter(self.items)
+
+    def __getitem__(self, item: str) -> FaceItem:
+        """The face of that id; ConcordError when there is none."""
+        try:
+            return self._by_id[item]
+        except KeyError:
+            some = ", ".join(face.id for face in self.items[:3])
+            raise ConcordError(f"{self.root}: no face '{item}'; expected an id such as {some}") from None
+
+    @cached_property
+    def _by_id(self) -> dict[str, FaceItem]:
+        return {face.id: face for face in self.items}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and sizes of the faces' files and the bytes of their captions; decodes nothing."""
+        digest = hashlib.sha256()
+        for face in self.items:
+            digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())
+            for path in ([face.image_path] if face.image_path else []) + [path for _, path in face.mask_paths]:
+                try:
+                    size = path.stat().st_size
+                except OSError as error:
+                    raise ConcordError(f"{path}: gone since the dataset was opened ({error.strerror})") from None
+                digest.update(f"{path.relative_to(self.root).as_posix()}\x00{size}\x00".encode())
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """One line: how many faces, and of what."""
+        count = {what: sum(getattr(face, f"has_{what}") for face in self.items) for what in ("image", "mask", "text")}
+        kind = f" ({self.captions})" if self.captions else ""
+        return (f"{self.name}, {self.split}: {len(self)} faces; {count['image']} images, {count['mask']} masks, "
+                f"{count['text']} captions{kind}; {len(self.missing)} missing")  # fmt: skip
+
+
+def open_faces(root: Path | str, split: str = "test", captions: str = "auto") -> FaceDataset:
+    """Open a tree of faces.
+
+    `split`: 'test' is, on the full set (30,000 faces), the last 3,000 keys of the caption file, in its order; on any
+    smaller tree every face. 'all' is every face with a picture or a mask.
+    `captions`: 'beard-and-age', 'overall' or 'plain'; 'auto' takes the first of these that the tree has.
+    What a face lacks is listed in `missing`, and so are captions of faces that are not there.
+    """
+    if split not in SPLITS:
+        raise ConcordError(f"split '{split}': expected one of {', '.join(SPLITS)}")
+    listing = list_tree(root)
+    known = load_captions(listing.root, captions)
+    texts = known.texts if known else {}
+    ids = listing.ids
+    there = set(ids)
+    wanted = ids + [item for item in texts if item not in there]
+    if split == "test" and len(ids) >= FULL_SET:
+        if known is None:
+            raise ConcordError(
+                f"{root}: the test split is the last {TEST_KEYS:,} caption keys, but there is no caption file; "
+                "add captions_hq_beard_and_age_*.json or captions_hq.json"
+            )
+        wanted = list(texts)[-TEST_KEYS:]
+    items, missing = [], []
+    for item in wanted:
+        image, files = listing.images.get(item), listing.mask_files(item)
+        if image is None and listing.image_folder:
+            missing.append(Missing(item, "image", f"{listing.image_folder}/{item}.jpg"))
+        if not files and listing.mask_folder:
+            missing.append(Missing(item, "mask", listing.mask_folder))
+        if known is not None and item not in texts:
+            missing.append(Missing(item, "caption", known.path.name))
+        if image is not None or files:
+            paths = tuple((number, listing.root / file) for number, file in files)
+            items.append(FaceItem(item, texts.get(item), listing.root / image if image else None, paths))
+    return FaceDataset(listing.root, listing.root.resolve().name, split, known.kind if known else None, items, missing)

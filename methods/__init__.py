@@ -1,0 +1,1 @@
+"""Methods: one paper, one file, over the mathematics that they share."""

@@ -1,0 +1,244 @@
+"""The contract that every method keeps, and the registry that finds methods by looking.
+
+A method is one class in one file: facts (`name`, `paper`, `conditions`, `training_free`), a pydantic `Params` whose
+defaults are the paper's values, and `sample`, which reads like the paper's algorithm. `generate` around it checks the
+requests, draws each request's noise from its own seed and brings the images to the boundary format.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.errors import ConcordError
+from data.requests import CONDITION_NAMES, Conditions, Request, request_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from methods.networks.bank import Bank
+
+__all__ = ["Batch", "Conditions", "Method", "Request", "Trace", "all_methods", "load_plugin", "make_method", "register",
+           "request_seed"]  # fmt: skip
+
+
+class Trace:
+    """What a method tells about its way to the image: `trace("influence", t, tensor)` at each step.
+
+    Every tensor has the batch in the dimension named by `batch_dim`; it is kept on the CPU as float32.
+    An unwanted name costs nothing: the tensor is dropped unread.
+    """
+
+    def __init__(self, *wanted: str) -> None:
+        self.wanted = frozenset(wanted)
+        self.steps: dict[str, list[int]] = {}
+        self.values: dict[str, list[Tensor]] = {}
+
+    def __call__(self, name: str, t: int, value: Tensor, batch_dim: int = 0) -> None:
+        if name in self.wanted:
+            self.steps.setdefault(name, []).append(int(t))
+            self.values.setdefault(name, []).append(value.detach().float().movedim(batch_dim, 0).cpu())
+
+    def stacked(self, name: str) -> tuple[list[int], Tensor]:
+        """The timesteps (S,) and the values (B, S, ...) recorded under a name."""
+        import torch
+
+        return self.steps[name], torch.stack(self.values[name], dim=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The requests of one call, with their noise on the device.
+
+    generators: one CPU generator per request, already past the initial noise; samplers with fresh noise draw from it.
+    """
+
+    requests: Sequence[Request]
+    generators: Sequence[torch.Generator]
+    device: torch.device
+
+    @property
+    def conditions(self) -> list[Conditions]:
+        return [request.conditions for request in self.requests]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class Method(ABC):
+    """One composition method. Subclasses state their facts and write `sample`."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # as papers write it: 'Collaborative Diffusion'
+    paper: ClassVar[str]  # 'arXiv:2304.10530'
+    citation: ClassVar[str] = ""  # authors, venue, year
+    conditions: ClassVar[frozenset[str]]  # the conditions that it takes
+    minimum_conditions: ClassVar[int] = 1  # how many of them a request has to bring
+    training_free: ClassVar[bool]
+    traces: ClassVar[tuple[str, ...]] = ()  # what it can tell: 'influence', ...
+
+    class Params(BaseModel):
+        """Parameters with the paper's values as defaults; unknown names are errors."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        preset: Literal["paper", "official"] = "paper"
+
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            """Values of preset 'official' (the authors' code) that differ from the paper's (facts/METHODS.md)."""
+            return {}
+
+    def __init__(self, params: Params, bank: Bank) -> None:
+        self.params, self.bank = params, bank
+
+    @property
+    def device(self) -> torch.device:
+        return self.bank.device
+
+    @abstractmethod
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] (values outside are clamped by `generate`)."""
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The denoising networks whose evaluations are counted by the runner, by name."""
+        return {}
+
+    def generate(self, requests: Sequence[Request], trace: Trace | None = None) -> Tensor:
+        """Images float32 (B, 3, H, W), RGB in [0, 1], on the CPU; image i depends on requests[i] alone.
+
+        Raises ConcordError when a request brings a condition that this method does not take, or too few.
+        """
+        import torch
+
+        if not requests:
+            raise ConcordError(f"method '{self.name}': no requests were given; expected at least one")
+        for request in requests:
+            self.check(request)
+        generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        images = self.sample(Batch(list(requests), generators, self.device), trace or Trace())
+        if not bool(torch.isfinite(images).all()):
+            bad = [r.id for r, image in zip(requests, images, strict=True) if not bool(torch.isfinite(image).all())]
+            raise ConcordError(f"method '{self.name}': NaN or infinity in the image of request {bad[0]} ({len(bad)} in all)")
+        return images.detach().float().clamp(0, 1).cpu()
+
+    def check(self, request: Request) -> None:
+        """Raise ConcordError unless the request brings conditions that this method takes, and enough of them."""
+        given = request.conditions.names()
+        for name in given:
+            if name not in self.conditions:
+                raise ConcordError(
+                    f"request {request.id}: method '{self.name}' does not take condition '{name}'; "
+                    f"it takes {', '.join(sorted(self.conditions))}"
+                )
+        if len(given) < self.minimum_conditions:
+            raise ConcordError(
+                f"request {request.id}: method '{self.name}' needs at least {self.minimum_conditions} of "
+                f"{', '.join(sorted(self.conditions))}; got {', '.join(given) or 'none'}"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------- registry
+
+
+@dataclass
+class _Registry:
+    methods: dict[str, type[Method]] = field(default_factory=dict)
+
+
+_REGISTRY = _Registry()
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: make a method known by its name; its facts are checked here, once."""
+    unknown = set(method.conditions) - set(CONDITION_NAMES)
+    if unknown:
+        raise ConcordError(f"method '{method.name}': unknown condition {sorted(unknown)[0]!r}; known: {CONDITION_NAMES}")
+    other = _REGISTRY.methods.get(method.name)
+    if other is not None and _source(other) != _source(method):
+        raise ConcordError(f"two methods are named '{method.name}': {_source(other)} and {_source(method)}; rename one")
+    _REGISTRY.methods[method.name] = method
+    return method
+
+
+def _source(method: type[Method]) -> str:
+    return str(inspect.getsourcefile(method))
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Every method, by name: the files of this folder, the entry points `concord.methods`, and loaded plugins."""
+    import methods
+
+    for module in pkgutil.iter_modules(methods.__path__):
+        if not module.ispkg and module.name not in ("base", "template"):
+            importlib.import_module(f"methods.{module.name}")
+    for entry in entry_points(group="concord.methods"):
+        loaded = entry.load()
+        if isinstance(loaded, type) and issubclass(loaded, Method):
+            register(loaded)
+    return dict(sorted(_REGISTRY.methods.items()))
+
+
+def load_plugin(path: Path) -> list[str]:
+    """Load a method file from anywhere, under a private module name; returns the names that it registered."""
+    path = Path(path).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ConcordError(f"--plugin {path}: expected a Python file with a registered method (copy methods/template.py)")
+    before = set(_REGISTRY.methods)
+    private = f"concord_plugin_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(private, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[private] = module
+    try:
+        spec.loader.exec_module(module)
+    except ConcordError:
+        raise
+    except Exception as error:  # a plugin may fail in any way; the user needs the file's name and one line
+        raise ConcordError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    found = [name for name, method in _REGISTRY.methods.items() if method.__module__ == private]
+    if not found and before == set(_REGISTRY.methods):
+        raise ConcordError(f"--plugin {path}: no method was registered; decorate the class with @register")
+    return found
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class of that name; raises ConcordError with the known names otherwise."""
+    known = all_methods()
+    if name not in known:
+        raise ConcordError(f"unknown method '{name}': expected one of {', '.join(known)}")
+    return known[name]
+
+
+def make_params(method: type[Method], values: Mapping[str, Any] | None = None) -> Method.Params:
+    """Checked parameters: the preset's values first, then what was given by name."""
+    given = dict(values or {})
+    if given.get("preset") == "official":
+        given = {**method.Params.official(), **given}
+    try:
+        return method.Params(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "params"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(method.Params.model_fields)
+            raise ConcordError(f"method '{method.name}': unknown parameter '{name}'; expected one of {known}") from None
+        raise ConcordError(f"method '{method.name}', parameter '{name}': {first['msg']}; got {first.get('input')!r}") from None
+
+
+def make_method(name: str, values: Mapping[str, Any] | None, bank: Callable[[], Bank] | Bank) -> Method:
+    """The method, ready to generate. `bank` may be a function, called only after the parameters proved valid."""
+    kind = get_method(name)
+    params = make_params(kind, values)
+    return kind(params, bank() if callable(bank) else bank)

@@ -1,0 +1,30 @@
+"""The uni-modal experts that a batch's conditions call for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from data.errors import ConcordError
+from data.requests import CONDITION_NAMES
+
+if TYPE_CHECKING:
+    from methods.base import Batch
+    from methods.networks.bank import Bank
+    from methods.networks.experts import Bound
+
+
+def modalities(batch: Batch, order: Sequence[str] = CONDITION_NAMES) -> list[str]:
+    """The conditions that the batch brings, in a fixed order; all its requests must bring the same ones."""
+    names = [request.conditions.names() for request in batch.requests]
+    if len(set(names)) > 1:
+        raise ConcordError(
+            f"requests {batch.requests[0].id} and others bring different conditions ({names[0]} and more): "
+            "expected the same in one batch; generate them apart"
+        )
+    return [name for name in order if name in names[0]]
+
+
+def bind_experts(bank: Bank, batch: Batch, names: Sequence[str]) -> list[Bound]:
+    """eps_theta_m(., ., c_m) for every modality m."""
+    return [bank.expert(name).bind(batch.conditions, bank.schedule) for name in names]

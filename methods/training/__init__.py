@@ -1,0 +1,31 @@
+"""How each small network is trained. `all_tasks()` lists them in an order in which every need comes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from methods.training.trainer import Task
+
+
+def all_tasks() -> dict[str, type[Task]]:
+    """Every training task by name, in the order of `make train`."""
+    from methods.training import generators as g
+    from methods.training import judges as j
+
+    tasks: tuple[type[Task], ...] = (
+        g.TrainAutoencoder, j.TrainParserJudge, j.TrainFeaturesJudge, j.TrainTextImageJudge,
+        g.TrainUnconditional, g.TrainMask, g.TrainText, g.TrainDynamicDiffusers,
+        j.TrainParserGuide, j.TrainFeaturesGuide, j.TrainTextImageGuide,
+    )  # fmt: skip
+    return {task.name: task for task in tasks}
+
+
+def get_task(name: str) -> type[Task]:
+    """The task of that name; raises ConcordError with the known names otherwise."""
+    tasks = all_tasks()
+    if name not in tasks:
+        raise ConcordError(f"unknown network '{name}': expected one of {', '.join(tasks)}")
+    return tasks[name]

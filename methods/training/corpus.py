@@ -1,0 +1,68 @@
+"""SynthFaces as tensors for training: rendered once, kept in a git-ignored cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.files import atomic_path
+
+CACHE = Path("datasets") / "cache"
+ATTRIBUTES = ("Bangs", "Eyeglasses", "No_Beard", "Smiling", "Young")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A split of the world in memory.
+
+    images: uint8 (N, 3, 64, 64). masks: uint8 (N, 64, 64). attributes: int64 (N, 5), levels 0..5, in the order of
+    ATTRIBUTES. male: int64 (N,). identities: float32 (N, D).
+    """
+
+    images: Tensor
+    masks: Tensor
+    attributes: Tensor
+    male: Tensor
+    identities: Tensor
+    beard_and_age: list[str]
+    overall: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pictures(self, index: Tensor) -> Tensor:
+        """Images float32 (B, 3, 64, 64) in [0, 1]."""
+        return self.images[index].float() / 255
+
+
+@cache
+def corpus(split: str, limit: int | None = None) -> Corpus:
+    """A split ('train', 'validation', 'test'), or its first `limit` faces."""
+    from data.synthetic import SPLITS, WORLD_SEED, render_many
+
+    indices = list(SPLITS[split])[:limit]
+    path = CACHE / f"synthfaces-{WORLD_SEED}-{indices[0]}-{indices[-1]}.npz"
+    if not path.is_file():
+        faces = render_many(indices, progress=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file, images=faces.images, masks=faces.masks, attributes=faces.attributes,
+                male=np.array([sex == "male" for sex in faces.sex]), identities=faces.identities,
+                beard_and_age=np.array([c.beard_and_age for c in faces.captions]),
+                overall=np.array([c.overall for c in faces.captions]),
+            )  # fmt: skip
+    with np.load(path, allow_pickle=False) as arrays:
+        return Corpus(
+            images=torch.from_numpy(arrays["images"]).movedim(-1, 1).contiguous(),
+            masks=torch.from_numpy(arrays["masks"]),
+            attributes=torch.from_numpy(arrays["attributes"].astype(np.int64)),
+            male=torch.from_numpy(arrays["male"].astype(np.int64)),
+            identities=torch.from_numpy(arrays["identities"].astype(np.float32)),
+            beard_and_age=[str(c) for c in arrays["beard_and_age"]],
+            overall=[str(c) for c in arrays["overall"]],
+        )

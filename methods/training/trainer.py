@@ -1,0 +1,221 @@
+"""The one training loop: any task, any device, resumable after a kill, with a log of losses and a final card.
+
+What step k sees depends on (task seed, k) alone: a resumed run sees what an undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from data.checkpoints import EMBEDDED, save_weights
+from data.errors import ConcordError
+from data.files import atomic_path
+
+CHECKPOINTS = Path("checkpoints")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast. Learning rate: linear warm-up, then a cosine down to a hundredth."""
+
+    steps: int
+    batch: int = 32
+    rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999  # decay of the averaged weights, reached gradually
+    clip: float = 1.0
+
+
+class Task(ABC):
+    """Something to train: the networks, the loss of one step, and what to measure at the end."""
+
+    name: ClassVar[str]
+    recipe: ClassVar[Recipe]
+    seed: ClassVar[int] = 0
+    needs: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
+    makes: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
+
+    def __init__(self, device: torch.device, folder: Path = EMBEDDED) -> None:
+        self.device, self.folder = device, folder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # the first weights follow the task's seed, whatever ran before
+            self.model = self.build().to(device)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The module that is trained (also loads data and frozen networks, kept on self)."""
+
+    @abstractmethod
+    def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+        """The loss of one step; all randomness comes from `generator` (a CPU generator)."""
+
+    @abstractmethod
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        """What is kept: by file name, the state and the configuration that rebuilds the network."""
+
+    def start(self) -> None:  # noqa: B027 - most tasks have nothing to prepare
+        """Called once before a fresh training, never on resume: closed-form parts, a trunk's weights."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """Figures on held-out faces, for the card."""
+        return {}
+
+
+def train(
+    task: Task,
+    steps: int | None = None,
+    resume: bool = True,
+    checkpoints: Path = CHECKPOINTS,
+    every_seconds: float = 120.0,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train a task to its end and write weights and cards; returns the cards.
+
+    steps: overrides the recipe's number. A checkpoint is written every `every_seconds`; with `resume` the newest one of
+    the same recipe is taken up.
+    """
+    recipe = task.recipe if steps is None else Recipe(**{**asdict(task.recipe), "steps": steps})
+    state_file, log_file = checkpoints / f"{task.name}.pt", checkpoints / f"{task.name}.log.jsonl"
+    model = task.model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True)
+    averaged = [p.detach().clone() for p in parameters]
+    first, seconds, recent = 0, 0.0, 0.0
+    if resume and state_file.is_file():
+        saved = torch.load(state_file, map_location=task.device, weights_only=True)
+        if saved["recipe"] != asdict(recipe):
+            raise ConcordError(f"{state_file}: made by another recipe; pass --restart to begin anew, or the same --steps")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        averaged = [a.to(task.device) for a in saved["averaged"]]
+        first, seconds, recent = saved["step"], saved["seconds"], saved["recent"]
+    else:
+        task.start()
+        averaged = [p.detach().clone() for p in parameters]
+        log_file.unlink(missing_ok=True)
+
+    began = saved_at = time.monotonic()
+    with _bar(task.name, recipe.steps, first, progress) as advance:
+        for step in range(first, recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate * _rate(step, recipe)
+            loss = task.loss(_generator(task.seed, step), recipe.batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
+            value = float(loss.detach())
+            if value != value:
+                raise ConcordError(f"training {task.name}: the loss became NaN at step {step}; lower the learning rate")
+            recent = value if step == 0 else 0.99 * recent + 0.01 * value
+            advance(step + 1, recent)
+            now = time.monotonic()
+            last = step + 1 == recipe.steps
+            if step % 50 == 0 or last:
+                _log(log_file, {"step": step + 1, "loss": value, "recent": recent, "seconds": seconds + now - began})
+            if now - saved_at > every_seconds or last:
+                _save(state_file, model, optimizer, averaged, step + 1, seconds + now - began, recent, recipe)
+                saved_at = now
+    seconds += time.monotonic() - began
+
+    with torch.no_grad():
+        for parameter, average in zip(parameters, averaged, strict=True):
+            parameter.copy_(average)
+    model.eval()
+    card = {
+        "task": task.name, "data": "SynthFaces", "data_seed": _world_seed(), "seed": task.seed,
+        "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1), "device": _device(task.device),
+        "torch": torch.__version__, "git_commit": _commit(), "held_out": task.evaluate(model),
+    }  # fmt: skip
+    cards = [
+        save_weights(name, state, {**card, "config": config}, task.folder)
+        for name, (state, config) in task.outputs(model).items()
+    ]
+    state_file.unlink(missing_ok=True)
+    return cards
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    import math
+
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    part = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed((seed << 32) + step)
+
+
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], step: int, seconds: float,
+    recent: float, recipe: Recipe,
+) -> None:  # fmt: skip
+    state = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step,
+        "seconds": seconds, "recent": recent, "recipe": asdict(recipe),
+    }  # fmt: skip
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _log(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+
+@contextlib.contextmanager
+def _bar(name: str, total: int, first: int, show: bool) -> Any:
+    if not show:
+        yield lambda step, loss: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )  # fmt: skip
+    with Progress(*columns, refresh_per_second=1) as bar:
+        job = bar.add_task(name, total=total, completed=first, loss=float("nan"))
+        yield lambda step, loss: bar.update(job, completed=step, loss=loss)
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} thread(s)"
+
+
+def _world_seed() -> int:
+    from data.synthetic import WORLD_SEED
+
+    return WORLD_SEED
+
+
+def _commit() -> str:
+    """The commit of the checkout, with '+' where files differ from it; 'unknown' outside git."""
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    run = {"cwd": root, "capture_output": True, "text": True, "env": environment}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")

@@ -1,0 +1,136 @@
+"""The contract that every metric keeps.
+
+A *sample metric* gives one value and one status for every image; a detector that finds nothing is a counted failure
+with the metric's worst value, never a dropped row. A *set metric* (FID, KID) compares two sets of feature vectors.
+Both read an `Observation`: a batch of decoded images with everything that the perception networks say about it,
+computed once and shared by all metrics.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from data.errors import ConcordError
+from data.requests import Conditions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metrics.networks.perception import Perception
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with its status: 'ok', or in a word or two why the metric failed on this image."""
+
+    value: float
+    status: str = OK
+
+
+class Observation:
+    """A batch of images and what the networks see in them, each computed on first use and kept.
+
+    images: float32 (B, 3, H, W) RGB in [0, 1].
+    conditions: one per image: what the image was asked to agree with.
+    """
+
+    def __init__(self, images: Tensor, conditions: Sequence[Conditions], perception: Perception) -> None:
+        if len(images) != len(conditions):
+            raise ValueError(f"{len(images)} images but {len(conditions)} conditions")
+        self.images, self.conditions, self.perception = images, list(conditions), perception
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Parsed classes, int64 (B, H, W), CelebAMask-HQ order."""
+        return self.perception.labels(self.images).cpu().numpy()
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Features for the distribution metrics, float32 (B, D)."""
+        return self.perception.features(self.images).float().cpu().numpy()
+
+    @cached_property
+    def image_embedding(self) -> Tensor:
+        """Unit vectors (B, E) of the image encoder."""
+        return self.perception.embed_images(self.images)
+
+    @cached_property
+    def text_embedding(self) -> Tensor:
+        """Unit vectors (B, E) of each condition's caption."""
+        return self.perception.embed_texts([c.text or "" for c in self.conditions])
+
+
+class Metric(ABC):
+    """Facts of a metric, read by tables, statistics and the runner."""
+
+    name: ClassVar[str]  # as in suites and tables: 'mask-accuracy'
+    label: ClassVar[str]  # table head: 'Mask (%)'
+    unit: ClassVar[str]  # '', '%'
+    higher_is_better: ClassVar[bool]
+    bounds: ClassVar[tuple[float, float]]
+    minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
+    needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
+    networks: ClassVar[tuple[str, ...]] = ()  # which perception networks it uses: 'parser', 'text-image', 'features'
+    paper_key: ClassVar[str | None] = None  # its column in reports/papers/*.yaml, where a paper prints it
+
+
+class SampleMetric(Metric):
+    """One value per image."""
+
+    @abstractmethod
+    def score(self, observation: Observation) -> list[Score]:
+        """One `Score` per image, in order."""
+
+
+class SetMetric(Metric):
+    """One value per set of images, from float32 features (N, D)."""
+
+    @abstractmethod
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        """The value of `generated` (N, D) against `reference` (M, D)."""
+
+    @abstractmethod
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Delete-a-group jackknife replicates, float64 (G,): replicate g is the value without the images of group g.
+
+        groups: int (N,), values 0..G-1. Rows of one table share the grouping, so that differences can be paired.
+        """
+
+
+_METRICS: dict[str, type[Metric]] = {}
+
+
+def register(metric: type[Metric]) -> type[Metric]:
+    """Class decorator: make a metric known by its name."""
+    if metric.name in _METRICS and _METRICS[metric.name].__module__ != metric.__module__:
+        raise ValueError(f"two metrics are named '{metric.name}'")
+    _METRICS[metric.name] = metric
+    return metric
+
+
+def all_metrics() -> dict[str, type[Metric]]:
+    """Every metric in this folder, by name; files are found by looking, no list is kept."""
+    import metrics
+
+    for module in pkgutil.iter_modules(metrics.__path__):
+        if not module.ispkg and module.name != "base":
+            importlib.import_module(f"metrics.{module.name}")
+    return dict(sorted(_METRICS.items()))
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of that name; raises ConcordError with the known names otherwise."""
+    known = all_metrics()
+    if name not in known:
+        raise ConcordError(f"unknown metric '{name}': expected one of {', '.join(known)}")
+    return known[name]()

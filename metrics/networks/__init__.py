@@ -1,0 +1,1 @@
+"""Perception networks: what scores and guides look through."""

@@ -1,0 +1,57 @@
+"""Convolutional blocks that the small networks share. Smooth activations (SiLU): guides are differentiated twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution starting at zero; (B, C, H, W) -> (B, C', H, W)."""
+
+    def __init__(self, channels: int, out_channels: int | None = None, groups: int = 8) -> None:
+        super().__init__()
+        out_channels = out_channels or channels
+        self.body = nn.Sequential(
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out_channels, 3, padding=1),
+            nn.GroupNorm(groups, out_channels),
+            nn.SiLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        last = self.body[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.skip = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.body(x)
+
+
+class Pyramid(nn.Module):
+    """Images (B, 3, 64, 64) in [0, 1] -> a feature vector (B, D): halved five times, then averaged."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        w = width
+        self.body = nn.Sequential(
+            nn.Conv2d(12, w, 3, padding=1),  # (B, w, 32, 32), after pixel_unshuffle
+            ResidualBlock(w),
+            nn.Conv2d(w, 2 * w, 3, stride=2, padding=1),  # 16
+            ResidualBlock(2 * w),
+            ResidualBlock(2 * w),
+            nn.Conv2d(2 * w, 3 * w, 3, stride=2, padding=1),  # 8
+            ResidualBlock(3 * w),
+            nn.Conv2d(3 * w, 4 * w, 3, stride=2, padding=1),  # 4
+            ResidualBlock(4 * w),
+            nn.GroupNorm(8, 4 * w),
+            nn.SiLU(),
+        )
+        # A drawn face is centred: where a thing is says what it is, so the 4x4 grid is kept rather than averaged away.
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * w * 16, features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2)
+        return self.head(self.body(x))

@@ -1,0 +1,259 @@
+"""Figures made from the store: the same conditions across methods, and the influence maps over time.
+
+Drawn with matplotlib's object interface (no global state, no display). Pictures are enlarged by a whole factor before
+they are placed: photographs with Lanczos, masks with NEAREST, so that a 64-pixel face looks as it is.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TILE = 160  # pixels of one enlarged picture
+GAP = 8
+DPI = 160
+INK, FAINT, PAPER = "#1c2128", "#69707a", "#ffffff"
+MAPS = "magma"  # perceptually even, dark to light, readable without colour
+LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00")
+FONT = ["DejaVu Sans"]
+
+
+@dataclass
+class Shown:
+    """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own picture."""
+
+    id: str
+    text: str | None = None
+    mask: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def enlarge(image: np.ndarray, size: int = TILE, smooth: bool = True) -> np.ndarray:
+    """uint8 (H, W, 3) to about size x size: Lanczos for pictures, NEAREST by a whole factor first for label maps."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if not smooth and max(picture.size) < size:
+        factor = size // max(picture.size)
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        canvas = Image.new("RGB", (size, size), PAPER)
+        canvas.paste(
+            picture.resize((size, size), Image.Resampling.NEAREST) if picture.size != (size, size) else picture, (0, 0)
+        )
+        return np.asarray(canvas)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST))
+
+
+def mask_picture(mask: np.ndarray, size: int = TILE) -> np.ndarray:
+    """A class mask (H, W), coloured and enlarged without new colours; uint8 (size, size, 3)."""
+    from data.labels import colourise
+
+    return enlarge(colourise(mask), size, smooth=False)
+
+
+def _new_figure(width_px: float, height_px: float) -> Figure:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["font.family"] = FONT
+    return Figure(figsize=(width_px / 100, height_px / 100), dpi=100, facecolor=PAPER)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"})
+    return path
+
+
+def _place(figure: Figure, picture: np.ndarray, left: float, top: float, size: float, edge: str | None = None) -> Any:
+    """A picture with its upper left corner at (left, top), in pixels of the layout."""
+    width, height = figure.get_size_inches() * 100
+    axes = figure.add_axes((left / width, 1 - (top + size) / height, size / width, size / height))
+    axes.imshow(picture, interpolation="lanczos", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(edge is not None)
+        spine.set_edgecolor(edge or PAPER)
+        spine.set_linewidth(0.6)
+    return axes
+
+
+def _write(figure: Figure, x: float, y: float, text: str, size: float = 9, **style: Any) -> None:
+    """Text whose position is in pixels from the upper left corner."""
+    width, height = figure.get_size_inches() * 100
+    style = {"color": INK, "va": "top", "ha": "left", **style}
+    # a caption is data: a '$' in it must not start mathematics
+    figure.text(x / width, 1 - y / height, text.replace("$", r"\$"), fontsize=size, **style)
+
+
+# -------------------------------------------------------------------------------------------------------- sample grid
+
+
+def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], title: str, path: Path) -> Path:
+    """Rows = requests (caption, mask, ground truth), then one column a method: (row name, heading)."""
+    with_text = any(s.text for s in shown)
+    with_mask = any(s.mask is not None for s in shown)
+    with_truth = any(s.truth is not None for s in shown)
+    text_width = 190 if with_text else 0
+    pictures = [("mask", "Mask")] * with_mask + [("truth", "Ground truth")] * with_truth + list(columns)
+    break_at = (with_mask + with_truth) * (TILE + GAP)  # conditions left of it, methods right
+    margin, head, foot, aside = 18, 74, 44, 14
+    width = 2 * margin + text_width + len(pictures) * (TILE + GAP) + aside
+    height = head + len(shown) * (TILE + GAP) + foot
+    figure = _new_figure(width, height)
+    _write(figure, margin, 14, title, 13, weight="bold")
+    for index, (name, heading) in enumerate(pictures):
+        left = margin + text_width + index * (TILE + GAP) + (aside if index * (TILE + GAP) >= break_at else 0)
+        lines = textwrap.wrap(heading, 21)[:2]
+        _write(figure, left + TILE / 2, head - 8, "\n".join(lines), 9, ha="center", va="bottom",
+               color=FAINT if name in ("mask", "truth") else INK, linespacing=1.15)  # fmt: skip
+        for position, request in enumerate(shown):
+            top = head + position * (TILE + GAP)
+            picture = _picture_of(request, name)
+            if picture is not None:
+                _place(figure, picture, left, top, TILE)
+            else:
+                _write(figure, left + TILE / 2, top + TILE / 2, "none", 9, ha="center", va="center", color=FAINT)
+    for position, request in enumerate(shown):
+        top = head + position * (TILE + GAP)
+        if with_text:
+            lines = textwrap.wrap(request.text or "(no caption)", 25)
+            lines = [*lines[:7], "…"] if len(lines) > 8 else lines
+            _write(figure, margin, top + TILE / 2, "\n".join(lines), 8.5, va="center", linespacing=1.35)
+    _mask_legend(figure, [s.mask for s in shown if s.mask is not None], margin, height - foot + 12, width - 2 * margin)
+    return _save(figure, path)
+
+
+def _picture_of(request: Shown, name: str) -> np.ndarray | None:
+    if name == "mask":
+        return None if request.mask is None else mask_picture(request.mask)
+    picture = request.truth if name == "truth" else request.images.get(name)
+    return None if picture is None else enlarge(picture)
+
+
+def _mask_legend(figure: Figure, masks: Sequence[np.ndarray], left: float, top: float, room: float) -> None:
+    """Coloured squares with names of the classes that occur; in two lines at most."""
+    from matplotlib.patches import Rectangle
+
+    from data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE
+
+    if not masks:
+        return
+    width, height = figure.get_size_inches() * 100
+    x, y = left, top
+    for number in np.unique(np.concatenate([np.unique(mask) for mask in masks])):
+        name = HUMAN_NAMES[CELEBAMASK_HQ[int(number)]]
+        advance = 17 + 5.6 * len(name) + 8
+        if x + advance > left + room:
+            x, y = left, y + 15
+        square = Rectangle((x / width, 1 - (y + 10) / height), 10 / width, 10 / height, transform=figure.transFigure,
+                           facecolor=PALETTE[int(number)] / 255, edgecolor=FAINT, linewidth=0.4)  # fmt: skip
+        figure.add_artist(square)
+        _write(figure, x + 14, y - 1, name, 7, color=FAINT)
+        x += advance
+
+
+# -------------------------------------------------------------------------------------------------- influence over time
+
+
+def pick_steps(steps: np.ndarray, count: int) -> np.ndarray:
+    """Indices of `count` steps, evenly spread from the first to the last."""
+    return np.unique(np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int))
+
+
+def influence_figure(
+    trace: dict[str, Any], shown: Sequence[Shown], row: str, title: str, path: Path, requests: int = 2, times: int = 9
+) -> Path:
+    """Where and when each branch leads: caption, mask and image left, its influence maps from noise to image right.
+
+    trace: as benchmarks/store.py gives it; influence (R, S, M, h, w) in [0, 1], summing to 1 over the M branches.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    influence, steps = np.asarray(trace["influence"], np.float32), np.asarray(trace["influence_steps"])
+    names = [str(name) for name in trace["influence_names"]]
+    traced = [str(name) for name in trace["requests"]]
+    chosen = [s for s in shown if s.id in traced][:requests]
+    picked = pick_steps(steps, times)
+    size, gap, margin, head = 112, 5, 18, 66
+    block = max(2, len(names)) * (size + gap) + 34
+    left_width = 2 * (size + gap) + 62
+    width = 2 * margin + left_width + len(picked) * (size + gap) + 66
+    height = head + len(chosen) * block + 26
+    figure = _new_figure(width, height)
+    _write(figure, margin, 14, title, 13, weight="bold")
+    first = margin + left_width
+    _write(figure, first, 42, "t =", 9, color=FAINT, ha="right")
+    for column, index in enumerate(picked):
+        x = first + column * (size + gap) + size / 2
+        _write(figure, x, 42, f"{int(steps[index])}", 9, ha="center", color=FAINT)
+    for position, request in enumerate(chosen):
+        top = head + position * block
+        maps = influence[traced.index(request.id)]
+        for column, (label, picture) in enumerate((("mask", _picture_of(request, "mask")), ("image", _picture_of(request, row)))):
+            if picture is not None:
+                x = margin + column * (size + gap)
+                _place(figure, picture, x, top, size)
+                _write(figure, x + size / 2, top + size + 4, label, 8, ha="center", color=FAINT)
+        _write(figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 40)[:6]), 8, linespacing=1.35)
+        for branch, name in enumerate(names):
+            y = top + branch * (size + gap)
+            _write(figure, first - 12, y + size / 2, f"{name}\nbranch", 9, ha="right", va="center", linespacing=1.3)
+            for column, index in enumerate(picked):
+                axes = _place(figure, np.zeros((1, 1, 3), np.uint8), first + column * (size + gap), y, size)
+                axes.clear()
+                axes.imshow(maps[index, branch], vmin=0, vmax=1, cmap=MAPS, interpolation="nearest", aspect="auto")
+                axes.set_axis_off()
+    bar_height = max(2, len(names)) * (size + gap) - gap
+    bar = figure.add_axes((
+        (first + len(picked) * (size + gap) + 10) / width, 1 - (head + bar_height) / height, 12 / width, bar_height / height,
+    ))  # fmt: skip
+    colours = figure.colorbar(ScalarMappable(Normalize(0, 1), MAPS), cax=bar, ticks=[0, 0.5, 1])
+    colours.ax.tick_params(labelsize=8, colors=FAINT, length=2)
+    colours.outline.set_visible(False)
+    colours.set_label("influence", fontsize=8, color=FAINT)
+    return _save(figure, path)
+
+
+def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -> Path:
+    """Mean influence of each branch over t, for one or more rows; bands show the spread between requests (10-90 %)."""
+    figure = _new_figure(330 * len(traces) + 90, 320)
+    axes = np.atleast_1d(figure.subplots(1, len(traces), sharey=True, squeeze=True))
+    for number, (name, trace) in enumerate(traces.items()):
+        influence = np.asarray(trace["influence"], np.float32).mean(axis=(-2, -1))  # (R, S, M)
+        steps = np.asarray(trace["influence_steps"])
+        for branch, branch_name in enumerate(trace["influence_names"]):
+            low, high = np.quantile(influence[:, :, branch], [0.1, 0.9], axis=0)
+            colour = LINES[branch % len(LINES)]
+            axes[number].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes[number].plot(steps, influence[:, :, branch].mean(axis=0), color=colour, linewidth=1.8,
+                              label=f"{branch_name} branch", linestyle=("-", "--", "-.", ":")[branch % 4])  # fmt: skip
+        axes[number].set_title(name.replace("$", r"\$"), fontsize=9, color=INK)
+        axes[number].set_xlim(float(steps.max()), float(steps.min()))  # time runs from noise (left) to image (right)
+        axes[number].set_ylim(0, 1)
+        axes[number].set_xlabel("t (noise to image)", fontsize=8.5, color=FAINT)
+        axes[number].grid(color="#e4e7eb", linewidth=0.6)
+        axes[number].tick_params(labelsize=8, colors=FAINT, length=2)
+        for spine in axes[number].spines.values():
+            spine.set_edgecolor("#c4c9d0")
+    axes[0].set_ylabel("mean influence", fontsize=8.5, color=FAINT)
+    axes[0].legend(fontsize=8, frameon=False, loc="best")
+    figure.suptitle(title.replace("$", r"\$"), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    return _save(figure, path)

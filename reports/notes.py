@@ -1,0 +1,181 @@
+"""What is printed around a table: warnings above it, and below it all that one must know to read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reports.tables import TINY, Row
+
+if TYPE_CHECKING:
+    from benchmarks.store import Run
+    from benchmarks.suite import Suite
+    from reports.assemble import MetricFacts
+    from reports.declared import DeclaredTable, Paper
+
+EMBEDDED = (
+    "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) make the images and score them. "
+    "Its numbers are never comparable with the paper's in absolute terms; what can be compared is the order of the rows "
+    "and whether a difference is there."
+)
+INTERVALS = (
+    "95 % intervals over the requests: Student's t for means of per-image values, Wilson for rates, delete-a-group "
+    "jackknife for FID and KID (their interval does not cover the choice of the reference images, which all rows share; "
+    "FID is biased upwards by about 1/n, so it compares only at equal n)."
+)
+TESTS = (
+    "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, jackknife "
+    "t for FID and KID; two-sided, Holm-corrected over all pairs and columns of the table."
+)
+
+
+def warnings_for(n: int | None, rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
+    """Sentences that stand above the table."""
+    warnings = []
+    if n is not None and n < TINY:
+        warnings.append(
+            f"n = {n}: far too few images for any conclusion. Intervals are wide or missing, no test can find a "
+            "difference, set metrics such as FID are refused. Read this as a check that everything runs."
+        )
+    for key, what in (("device", "devices"), ("git_commit", "commits"), ("dtype", "number formats")):
+        found = Counter(str(_provenance(run).get(key)) for name, run in runs.items() if _is_method(run))
+        if len(found) > 1:
+            listed = ", ".join(f"{_short(value)} ({count} rows)" for value, count in found.most_common())
+            warnings.append(f"The rows were made on different {what}: {listed}.")
+    failed = {row.title: row.failures for row in rows if row.failures}
+    if failed:
+        listed = ", ".join(f"{title} {count}" for title, count in failed.items())
+        warnings.append(f"Images on which a metric failed count with the metric's worst value: {listed}.")
+    return warnings
+
+
+def notes_for(
+    suite: Suite,
+    profile: str,
+    n: int | None,
+    rows: list[Row],
+    runs: Mapping[str, Run],
+    paper: Paper,
+    declared: DeclaredTable,
+    thresholds: Mapping[str, float],
+    facts: Mapping[str, MetricFacts],
+    n_reference: Mapping[str, int],
+) -> dict[str, list[str]]:
+    """Heading -> sentences, in the order in which they are printed."""
+    notes: dict[str, list[str]] = {}
+    size = [f"n = {n} requests in every row."] if n is not None else ["No row has been run yet."]
+    size += [
+        f"{facts[name].label}: {n} generated against {count} reference images." for name, count in n_reference.items() if count
+    ]
+    if profile == "embedded":
+        size.append(EMBEDDED)
+    for run in list(runs.values())[:1]:
+        size += _left_out(run)
+    notes["Size and profile"] = size
+    notes["Differences from the paper's protocol"] = [*suite.differences] or ["none stated in the suite file"]
+    about = [f"{declared.label} of {paper.citation}", *paper.protocol]
+    labels = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
+    about += [f"The paper's {labels.get(key, key)} has n = {count}." for key, count in declared.n.items()]
+    if declared.note:
+        about.append(declared.note)
+    about += [f"The paper's value {where} cannot be read for certain." for where in declared.unclear]
+    notes["The paper"] = about
+    if thresholds and suite.joint:
+        limits = ", ".join(
+            f"{facts[name].label} {'>=' if facts[name].higher_is_better else '<='} {value:.4g}"
+            for name, value in thresholds.items()
+        )
+        notes["Joint success"] = [
+            f"An image succeeds when it meets all of: {limits}. Thresholds: where {suite.joint.quantile:.0%} of the "
+            "ground-truth images, metric by metric, do worse. The ground-truth row's own rate follows from that choice."
+        ]
+    failures = [
+        f"{row.title}, {facts[name].label}: {cell.failures} of {row.n} images"
+        for row in rows
+        for name, cell in row.cells.items()
+        if cell.failures
+    ]
+    notes["Failures"] = failures or ["Every metric gave a value on every image."]
+    refused = sorted(
+        {f"{facts[name].label}: {cell.refused}" for row in rows for name, cell in row.cells.items() if cell.refused}
+    )
+    if refused:
+        notes["Refused"] = refused
+    notes["Intervals and tests"] = [INTERVALS, TESTS]
+    notes["Reference rows"] = [
+        f"Ceiling: the item's own image. Floor: another item's image. {_method_count(rows)}"
+    ] if any(row.is_reference for row in rows) else []  # fmt: skip
+    return {heading: sentences for heading, sentences in notes.items() if sentences}
+
+
+def _method_count(rows: list[Row]) -> str:
+    absent = [row.title for row in rows if row.absent]
+    return f"Without results: {', '.join(absent)}." if absent else ""
+
+
+def _left_out(run: Run) -> list[str]:
+    left_out = run.manifest.get("left_out") or {}
+    return [f"{count} items were left out: {reason}." for reason, count in left_out.items()]
+
+
+def _is_method(run: Run) -> bool:
+    return bool(run.manifest.get("evaluations_per_image"))
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    return dict(run.manifest.get("provenance") or {})
+
+
+def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
+    """What made the rows, one line a fact; facts that differ between rows are listed with their rows."""
+    facts: dict[str, str] = {}
+    methods = {name: run for name, run in runs.items() if _is_method(run)} or dict(runs)
+    for key, label in (("git_commit", "Commit"), ("device", "Device"), ("gpu", "GPU"), ("cpu", "Processor"),
+                       ("dtype", "Number format"), ("python", "Python"), ("platform", "Platform")):  # fmt: skip
+        by_value: dict[str, list[str]] = {}
+        for name, run in methods.items():
+            value = _provenance(run).get(key)
+            if value is not None:
+                by_value.setdefault(str(value), []).append(name)
+        if len(by_value) == 1:
+            facts[label] = next(iter(by_value))
+        elif by_value:
+            facts[label] = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+    for run in list(methods.values())[:1]:
+        packages = _provenance(run).get("packages") or {}
+        if packages:
+            facts["Packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
+        if run.manifest.get("batch_size"):
+            facts["Batch size"] = str(run.manifest["batch_size"])
+    weights: dict[str, str] = {}
+    for run in methods.values():
+        weights.update(run.manifest.get("weights") or {})
+    if weights:
+        facts["Generator weights (SHA-256)"] = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(weights.items()))
+    judges: dict[str, str] = {}
+    for run in runs.values():
+        judges.update(run.score_info.get("networks") or {})
+    if judges:
+        facts["Scoring weights (SHA-256)"] = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(judges.items()))
+    for run in list(runs.values())[:1]:
+        data = run.manifest.get("data") or {}
+        if data:
+            facts["Data"] = f"{data.get('name', '')} (fingerprint {str(data.get('fingerprint', ''))[:12]})".strip()
+    return facts
+
+
+def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> list[dict[str, Any]]:
+    """One dict a scoring network: name, its measured error against the exact truth, and the columns it scores."""
+    cards: dict[str, dict[str, Any]] = {}
+    for run in runs.values():
+        cards.update(run.score_info.get("cards") or {})
+    judges = []
+    for name, card in sorted(cards.items()):
+        used = [fact.label for fact in facts.values() if any(network in name for network in fact.networks)]
+        judges.append({"name": name, "held_out": card.get("held_out"), "columns": used})
+    return judges
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) >= 40 else value

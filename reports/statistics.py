@@ -1,0 +1,268 @@
+"""What a difference between two methods is worth: intervals, paired tests, and the correction for making many of them.
+
+Every test here is paired: two methods answered the same requests with the same seeds, so request by request their
+difference is free of how hard the request was. What is measured per image gets a sign-flip test, a rate gets McNemar's
+test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over images, gets a
+t test on the differences of delete-a-group jackknife replicates. A naive bootstrap of FID is never used: resampling with
+replacement raises FID itself, so that its interval can exclude the value it is meant to surround.
+
+Images of one item under several seeds are not independent: `clusters` names each image's item, and every
+function that takes it treats an item as the unit of sampling.
+
+References: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (sign flips); Phipson & Smyth 2010
+(a Monte Carlo p is never 0); McNemar 1947; Wilson 1927; Efron & Stein 1981, Kott 2001 (jackknife); Holm 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+LEVEL = 0.95
+FLIPS = 19_999
+EXACT_UP_TO = 14  # units with a difference; above that 2^14 sign patterns would cost more than FLIPS random ones
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A value with its confidence interval; both ends NaN where no interval can be given (one image)."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+# ------------------------------------------------------------------------------------------- units of sampling
+
+
+def cluster_sums(values: ArrayLike, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
+    """Sums over the images of each item: values (n,) or (n, k) -> sums (G, k) and sizes (G,). No clusters: G = n."""
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    if clusters is None:
+        return table, np.ones(len(table))
+    if len(clusters) != len(table):
+        raise ValueError(f"{len(table)} values but {len(clusters)} cluster names")
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sizes = np.bincount(index).astype(np.float64)
+    sums = np.zeros((len(sizes), table.shape[1]))
+    np.add.at(sums, index, table)
+    return sums, sizes
+
+
+def standard_error(values: ArrayLike, clusters: Sequence[str] | None = None) -> tuple[float, int]:
+    """Standard error of the mean over independent items, and its degrees of freedom G - 1.
+
+    With one image an item it is the usual s / sqrt(n). NaN for fewer than two items.
+    """
+    flat = np.asarray(values, dtype=np.float64)
+    sums, sizes = cluster_sums(flat, clusters)
+    units = len(sizes)
+    if units < 2:
+        return float("nan"), units - 1
+    residual = sums[:, 0] - sizes * flat.mean()
+    return float(np.sqrt(units / (units - 1) * np.square(residual).sum()) / len(flat)), units - 1
+
+
+def t_quantile(df: int, level: float = LEVEL) -> float:
+    """The two-sided critical value of Student's t."""
+    return float(special.stdtrit(df, 0.5 + level / 2))
+
+
+def t_p_value(t: float, df: int) -> float:
+    """Two-sided p of Student's t."""
+    return float(2 * special.stdtr(df, -abs(t)))
+
+
+# ------------------------------------------------------------------------------------------- intervals
+
+
+def mean_interval(
+    values: ArrayLike,
+    clusters: Sequence[str] | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    level: float = LEVEL,
+) -> Interval:
+    """t interval of a mean of per-image values, cut to the metric's range."""
+    flat = np.asarray(values, dtype=np.float64)
+    value = float(flat.mean())
+    error, df = standard_error(flat, clusters)
+    if df < 1:
+        return Interval(value, float("nan"), float("nan"))
+    reach = t_quantile(df, level) * error
+    return Interval(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
+
+
+def rate_interval(success: ArrayLike, clusters: Sequence[str] | None = None, level: float = LEVEL) -> Interval:
+    """Wilson interval of a rate in [0, 1]; with several images an item, n is divided by the design effect."""
+    flat = np.asarray(success, dtype=np.float64)
+    rate, n = float(flat.mean()), float(len(flat))
+    if clusters is not None and 0 < rate < 1:
+        error, df = standard_error(flat, clusters)
+        if df >= 1:
+            plain = rate * (1 - rate) / n
+            n = n / max(1.0, error**2 / plain)
+    z = float(special.ndtri(0.5 + level / 2))
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # centre and reach cancel exactly at a rate of 0 or 1; rounding must not push the end past the rate
+    return Interval(rate, min(max(0.0, float(centre - reach)), rate), max(min(1.0, float(centre + reach)), rate))
+
+
+def jackknife_error(replicates: ArrayLike) -> float:
+    """Standard error from delete-a-group replicates (G,): sqrt((G-1)/G * sum (theta_g - mean)^2); NaN for G < 2.
+
+    A bias that depends on n alone (FID's 1/n) shifts all replicates alike and cancels.
+    """
+    flat = np.asarray(replicates, dtype=np.float64)
+    groups = len(flat)
+    if groups < 2:
+        return float("nan")
+    return float(np.sqrt((groups - 1) / groups * np.square(flat - flat.mean()).sum()))
+
+
+def jackknife_interval(
+    value: float,
+    replicates: ArrayLike,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    level: float = LEVEL,
+) -> Interval:
+    """t interval with G - 1 degrees of freedom around a set metric's value."""
+    flat = np.asarray(replicates, dtype=np.float64)
+    error = jackknife_error(flat)
+    if not np.isfinite(error):
+        return Interval(value, float("nan"), float("nan"))
+    reach = t_quantile(len(flat) - 1, level) * error
+    return Interval(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
+
+
+# ------------------------------------------------------------------------------------------- paired tests
+
+
+def sign_flip(
+    differences: ArrayLike, clusters: Sequence[str] | None = None, flips: int = FLIPS, seed: int = 0
+) -> Floats:
+    """Two-sided sign-flip permutation test that the mean paired difference is zero.
+
+    differences: (n,) or (n, k), one column a comparison. Returns p (k,).
+    Items that differ nowhere do not change the statistic and are left out; with at most `EXACT_UP_TO` others all sign
+    patterns are enumerated, otherwise `flips` random ones are drawn from `seed`, the same for every column, and the
+    observed pattern is counted in, so that p is never 0.
+    """
+    sums, _ = cluster_sums(differences, clusters)
+    if not np.isfinite(sums).all():
+        raise ValueError("differences hold NaN or infinity: leave out what was refused before testing")
+    p = np.ones(sums.shape[1])
+    many = []
+    for column in range(sums.shape[1]):
+        moved = sums[sums[:, column] != 0, column]
+        if len(moved) > EXACT_UP_TO:
+            many.append(column)
+        elif len(moved):
+            p[column] = _exact_flips(moved)
+    if many:
+        p[many] = _random_flips(sums[:, many], flips, seed)
+    return p
+
+
+def _reaches(statistic: Floats, observed: Floats) -> NDArray[np.bool_]:
+    """As extreme as observed, with room for the rounding of a sum taken in another order."""
+    return np.abs(statistic) >= np.abs(observed) * (1 - 1e-9)
+
+
+def _exact_flips(moved: Floats) -> float:
+    """All sign patterns; the first sign is fixed, as turning all of them gives the same |sum|."""
+    rest = len(moved) - 1
+    patterns = (np.arange(2**rest)[:, None] >> np.arange(rest)) & 1
+    statistic = moved[0] + (1 - 2 * patterns) @ moved[1:]
+    return float(_reaches(statistic, moved.sum()).mean())
+
+
+def _random_flips(sums: Floats, flips: int, seed: int) -> Floats:
+    """Monte Carlo p for each column of (G, k), in blocks of about 4 million signs."""
+    rng = np.random.default_rng(seed)
+    units = len(sums)
+    observed, count, done = sums.sum(axis=0), np.zeros(sums.shape[1]), 0
+    block = max(1, 4_000_000 // units)
+    while done < flips:
+        rows = min(block, flips - done)
+        bits = np.unpackbits(np.frombuffer(rng.bytes((rows * units + 7) // 8), dtype=np.uint8), count=rows * units)
+        signs = 1.0 - 2.0 * bits.reshape(rows, units)
+        count += _reaches(signs @ sums, observed).sum(axis=0)
+        done += rows
+    return (1 + count) / (1 + flips)
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+    """Exact two-sided McNemar test on paired successes (n,): are the requests on which only one succeeds split evenly?"""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    tail = float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))  # P(X <= k), X ~ Binomial(m, 1/2)
+    return min(1.0, 2 * tail)
+
+
+def paired_rate(first: ArrayLike, second: ArrayLike, clusters: Sequence[str] | None = None) -> float:
+    """McNemar, or where items have several images, the sign-flip test over items that generalises it."""
+    if clusters is None or len(set(clusters)) == len(clusters):
+        return mcnemar(first, second)
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return float(sign_flip(difference, clusters)[0])
+
+
+class SetDifference(NamedTuple):
+    """Difference of two set metrics with its interval and the two-sided p of no difference."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    error: float
+    df: int
+
+
+def paired_jackknife(
+    first: float, first_replicates: ArrayLike, second: float, second_replicates: ArrayLike, level: float = LEVEL
+) -> SetDifference:
+    """t test on the difference of two set metrics whose replicates (G,) left out the same groups of requests.
+
+    No spread in the replicates' differences means that nothing can be said: p is 1.
+    """
+    a, b = np.asarray(first_replicates, dtype=np.float64), np.asarray(second_replicates, dtype=np.float64)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} replicates: the two rows were not grouped alike")
+    value, error, df = first - second, jackknife_error(a - b), len(a) - 1
+    if not np.isfinite(error) or error == 0:
+        return SetDifference(value, float("nan"), float("nan"), 1.0, error, df)
+    reach = t_quantile(df, level) * error
+    return SetDifference(value, value - reach, value + reach, t_p_value(value / error, df), error, df)
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's step-down adjusted p values: rejecting those below alpha keeps the family-wise error at alpha.
+
+    Holds under any dependence between the tests.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.minimum(1.0, np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))))
+    result = np.empty_like(adjusted)
+    result[order] = adjusted
+    return result
+
+
+def smallest_visible_effect(error: float, df: int, alpha: float = 1 - LEVEL, power: float = 0.8) -> float:
+    """The true difference that a two-sided test at `alpha` with this standard error would find with `power`."""
+    if df < 1 or not np.isfinite(error):
+        return float("nan")
+    return float((special.stdtrit(df, 1 - alpha / 2) + special.stdtrit(df, power)) * error)
