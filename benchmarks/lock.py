@@ -25,7 +25,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ConcordError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --results") from None
+        raise ConcordError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder with --results"
+        ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,6 +26,7 @@ class Made:
     images: np.ndarray
     steps: dict[str, list[int]] = field(default_factory=dict)
     traces: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the parts of (B, S, parts, ...) are called
 
 
 class Maker(ABC):
@@ -50,7 +51,7 @@ class Maker(ABC):
         """Network evaluations so far, by network."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most makers attach nothing
         """Let go of what was attached."""
 
 
@@ -111,6 +112,7 @@ class MethodMaker(Maker):
         made = Made(to_uint8(images))
         for name in trace.values:
             made.steps[name], value = trace.stacked(name)
+            made.parts[name] = trace.parts[name]
             made.traces[name] = value.numpy().astype(np.float16)
         return made
 

@@ -70,7 +70,9 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            with contextlib.suppress(OSError):  # Linux forgets the process's peak; elsewhere it stays that of the process
+            with contextlib.suppress(
+                OSError
+            ):  # Linux forgets the process's peak; elsewhere it stays that of the process
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,11 @@ class RequestSet:
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
+        return replace(self.dataset, items=[request.item for request in self.requests]).fingerprint
 
     @property
     def has_images(self) -> bool:
@@ -158,7 +163,7 @@ class RunPlan:
             "params": self.params,
             "conditions": self.conditions,
             "source": source_hash(self.source),
-            "data": self.requests.dataset.fingerprint,
+            "data": self.requests.fingerprint,
             "requests": [(request.id, request.seed) for request in self.requests.requests],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -169,6 +174,7 @@ class Plan:
     """Everything that one suite asks for."""
 
     suite: Suite
+    related: tuple[Suite, ...]  # the suites that share the runs, this one among them
     options: Options
     settings: Profile
     root: Path  # where the runs of this plan lie: results/<profile>, or a variant below it
@@ -189,13 +195,11 @@ class Plan:
             return list(self.runs)
         known = {run.row.name for run in self.runs} | {run.row.method for run in self.runs if run.row.method}
         for name in rows:
+            if name in self.skipped:
+                raise ConcordError(f"suite '{self.suite.name}': row '{name}' cannot be made: {self.skipped[name]}")
             if name not in known:
-                reason = self.skipped.get(name)
-                raise ConcordError(
-                    f"suite '{self.suite.name}': row '{name}' cannot be made: {reason}"
-                    if reason
-                    else f"suite '{self.suite.name}' has no row or method '{name}': expected one of {', '.join(sorted(known))}"
-                )
+                listed = ", ".join(sorted(known))
+                raise ConcordError(f"suite '{self.suite.name}' has no row or method '{name}': expected one of {listed}")
         return [run for run in self.runs if run.row.name in rows or run.row.method in rows or run.is_reference]
 
 
@@ -221,7 +225,8 @@ def open_items(suite: Suite, settings: Settings, options: Options) -> FaceDatase
     profile = settings.profile(options.profile)
     if suite.dataset not in profile.datasets:
         raise ConcordError(
-            f"params.yaml: profile '{options.profile}' names no folder for dataset '{suite.dataset}'; give one with --data"
+            f"params.yaml: profile '{options.profile}' names no folder for dataset '{suite.dataset}'; "
+            "give one with --data"
         )
     folder = ROOT / profile.datasets[suite.dataset].items
     if not folder.is_dir():
@@ -229,8 +234,18 @@ def open_items(suite: Suite, settings: Settings, options: Options) -> FaceDatase
     return open_faces(folder)
 
 
-def make_plan(suite: Suite, settings: Settings, options: Options, changes: dict[str, Any] | None = None) -> Plan:
-    """The plan of a suite. `changes` are parameters given by --set; rows that they change get a name of their own."""
+def make_plan(
+    suite: Suite,
+    settings: Settings,
+    options: Options,
+    changes: dict[str, Any] | None = None,
+    related: Sequence[Suite] = (),
+) -> Plan:
+    """The plan of a suite.
+
+    changes: parameters given by --set; rows that they change get a name of their own.
+    related: the suites that share its request set; their metrics and grids count too.
+    """
     if options.limit is not None and options.limit < 1:
         raise ConcordError(f"--limit {options.limit}: expected at least 1")
     if options.seed_set < 0:
@@ -242,13 +257,13 @@ def make_plan(suite: Suite, settings: Settings, options: Options, changes: dict[
         suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set
     )  # fmt: skip
     root = results_root(options, dataset)
-    skipped = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
+    skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
     runs = [_reference_run(name, requests, root, options.profile) for name in suite.reference if name not in skipped]
     for row in suite.rows:
         if row.method is not None:
             changed = row_with(row, changes) if changes else row
             runs.append(_method_run(suite, changed, requests, root, options.profile))
-    return Plan(suite, options, profile, root, requests, tuple(runs), skipped)
+    return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped)
 
 
 def row_with(row: Row, changes: dict[str, Any]) -> Row:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ Progress = Callable[[int, int], None]
 
 KINDS = ("load", "generate", "decode", "write")
 """Seconds of a run: loading code and weights, the method itself, reading the dataset, encoding and writing images."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did: nothing where all was up to date, else the seconds that it took by kind of work."""
+
+    made: bool
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ def generate_run(
     batch_size: int,
     grid: int = 0,
     progress: Progress | None = None,
-) -> tuple[Run, bool]:
-    """Make what is missing of a run; returns it, and whether anything had to be made.
+) -> Outcome:
+    """Make what is missing of a run.
 
     open_maker: called only when there is something to make.
     grid: the first so many requests keep the method's traces.
@@ -102,13 +110,12 @@ def generate_run(
     if not 1 <= batch_size <= 64:
         raise ConcordError(f"--batch-size {batch_size}: expected 1..64 (a batch never crosses a shard of 64)")
     if is_current(run, grid):
-        return Run(run.path), False
+        return Outcome(False)
     with run_lock(run.path):
         if is_current(run, grid):  # another process has just finished it
-            return Run(run.path), False
+            return Outcome(False)
         _remove_leftovers(run.path)
-        _Generation(run, open_maker, batch_size, grid, progress).work()
-    return Run(run.path), True
+        return Outcome(True, _Generation(run, open_maker, batch_size, grid, progress).work())
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -132,7 +139,8 @@ class _Generation:
             self.infos[0] = None
         self.begun = False
 
-    def work(self) -> None:
+    def work(self) -> dict[str, float]:
+        """Returns the seconds of this session by kind."""
         memory = PeakMemory()
         with self.clock.measure("load"):
             maker = self.open_maker()
@@ -147,6 +155,7 @@ class _Generation:
             maker.close()
         self._begin()  # nothing was missing but the manifest, or shards of a longer plan are left
         self._write_manifest(maker)
+        return self.clock.split()
 
     def _make_shard(self, index: int, maker: Maker, memory: PeakMemory) -> None:
         shard = self.run.requests.shards[index]
@@ -215,19 +224,11 @@ class _Generation:
         ids = [request.id for request in shard[: self.grid]]
         arrays: dict[str, Any] = {"requests": np.array(ids)}
         for name in told[0].traces:
-            value = np.concatenate([made.traces[name] for made in told])[: len(ids)]  # (R, S, M, 1, h, w) or (R, S, ...)
-            if value.ndim == 6 and value.shape[3] == 1:
-                value = value[:, :, :, 0]
-            arrays[name], arrays[f"{name}_steps"] = value, np.array(told[0].steps[name])
-            if value.ndim >= 3:
-                arrays[f"{name}_names"] = np.array(self._names(value.shape[2]))
+            arrays[name] = np.concatenate([made.traces[name] for made in told])[: len(ids)]  # (R, S, M, ...)
+            arrays[f"{name}_steps"] = np.array(told[0].steps[name])
+            arrays[f"{name}_names"] = np.array(told[0].parts[name], dtype=np.str_)
         with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
-
-    def _names(self, count: int) -> list[str]:
-        """What the M parts of a trace are called: the conditions, where there is one part for each."""
-        conditions = self.run.conditions
-        return list(conditions) if len(conditions) == count else [str(index) for index in range(count)]
 
     def _report(self, unwritten: int = 0) -> None:
         if self.progress is not None:
@@ -256,9 +257,9 @@ class _Generation:
             "image_size": self.run.requests.image_size,
             "data": {
                 "name": self.run.requests.dataset.name,
-                "sha256": self.run.requests.dataset.fingerprint,
-                "left_out": self.run.requests.left_out,
+                "fingerprint": self.run.requests.fingerprint,
             },
+            "left_out": self.run.requests.left_out,
             "weights": {name: digest for info in shards for name, digest in info["weights"].items()},
             "provenance": last["provenance"],
             "device": "+".join(sorted({info["provenance"]["device"] for info in shards})),
@@ -286,4 +287,6 @@ def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConcordError(f"{folder}: cannot be changed ({error.strerror}); free it or choose another --results") from None
+        raise ConcordError(
+            f"{folder}: cannot be changed ({error.strerror}); free it or choose another --results"
+        ) from None

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,16 @@ import numpy as np
 
 from benchmarks.lock import run_lock
 from benchmarks.meter import Clock, PeakMemory
-from benchmarks.plan import RequestSet, RunPlan, source_hash, weights_current
+from benchmarks.plan import RunPlan, source_hash, weights_current
 from benchmarks.provenance import provenance
+from benchmarks.runner import Outcome, Progress
 from benchmarks.settings import ROOT
 from benchmarks.store import SCORE_FILES, Run
 from data.errors import ConcordError
 from data.files import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
-    from data.faces import FaceDataset
+    from data.faces import FaceDataset, FaceItem
     from metrics.base import Observation, SampleMetric, SetMetric
     from metrics.networks.perception import Perception
 
@@ -32,49 +34,52 @@ GROUPS = 32
 """Groups of the delete-a-group jackknife; request i is in group i mod 32, in every row of a table."""
 BATCH = 32
 
-Progress = Callable[[int, int], None]
-
 
 # ------------------------------------------------------------------------------------------------------------ reference
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
-    """What FID and KID compare with: features float32 (M, D) of real images."""
+    """What FID and KID compare with: the features of a folder's images, kept in `folder`/<fingerprint>.npz.
 
-    features: np.ndarray
-    name: str
-    sha256: str  # fingerprint of the folder
-
-
-def reference_features(
-    folder: Path,
-    dataset: FaceDataset,
-    image_size: int,
-    perception: Perception,
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> Reference:
-    """The features of a folder's images, from `folder`/<fingerprint>.npz or computed and kept there.
-
-    The file is made again when the feature network has changed. limit: the first so many images.
+    limit: the first so many images; all of them for None.
     """
-    items = [item for item in dataset.items if item.has_image][:limit]
-    path = folder / f"{dataset.fingerprint}.npz"
-    facts = json.dumps({"network": _feature_network(perception), "image_size": image_size, "items": [i.id for i in items]})
-    kept = _kept_features(path, facts)
-    if kept is None:
-        batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
-        parts: list[np.ndarray] = []
-        for batch in batches:
-            images = to_float(np.stack([item.image(image_size) for item in batch]))
-            parts.append(perception.features(images).float().cpu().numpy())
-            if progress is not None:
-                progress(sum(map(len, parts)), len(items))
-        kept = np.concatenate(parts)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, features=kept, facts=np.array(facts))
-    return Reference(kept, dataset.name, dataset.fingerprint)
+
+    dataset: FaceDataset
+    folder: Path
+    image_size: int
+    limit: int | None = None
+
+    @cached_property
+    def items(self) -> list[FaceItem]:
+        return [item for item in self.dataset.items if item.has_image][: self.limit]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return replace(self.dataset, items=self.items).fingerprint
+
+    def features(self, perception: Perception, progress: Progress | None = None) -> np.ndarray:
+        """float32 (M, D); computed when they are not kept yet, or the feature network has changed since."""
+        path = self.folder / f"{self.fingerprint}.npz"
+        facts = json.dumps(
+            {
+                "network": _feature_network(perception),
+                "image_size": self.image_size,
+                "items": [i.id for i in self.items],
+            }
+        )
+        kept = _kept_features(path, facts)
+        if kept is None:
+            parts: list[np.ndarray] = []
+            for start in range(0, len(self.items), BATCH):
+                images = np.stack([item.image(self.image_size) for item in self.items[start : start + BATCH]])
+                parts.append(perception.features(to_float(images)).float().cpu().numpy())
+                if progress is not None:
+                    progress(start + len(images), len(self.items))
+            kept = np.concatenate(parts)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, features=kept, facts=np.array(facts))
+        return kept
 
 
 def _feature_network(perception: Perception) -> str:
@@ -93,19 +98,19 @@ def _kept_features(path: Path, facts: str) -> np.ndarray | None:
 # -------------------------------------------------------------------------------------------------------------- scoring
 
 
-def score_key(run: RunPlan, metrics: Sequence[str], reference: str | None) -> str:
+def score_key(run: RunPlan, metrics: Sequence[str], reference: Reference | None) -> str:
     """SHA-256 over what can change a score apart from the networks' weights, which score.json names by hash."""
     facts = {
         "images": read_json(run.path / "run.json")["shards"],
         "metrics": sorted(metrics),
         "conditions": run.requests.conditions,
         "source": source_hash([ROOT / "metrics", ROOT / "benchmarks/scoring.py"]),
-        "reference": reference,
+        "reference": reference.fingerprint if reference else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def is_scored(run: RunPlan, metrics: Sequence[str], reference: str | None) -> bool:
+def is_scored(run: RunPlan, metrics: Sequence[str], reference: Reference | None) -> bool:
     """Whether the scores are those of the stored images, by today's metrics and networks."""
     if not all((run.path / name).is_file() for name in ("run.json", *SCORE_FILES)):
         return False
@@ -122,21 +127,20 @@ def score_run(
     perception: Callable[[], Perception],
     reference: Reference | None,
     progress: Progress | None = None,
-) -> bool:
-    """Score a finished run by the named metrics, unless it is; returns whether anything had to be computed.
+) -> Outcome:
+    """Score a finished run by the named metrics, unless it is scored already.
 
     perception: called only when there is something to compute.
     reference: None where the dataset has no images; distribution metrics are then refused, with the reason.
     """
     if not Run(run.path).finished:
         raise ConcordError(f"{run.path}: not generated yet; run `concord generate SUITE {run.row.name}` first")
-    fingerprint = reference.sha256 if reference else None
-    if is_scored(run, metrics, fingerprint):
-        return False
+    if is_scored(run, metrics, reference):
+        return Outcome(False)
     with run_lock(run.path):
-        if not is_scored(run, metrics, fingerprint):
-            _score(run, metrics, perception, reference, progress)
-    return True
+        if is_scored(run, metrics, reference):  # another process has just done it
+            return Outcome(False)
+        return Outcome(True, _score(run, metrics, perception, reference, progress))
 
 
 def _score(
@@ -145,12 +149,14 @@ def _score(
     open_perception: Callable[[], Perception],
     reference: Reference | None,
     progress: Progress | None,
-) -> None:
+) -> dict[str, float]:
+    """Returns the seconds by kind."""
     from metrics.base import Observation, SampleMetric, SetMetric, get_metric
 
     clock, memory = Clock(*KINDS), PeakMemory()
     with clock.measure("load"):
         perception = open_perception()
+        real = reference.features(perception) if reference else None
     metrics = [get_metric(name) for name in names]
     samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
     sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
@@ -172,25 +178,28 @@ def _score(
             progress(len(ids), len(run.requests))
     found = np.concatenate(features)
     with clock.measure("sets"):
-        set_rows = [_set_row(run, metric, found, reference) for metric in sets]
+        set_rows = [_set_row(run, metric, found, real) for metric in sets]
     with clock.measure("write"):
         _write(run, rows, set_rows, ids, found)
     split = clock.split()
     info = {
-        "key": score_key(run, names, reference.sha256 if reference else None),
+        "key": score_key(run, names, reference),
         "metrics": list(names),
         "n": len(ids),
         "networks": perception.sha256,
         "weights": {card.get("name", kind): card["sha256"] for kind, card in perception.cards.items()},
-        "held_out": {kind: card.get("held_out", {}) for kind, card in perception.cards.items()},
-        "data": {"name": run.requests.dataset.name, "sha256": run.requests.dataset.fingerprint},
-        "reference": {"name": reference.name, "sha256": reference.sha256, "n": len(reference.features)} if reference else None,
+        "cards": {kind: {"name": card.get("name", kind), "held_out": card.get("held_out", {})}
+                  for kind, card in perception.cards.items()},
+        "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
+        "reference": {"name": reference.dataset.name, "fingerprint": reference.fingerprint, "n": len(reference.items)}
+        if reference else None,
         "provenance": provenance(getattr(perception, "device", None)),
         "seconds_total": round(sum(split.values()), 3),
         "peak_memory_bytes": memory.bytes(),
         "time": {kind: round(value, 3) for kind, value in split.items()},
     }  # fmt: skip
     write_json(run.path / "score.json", info)
+    return split
 
 
 def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -215,19 +224,19 @@ def _sample_rows(
     return rows
 
 
-def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, reference: Reference | None) -> dict[str, Any]:
+def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> dict[str, Any]:
     n = len(features)
     row = {**_place(run), "metric": metric.name, "value": float("nan"), "n": n,
-           "n_reference": len(reference.features) if reference else 0, "status": "ok", "replicates": []}  # fmt: skip
-    if reference is None:
+           "n_reference": 0 if real is None else len(real), "status": "ok", "replicates": []}  # fmt: skip
+    if real is None:
         row["status"] = "refused: the dataset has no images to compare with"
-    elif min(n, len(reference.features)) < metric.minimum_n:
-        which = f"n = {n}" if n < metric.minimum_n else f"{len(reference.features)} reference images"
+    elif min(n, len(real)) < metric.minimum_n:
+        which = f"n = {n}" if n < metric.minimum_n else f"{len(real)} reference images"
         row["status"] = f"refused: {which}, at least {metric.minimum_n} needed"
     else:
-        row["value"] = float(metric.compute(features, reference.features))
+        row["value"] = float(metric.compute(features, real))
         groups = np.arange(n) % min(GROUPS, n)
-        row["replicates"] = [float(v) for v in metric.leave_group_out(features, reference.features, groups)]
+        row["replicates"] = [float(v) for v in metric.leave_group_out(features, real, groups)]
     return row
 
 
@@ -263,15 +272,3 @@ def to_float(images: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
-
-
-def reference_dataset(requests: RequestSet, own_folder: bool, folder: Path | None) -> FaceDataset | None:
-    """Where the reference images come from: the user's own folder, or the profile's reference folder; None without any."""
-    if own_folder:
-        return requests.dataset if any(item.has_image for item in requests.dataset.items) else None
-    from data.faces import open_faces
-
-    assert folder is not None
-    if not folder.is_dir():
-        raise ConcordError(f"{folder}: no such folder; make it with `concord data make`")
-    return open_faces(folder, split="all")

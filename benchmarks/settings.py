@@ -52,7 +52,9 @@ class Settings(Strict):
         if name not in SIZES:
             raise ConcordError(f"unknown size '{name}': expected one of {', '.join(SIZES)}")
         if request_set not in self.sizes:
-            raise ConcordError(f"{PARAMS.name}: 'sizes' has no entry for request set '{request_set}'; add one")
+            raise ConcordError(
+                f"{PARAMS.name}: 'sizes' has no entry for request set '{request_set}'; add one, or give --limit"
+            )
         return int(getattr(self.sizes[request_set], name))
 
 

@@ -46,7 +46,9 @@ def decode_png(content: bytes, name: str) -> np.ndarray:
         raise ConcordError(f"{name}: not a readable image ({error}); generate the row again") from None
 
 
-def write_shard(folder: Path, index: int, ids: Sequence[str], pngs: Sequence[bytes], facts: dict[str, Any]) -> dict[str, Any]:
+def write_shard(
+    folder: Path, index: int, ids: Sequence[str], pngs: Sequence[bytes], facts: dict[str, Any]
+) -> dict[str, Any]:
     """Write the tar, then the JSON, each atomically; returns the JSON's content."""
     path = tar_path(folder, index)
     with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:

@@ -1,6 +1,6 @@
 """The store: results/<profile>/<request set>/<row>/, written by the runner and by scoring, read by reports.
 
-    images/00000.tar + .json    shards of PNG images             trace.npz       influence maps, where a method tells them
+    images/00000.tar + .json    shards of PNG images             trace.npz       influence maps, where told
     run.json                    manifest of generation, last     features.npz    features of the distribution metrics
     scores.parquet              one row per (request, metric)    sets.parquet    one row per set metric
     score.json                  manifest of scoring, last

@@ -122,39 +122,59 @@ def suite_names(folder: Path = FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def read_suite(name: str, folder: Path = FOLDER) -> Suite:
+def suite_path(name: str) -> Path:
+    """Where a suite lies: the name of one in benchmarks/suites, or the path of a YAML file of the user's."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name not in suite_names():
+        raise ConcordError(
+            f"unknown suite '{name}': expected one of {', '.join(suite_names())}, or a path to a .yaml file"
+        )
+    return FOLDER / f"{name}.yaml"
+
+
+def read_suite(name: str) -> Suite:
     """A suite by its schema alone: nothing is looked up among methods and metrics."""
-    path = folder / f"{name}.yaml"
-    if name not in suite_names(folder):
-        raise ConcordError(f"unknown suite '{name}': expected one of {', '.join(suite_names(folder)) or '(none found)'}")
+    path = suite_path(name)
     suite = read_model(path, Suite)
-    if suite.name != name:
-        raise ConcordError(f"{path}: 'name' is '{suite.name}'; expected '{name}', as the file is called")
+    if suite.name != path.stem:
+        raise ConcordError(f"{path}: 'name' is '{suite.name}'; expected '{path.stem}', as the file is called")
     return suite
 
 
-def load_suite(name: str, folder: Path = FOLDER, extra: Iterable[str] = ()) -> Suite:
+def load_suite(name: str, extra: Iterable[str] = ()) -> Suite:
     """A suite with its rows settled, every method, parameter and metric in it known.
 
     Planned rows whose method has been registered become real; an open suite gains the registered methods that take
     all of its conditions; `extra` names methods that join on request (--methods, --plugin).
     Raises ConcordError that names the file and the known names otherwise.
     """
-    suite = settle(read_suite(name, folder), extra)
+    path = suite_path(name)
+    suite = settle(read_suite(name), extra)
     try:
         check_names(suite)
     except ConcordError as error:
-        raise ConcordError(f"{folder / name}.yaml: {error}") from None
+        raise ConcordError(f"{path}: {error}") from None
     return suite
 
 
-def load_suites(folder: Path = FOLDER) -> list[Suite]:
-    """Every suite, with the suites that share a request set checked against each other."""
-    suites = [load_suite(name, folder) for name in suite_names(folder)]
+def load_suites() -> list[Suite]:
+    """Every suite of benchmarks/suites, with those that share a request set checked against each other."""
+    suites = [load_suite(name) for name in suite_names()]
     for position, suite in enumerate(suites):
         for other in suites[:position]:
             check_shared(suite, other)
     return suites
+
+
+def related_suites(name: str) -> list[Suite]:
+    """A suite and those beside it that share its request set; by their schemas alone."""
+    path = suite_path(name)
+    suite = read_suite(name)
+    others = (
+        read_suite(str(path.parent / f"{other}.yaml")) for other in suite_names(path.parent) if other != path.stem
+    )
+    return [suite, *(other for other in others if other.request_set == suite.request_set)]
 
 
 def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
@@ -229,7 +249,6 @@ def _work(suite: Suite, row: Row) -> tuple[Any, ...]:
     return row.method, params.model_dump(), suite.row_conditions(row)
 
 
-def set_metrics_of(suites: Iterable[Suite]) -> list[str]:
+def metrics_of(suites: Iterable[Suite]) -> list[str]:
     """The metrics that a request set is scored by: those of all its suites, without the derived joint success."""
-    names = [name for suite in suites for name in suite.metrics if name != JOINT_SUCCESS]
-    return list(dict.fromkeys(names))
+    return sorted({name for suite in suites for name in suite.metrics if name != JOINT_SUCCESS})

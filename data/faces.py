@@ -156,16 +156,17 @@ class FaceItem:
 
     id: str
     text: str | None
-    image_path: Path | None
-    mask_paths: tuple[tuple[int, Path], ...]  # (class, part file) in the order of drawing; (-1, file of class numbers)
+    root: Path
+    image_file: str | None  # these are relative to root: half a million Path objects would slow the opening
+    mask_files: tuple[tuple[int, str], ...]  # (class, part file) in the order of drawing; (-1, file of class numbers)
 
     @property
     def has_image(self) -> bool:
-        return self.image_path is not None
+        return self.image_file is not None
 
     @property
     def has_mask(self) -> bool:
-        return bool(self.mask_paths)
+        return bool(self.mask_files)
 
     @property
     def has_text(self) -> bool:
@@ -173,9 +174,9 @@ class FaceItem:
 
     def image(self, size: int | None = None) -> np.ndarray:
         """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
-        if self.image_path is None:
+        if self.image_file is None:
             raise ConcordError(f"face {self.id}: has no picture; expected {IMAGE_FOLDERS[0]}/{self.id}.jpg")
-        return read_image(self.image_path, size)
+        return read_image(self.root / self.image_file, size)
 
     def mask(self, size: int | None = None) -> np.ndarray:
         """The classes, int64 (size, size), CelebAMask-HQ order; in the file's own size where none is given.
@@ -183,9 +184,9 @@ class FaceItem:
         Composed at the size of the files, then reduced once by NEAREST (`reduce_labels`: source pixel
         floor((i + 0.5) * H / size), Pillow's convention), so that no class appears that was not there.
         """
-        if not self.mask_paths:
+        if not self.mask_files:
             raise ConcordError(f"face {self.id}: has no mask; expected part files or an index mask in the dataset")
-        mask = compose_mask(self.mask_paths)
+        mask = compose_mask(tuple((number, self.root / file) for number, file in self.mask_files))
         return mask if size is None else reduce_labels(mask, size)
 
 
@@ -253,12 +254,14 @@ class FaceDataset:
         digest = hashlib.sha256()
         for face in self.items:
             digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())
-            for path in ([face.image_path] if face.image_path else []) + [path for _, path in face.mask_paths]:
+            for file in ([face.image_file] if face.image_file else []) + [file for _, file in face.mask_files]:
                 try:
-                    size = path.stat().st_size
+                    size = (self.root / file).stat().st_size
                 except OSError as error:
-                    raise ConcordError(f"{path}: gone since the dataset was opened ({error.strerror})") from None
-                digest.update(f"{path.relative_to(self.root).as_posix()}\x00{size}\x00".encode())
+                    raise ConcordError(
+                        f"{self.root / file}: gone since the dataset was opened ({error.strerror})"
+                    ) from None
+                digest.update(f"{file}\x00{size}\x00".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -302,6 +305,5 @@ def open_faces(root: Path | str, split: str = "test", captions: str = "auto") ->
         if known is not None and item not in texts:
             missing.append(Missing(item, "caption", known.path.name))
         if image is not None or files:
-            paths = tuple((number, listing.root / file) for number, file in files)
-            items.append(FaceItem(item, texts.get(item), listing.root / image if image else None, paths))
+            items.append(FaceItem(item, texts.get(item), listing.root, image, files))
     return FaceDataset(listing.root, listing.root.resolve().name, split, known.kind if known else None, items, missing)

@@ -1,8 +1,9 @@
 """The two 19-class orders of face masks, by name, and the explicit way between them.
 
 CelebAMask-HQ's order is the one of the dataset's authors (MaskGAN's `g_mask.py`), of Collaborative Diffusion and of
-TediGAN; every mask inside Concord is in it. BiSeNet's order is the one of face-parsing.PyTorch. They share background
-and skin and little else, so a mask in the wrong one looks plausible and scores badly: convert by name, never by luck.
+TediGAN; every mask inside Concord is in it. BiSeNet's order is the one of face-parsing.PyTorch. Background, skin and
+eyes have the same number in both, the other 15 not: a mask in the wrong order looks plausible and scores badly, so
+convert by name.
 
 Left and right are the person's: `l_eye` lies right of the nose in the picture.
 """
@@ -94,10 +95,10 @@ PALETTE: np.ndarray = np.array(
         (64, 140, 255),   # left eye
         (22, 58, 176),    # right eye
         (160, 110, 40),   # left eyebrow
-        (94, 58, 12),     # right eyebrow
+        (86, 62, 12),     # right eyebrow
         (255, 140, 200),  # left ear
         (206, 58, 150),   # right ear
-        (92, 0, 28),      # mouth, inside
+        (116, 0, 56),     # mouth, inside
         (216, 28, 44),    # upper lip
         (255, 104, 104),  # lower lip
         (122, 78, 178),   # hair

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from data.errors import ConcordError
 from data.labels import CLASSES
@@ -83,9 +83,16 @@ def read_part(path: Path | str) -> np.ndarray:
     picture = decode(path)
     _expect_mode(path, picture, PART_MODES)
     _expect_square(path, picture)
-    pixels = np.asarray(picture.convert("RGB" if picture.mode == "P" else None)).astype(np.uint8)
-    if pixels.ndim == 3:
-        pixels = pixels.max(axis=2)
+    if picture.mode == "P":  # the palette's colours, brightest channel of each, looked up by index
+        colours = np.zeros((256, 3), np.uint8)
+        palette = picture.getpalette() or []
+        colours.reshape(-1)[: len(palette)] = palette
+        pixels = colours.max(axis=1)[np.asarray(picture)]
+    elif picture.mode == "RGB":
+        red, green, blue = picture.split()
+        pixels = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue))
+    else:
+        pixels = np.asarray(picture).astype(np.uint8)
     return pixels > int(pixels.max()) // 2
 
 
@@ -114,11 +121,12 @@ def read_index(path: Path | str) -> np.ndarray:
 def reduce_labels(mask: np.ndarray, size: int) -> np.ndarray:
     """Classes (H, H) at (size, size) by NEAREST: output pixel i takes the source pixel that its centre lies in.
 
-    That is source index floor((i + 0.5) * H / size), Pillow's NEAREST; labels are never averaged.
+    That is source index floor((i + 0.5) * H / size) in whole numbers: Pillow's NEAREST, save that Pillow rounds a
+    centre on the very border of two pixels by its floating-point sum, where it is not a power of two that divides.
     """
     if size == mask.shape[0]:
         return mask
-    take = ((np.arange(size) + 0.5) * (mask.shape[0] / size)).astype(np.int64)
+    take = (2 * np.arange(size) + 1) * mask.shape[0] // (2 * size)
     return mask[np.ix_(take, take)]
 
 

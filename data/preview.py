@@ -15,6 +15,7 @@ from data.files import atomic_path
 from data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE, colourise
 
 TILE = 208  # side of a picture on the sheet, pixels
+MOST_FACES = 600  # a sheet of 1400 x 90,000 pixels, 0.4 GiB while it is drawn
 _GAP, _MARGIN, _PAD = 6, 28, 14
 _TEXT, _HEAD, _SMALL = 15, 22, 14  # font sizes, pixels
 _PAPER, _CARD, _INK, _GREY, _EMPTY = (242, 243, 246), (255, 255, 255), (28, 30, 36), (112, 118, 130), (226, 228, 233)
@@ -30,6 +31,10 @@ def contact_sheet(faces: Sequence[FaceItem], title: str, columns: int | None = N
     """
     if not faces:
         raise ConcordError("preview: no faces were given; expected at least one")
+    if len(faces) > MOST_FACES:
+        raise ConcordError(
+            f"preview: {len(faces):,} faces do not fit on a sheet; expected {MOST_FACES} at most; use --n"
+        )
     columns = columns or min(2, len(faces))
     panes = 3 if any(face.has_image for face in faces) else 1  # a folder of masks alone: the masks alone
     card_width = panes * TILE + (panes - 1) * _GAP + 2 * _PAD

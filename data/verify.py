@@ -247,4 +247,5 @@ def summary(result: Verification) -> str:
     if not result.defects:
         return f"{result.root}: clean, no defects in {result.counts['faces']} faces"
     kinds = ", ".join(f"{count} {kind}" for kind, count in result.by_kind().items())
-    return f"{result.root}: {len(result.defects)} defects ({kinds})"
+    number = len(result.defects)
+    return f"{result.root}: {number:,} defect{'s' if number > 1 else ''} ({kinds}); mend or remove what is listed"

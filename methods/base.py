@@ -45,9 +45,12 @@ class Trace:
         self.wanted = frozenset(wanted)
         self.steps: dict[str, list[int]] = {}
         self.values: dict[str, list[Tensor]] = {}
+        self.parts: dict[str, tuple[str, ...]] = {}
 
-    def __call__(self, name: str, t: int, value: Tensor, batch_dim: int = 0) -> None:
+    def __call__(self, name: str, t: int, value: Tensor, batch_dim: int = 0, parts: Sequence[str] = ()) -> None:
+        """parts: what the value's parts are called, in their order, where there is one dimension of them after the batch."""
         if name in self.wanted:
+            self.parts[name] = tuple(parts)
             self.steps.setdefault(name, []).append(int(t))
             self.values.setdefault(name, []).append(value.detach().float().movedim(batch_dim, 0).cpu())
 

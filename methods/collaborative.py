@@ -72,7 +72,7 @@ class Collaborative(Method):
             def denoise(x_t: Tensor, t: int) -> Tensor:  # Algorithm 2
                 eps = torch.stack([expert(x_t, t) for expert in experts])  # (M, B, C, h, w)  line 5
                 weight = weigh(x_t, t)  # (M, B, 1, h, w)  lines 6-8
-                trace("influence", t, weight[:, :, 0], batch_dim=1)
+                trace("influence", t, weight[:, :, 0], batch_dim=1, parts=names)
                 return (weight * eps).sum(dim=0)  # (B, C, h, w)  line 9, equation 7
 
             return ddim(denoise, self.bank.schedule, generators, self.bank.latent_shape, self.device, p.steps, p.eta)

@@ -9,6 +9,7 @@ computed once and shared by all metrics.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -83,6 +84,11 @@ class Metric(ABC):
     networks: ClassVar[tuple[str, ...]] = ()  # which perception networks it uses: 'parser', 'text-image', 'features'
     paper_key: ClassVar[str | None] = None  # its column in reports/papers/*.yaml, where a paper prints it
 
+    @property
+    def worst(self) -> float:
+        """The end of its range that no measured image can be worse than."""
+        return self.bounds[0] if self.higher_is_better else self.bounds[1]
+
 
 class SampleMetric(Metric):
     """One value per image."""
@@ -90,6 +96,25 @@ class SampleMetric(Metric):
     @abstractmethod
     def score(self, observation: Observation) -> list[Score]:
         """One `Score` per image, in order."""
+
+    def failure(self, reason: str) -> Score:
+        """The score of an image that could not be measured: the worst value, so that failing never pays.
+
+        Needs a finite worst value; a metric without one sets its `bounds` to the worst that it will count.
+        """
+        if not math.isfinite(self.worst):
+            raise ValueError(f"metric '{self.name}' has no finite worst value for a failure: bounds {self.bounds}")
+        return Score(self.worst, reason)
+
+    def require_conditions(self, observation: Observation) -> None:
+        """Raise ConcordError where a condition that the metric scores against is missing."""
+        for number, conditions in enumerate(observation.conditions):
+            lacking = sorted(self.needs - set(conditions.names()))
+            if lacking:
+                raise ConcordError(
+                    f"metric '{self.name}' scores against condition '{lacking[0]}', which image {number} of the batch "
+                    "does not have; leave the metric out, or give every item that condition"
+                )
 
 
 class SetMetric(Metric):
@@ -105,6 +130,37 @@ class SetMetric(Metric):
 
         groups: int (N,), values 0..G-1. Rows of one table share the grouping, so that differences can be paired.
         """
+
+    def check_features(self, generated: np.ndarray, reference: np.ndarray) -> None:
+        """Raise unless both are finite (N, D) with one D and two rows at least; a bad image is named by its row."""
+        if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
+            raise ValueError(
+                f"features of shapes {generated.shape} (generated) and {reference.shape} (reference): "
+                "expected (N, D) and (M, D) of one feature network"
+            )
+        for side, features in (("generated", generated), ("reference", reference)):
+            if len(features) < 2:
+                raise ConcordError(f"metric '{self.name}': {len(features)} {side} image(s), at least 2 have a spread")
+            # A sum is finite only if every addend is (or overflows, which is as bad); no second array of the size.
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums = features.sum(axis=1, dtype=np.float64)
+            if not np.isfinite(sums).all():
+                row = int(np.flatnonzero(~np.isfinite(sums))[0])
+                raise ConcordError(
+                    f"metric '{self.name}': the features of {side} image {row} are not finite; look for NaN pixels"
+                )
+
+
+def group_sizes(groups: np.ndarray, n: int) -> np.ndarray:
+    """Sizes int64 (G,) of the jackknife's groups of n images; each of 0..G-1 must occur and leave two images over."""
+    if groups.shape != (n,) or not np.issubdtype(groups.dtype, np.integer) or (n and groups.min() < 0):
+        raise ValueError(f"groups of shape {groups.shape} and type {groups.dtype}: expected integers 0..G-1 for {n} images")
+    sizes = np.bincount(groups)
+    if len(sizes) < 2 or sizes.min() == 0:
+        raise ValueError(f"groups of sizes {sizes.tolist()}: expected two or more groups, none empty")
+    if n - sizes.max() < 2:
+        raise ConcordError(f"{n} images in {len(sizes)} groups: fewer than 2 are left without one; too few for an interval")
+    return sizes
 
 
 _METRICS: dict[str, type[Metric]] = {}

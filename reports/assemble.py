@@ -104,12 +104,15 @@ def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None
         measured.refused[name] = "not scored; run `concord score` again"
         return
     if rows["request"].duplicated().any():
-        raise ConcordError(f"{run.path / 'scores.parquet'}: a request is scored twice for '{name}'; run `concord score` again")
+        raise ConcordError(
+            f"{run.path / 'scores.parquet'}: a request is scored twice for '{name}'; run `concord score` again"
+        )
     aligned = rows.set_index("request").reindex(measured.requests)
     if aligned["status"].isna().any():
         missing = int(aligned["status"].isna().sum())
         raise ConcordError(
-            f"{run.path / 'scores.parquet'}: {missing} of {len(aligned)} requests have no '{name}'; run `concord score` again"
+            f"{run.path / 'scores.parquet'}: {missing} of {len(aligned)} requests have no '{name}'; "
+            "run `concord score` again"
         )
     status, values = aligned["status"].astype(str), aligned["value"].to_numpy(np.float64)
     turned_down = status.str.startswith(REFUSED)
@@ -132,14 +135,17 @@ def _read_set(measured: Measured, name: str, rows: DataFrame) -> None:
         measured.refused[name] = _reason(str(row["status"]))
     else:
         replicates = row["replicates"]
-        measured.sets[name] = float(row["value"]), np.asarray([] if replicates is None else replicates, dtype=np.float64)
+        measured.sets[name] = (
+            float(row["value"]),
+            np.asarray([] if replicates is None else replicates, dtype=np.float64),
+        )
 
 
 def _reason(status: str) -> str:
     return status.removeprefix(REFUSED).lstrip(": ") or "no reason recorded"
 
 
-def add_joint(rows: dict[str, Measured], suite: Suite) -> dict[str, float]:
+def add_joint(rows: dict[str, Measured], suite: Suite, facts: dict[str, MetricFacts]) -> dict[str, float]:
     """Derive joint success (0 or 100 an image) for every row; returns the thresholds used.
 
     The thresholds are the ground-truth row's quantile: what real images that meet the conditions reach.
@@ -149,7 +155,7 @@ def add_joint(rows: dict[str, Measured], suite: Suite) -> dict[str, float]:
     joint = suite.joint
     if joint is None:
         return {}
-    directions = {name: fact.higher_is_better for name, fact in metric_facts(joint.metrics).items()}
+    directions = {name: facts[name].higher_is_better for name in joint.metrics}
     truth = rows.get("ground-truth")
     reason = ""
     if truth is None:
@@ -171,7 +177,7 @@ def add_joint(rows: dict[str, Measured], suite: Suite) -> dict[str, float]:
     return thresholds
 
 
-# ------------------------------------------------------------------------------------------------- may they share a table
+# ------------------------------------------------------------------------------------------ may they share a table
 
 
 def refusal_reason(rows: dict[str, Measured]) -> str:
@@ -213,7 +219,7 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
         if run.scored:
             measured[name] = read_measured(run, facts)
     refusal = refusal_reason(measured)
-    thresholds = add_joint(measured, suite)
+    thresholds = add_joint(measured, suite, facts)
     columns = [_column(facts[name], measured, declared) for name in suite.metrics]
     rows = [_row(suite, name, measured.get(name), columns, facts, declared, refusal) for name in _order(suite)]
     comparisons = [] if refusal else compare_rows(rows, columns, measured, declared, facts)
@@ -319,7 +325,7 @@ def cost_of(manifest: dict[str, Any]) -> Cost:
     return Cost(manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations)
 
 
-# ------------------------------------------------------------------------------------------------------------ comparisons
+# ---------------------------------------------------------------------------------------------------------- comparisons
 
 
 def compare_rows(

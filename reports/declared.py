@@ -104,7 +104,9 @@ def _table(name: str, value: Any, where: str) -> DeclaredTable:
         rows[row] = {metric: cells.get(metric) for metric in metrics}
         for metric, number in rows[row].items():
             if number is not None and not isinstance(number, int | float):
-                raise ConcordError(f"{where}, row '{row}', metric '{metric}': expected a number or null, got {number!r}")
+                raise ConcordError(
+                    f"{where}, row '{row}', metric '{metric}': expected a number or null, got {number!r}"
+                )
     return DeclaredTable(
         name, value["label"], value["title"], metrics, rows, titles,
         dict(value.get("n", {})), value.get("note", ""), tuple(value.get("unclear", ())),

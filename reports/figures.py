@@ -19,9 +19,9 @@ from data.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TILE = 160  # pixels of one enlarged picture
+DPI = 160  # figures are laid out in units of 1/100 inch and saved with 1.6 pixels a unit
+TILE = 160  # side of one picture in units: 256 pixels, four times a 64-pixel face
 GAP = 8
-DPI = 160
 INK, FAINT, PAPER = "#1c2128", "#69707a", "#ffffff"
 MAPS = "magma"  # perceptually even, dark to light, readable without colour
 LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00")
@@ -42,27 +42,20 @@ class Shown:
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def enlarge(image: np.ndarray, size: int = TILE, smooth: bool = True) -> np.ndarray:
-    """uint8 (H, W, 3) to about size x size: Lanczos for pictures, NEAREST by a whole factor first for label maps."""
+def enlarge(image: np.ndarray, units: float = TILE, smooth: bool = True) -> np.ndarray:
+    """uint8 (H, W, 3) at the pixels that `units` take in the saved figure: Lanczos for pictures, NEAREST for labels."""
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if not smooth and max(picture.size) < size:
-        factor = size // max(picture.size)
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        canvas = Image.new("RGB", (size, size), PAPER)
-        canvas.paste(
-            picture.resize((size, size), Image.Resampling.NEAREST) if picture.size != (size, size) else picture, (0, 0)
-        )
-        return np.asarray(canvas)
-    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST))
+    size = round(units * DPI / 100)
+    kind = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), kind))
 
 
-def mask_picture(mask: np.ndarray, size: int = TILE) -> np.ndarray:
-    """A class mask (H, W), coloured and enlarged without new colours; uint8 (size, size, 3)."""
+def mask_picture(mask: np.ndarray, units: float = TILE) -> np.ndarray:
+    """A class mask (H, W), coloured and enlarged without new colours; uint8 RGB."""
     from data.labels import colourise
 
-    return enlarge(colourise(mask), size, smooth=False)
+    return enlarge(colourise(mask), units, smooth=False)
 
 
 def _new_figure(width_px: float, height_px: float) -> Figure:
@@ -73,28 +66,22 @@ def _new_figure(width_px: float, height_px: float) -> Figure:
     return Figure(figsize=(width_px / 100, height_px / 100), dpi=100, facecolor=PAPER)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"})
-    return path
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"},
+                       pil_kwargs={"compress_level": 4})  # fmt: skip
 
 
-def _place(figure: Figure, picture: np.ndarray, left: float, top: float, size: float, edge: str | None = None) -> Any:
-    """A picture with its upper left corner at (left, top), in pixels of the layout."""
+def _place(figure: Figure, picture: np.ndarray, left: float, top: float, size: float, **style: Any) -> None:
+    """A picture with its upper left corner at (left, top); `style` goes to imshow (colour map and range of a map)."""
     width, height = figure.get_size_inches() * 100
     axes = figure.add_axes((left / width, 1 - (top + size) / height, size / width, size / height))
-    axes.imshow(picture, interpolation="lanczos", aspect="auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(edge is not None)
-        spine.set_edgecolor(edge or PAPER)
-        spine.set_linewidth(0.6)
-    return axes
+    axes.imshow(picture, aspect="auto", interpolation="nearest", **style)
+    axes.set_axis_off()
 
 
 def _write(figure: Figure, x: float, y: float, text: str, size: float = 9, **style: Any) -> None:
-    """Text whose position is in pixels from the upper left corner."""
+    """Text whose position is in units from the upper left corner."""
     width, height = figure.get_size_inches() * 100
     style = {"color": INK, "va": "top", "ha": "left", **style}
     # a caption is data: a '$' in it must not start mathematics
@@ -104,7 +91,7 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float = 9, **sty
 # -------------------------------------------------------------------------------------------------------- sample grid
 
 
-def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], title: str, path: Path) -> Path:
+def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], title: str, path: Path) -> None:
     """Rows = requests (caption, mask, ground truth), then one column a method: (row name, heading)."""
     with_text = any(s.text for s in shown)
     with_mask = any(s.mask is not None for s in shown)
@@ -136,14 +123,14 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
             lines = [*lines[:7], "…"] if len(lines) > 8 else lines
             _write(figure, margin, top + TILE / 2, "\n".join(lines), 8.5, va="center", linespacing=1.35)
     _mask_legend(figure, [s.mask for s in shown if s.mask is not None], margin, height - foot + 12, width - 2 * margin)
-    return _save(figure, path)
+    _save(figure, path)
 
 
-def _picture_of(request: Shown, name: str) -> np.ndarray | None:
+def _picture_of(request: Shown, name: str, units: float = TILE) -> np.ndarray | None:
     if name == "mask":
-        return None if request.mask is None else mask_picture(request.mask)
+        return None if request.mask is None else mask_picture(request.mask, units)
     picture = request.truth if name == "truth" else request.images.get(name)
-    return None if picture is None else enlarge(picture)
+    return None if picture is None else enlarge(picture, units)
 
 
 def _mask_legend(figure: Figure, masks: Sequence[np.ndarray], left: float, top: float, room: float) -> None:
@@ -178,7 +165,7 @@ def pick_steps(steps: np.ndarray, count: int) -> np.ndarray:
 
 def influence_figure(
     trace: dict[str, Any], shown: Sequence[Shown], row: str, title: str, path: Path, requests: int = 2, times: int = 9
-) -> Path:
+) -> None:
     """Where and when each branch leads: caption, mask and image left, its influence maps from noise to image right.
 
     trace: as benchmarks/store.py gives it; influence (R, S, M, h, w) in [0, 1], summing to 1 over the M branches.
@@ -191,35 +178,36 @@ def influence_figure(
     traced = [str(name) for name in trace["requests"]]
     chosen = [s for s in shown if s.id in traced][:requests]
     picked = pick_steps(steps, times)
-    size, gap, margin, head = 112, 5, 18, 66
-    block = max(2, len(names)) * (size + gap) + 34
+    size, gap, margin, head = 120, 5, 18, 76  # 192 pixels a map: twelve times a 16x16 latent
+    block = max(2, len(names)) * (size + gap) + 18
     left_width = 2 * (size + gap) + 62
     width = 2 * margin + left_width + len(picked) * (size + gap) + 66
-    height = head + len(chosen) * block + 26
+    height = head + len(chosen) * block + 4
     figure = _new_figure(width, height)
     _write(figure, margin, 14, title, 13, weight="bold")
     first = margin + left_width
-    _write(figure, first, 42, "t =", 9, color=FAINT, ha="right")
+    _write(figure, first - 12, head - 8, "t =", 9, color=FAINT, ha="right", va="bottom")
     for column, index in enumerate(picked):
         x = first + column * (size + gap) + size / 2
-        _write(figure, x, 42, f"{int(steps[index])}", 9, ha="center", color=FAINT)
+        _write(figure, x, head - 8, f"{int(steps[index])}", 9, ha="center", va="bottom", color=FAINT)
     for position, request in enumerate(chosen):
         top = head + position * block
         maps = influence[traced.index(request.id)]
-        for column, (label, picture) in enumerate((("mask", _picture_of(request, "mask")), ("image", _picture_of(request, row)))):
+        pictures = {"mask": _picture_of(request, "mask", size), "image": _picture_of(request, row, size)}
+        for column, (label, picture) in enumerate(pictures.items()):
             if picture is not None:
                 x = margin + column * (size + gap)
                 _place(figure, picture, x, top, size)
                 _write(figure, x + size / 2, top + size + 4, label, 8, ha="center", color=FAINT)
-        _write(figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 40)[:6]), 8, linespacing=1.35)
+        _write(
+            figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 33)[:6]), 8, linespacing=1.35
+        )
         for branch, name in enumerate(names):
             y = top + branch * (size + gap)
             _write(figure, first - 12, y + size / 2, f"{name}\nbranch", 9, ha="right", va="center", linespacing=1.3)
             for column, index in enumerate(picked):
-                axes = _place(figure, np.zeros((1, 1, 3), np.uint8), first + column * (size + gap), y, size)
-                axes.clear()
-                axes.imshow(maps[index, branch], vmin=0, vmax=1, cmap=MAPS, interpolation="nearest", aspect="auto")
-                axes.set_axis_off()
+                left = first + column * (size + gap)
+                _place(figure, maps[index, branch], left, y, size, vmin=0, vmax=1, cmap=MAPS)
     bar_height = max(2, len(names)) * (size + gap) - gap
     bar = figure.add_axes((
         (first + len(picked) * (size + gap) + 10) / width, 1 - (head + bar_height) / height, 12 / width, bar_height / height,
@@ -228,10 +216,10 @@ def influence_figure(
     colours.ax.tick_params(labelsize=8, colors=FAINT, length=2)
     colours.outline.set_visible(False)
     colours.set_label("influence", fontsize=8, color=FAINT)
-    return _save(figure, path)
+    _save(figure, path)
 
 
-def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -> Path:
+def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     """Mean influence of each branch over t, for one or more rows; bands show the spread between requests (10-90 %)."""
     figure = _new_figure(330 * len(traces) + 90, 320)
     axes = np.atleast_1d(figure.subplots(1, len(traces), sharey=True, squeeze=True))
@@ -255,5 +243,5 @@ def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -
     axes[0].set_ylabel("mean influence", fontsize=8.5, color=FAINT)
     axes[0].legend(fontsize=8, frameon=False, loc="best")
     figure.suptitle(title.replace("$", r"\$"), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
-    return _save(figure, path)
+    figure.tight_layout(rect=(0, 0, 1, 1.02))
+    _save(figure, path)

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 EMBEDDED = (
     "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) make the images and score them. "
-    "Its numbers are never comparable with the paper's in absolute terms; what can be compared is the order of the rows "
-    "and whether a difference is there."
+    "Its numbers are never comparable with the paper's in absolute terms; what can be compared is the order of the "
+    "rows, and whether a difference is there."
 )
 INTERVALS = (
     "95 % intervals over the requests: Student's t for means of per-image values, Wilson for rates, delete-a-group "
-    "jackknife for FID and KID (their interval does not cover the choice of the reference images, which all rows share; "
-    "FID is biased upwards by about 1/n, so it compares only at equal n)."
+    "jackknife for FID and KID (their interval does not cover the choice of the reference images, which all rows "
+    "share; FID is biased upwards by about 1/n, so it compares only at equal n)."
 )
 TESTS = (
-    "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, jackknife "
-    "t for FID and KID; two-sided, Holm-corrected over all pairs and columns of the table."
+    "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, "
+    "jackknife t for FID and KID; two-sided, Holm-corrected over all pairs and columns of the table."
 )
 
 
@@ -66,7 +66,9 @@ def notes_for(
     notes: dict[str, list[str]] = {}
     size = [f"n = {n} requests in every row."] if n is not None else ["No row has been run yet."]
     size += [
-        f"{facts[name].label}: {n} generated against {count} reference images." for name, count in n_reference.items() if count
+        f"{facts[name].label}: {n} generated against {count} reference images."
+        for name, count in n_reference.items()
+        if count
     ]
     if profile == "embedded":
         size.append(EMBEDDED)
@@ -137,7 +139,7 @@ def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
         for name, run in methods.items():
             value = _provenance(run).get(key)
             if value is not None:
-                by_value.setdefault(str(value), []).append(name)
+                by_value.setdefault(_short(str(value)), []).append(name)
         if len(by_value) == 1:
             facts[label] = next(iter(by_value))
         elif by_value:
@@ -152,12 +154,16 @@ def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
     for run in methods.values():
         weights.update(run.manifest.get("weights") or {})
     if weights:
-        facts["Generator weights (SHA-256)"] = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(weights.items()))
+        facts["Generator weights (SHA-256)"] = ", ".join(
+            f"{name} {digest[:12]}" for name, digest in sorted(weights.items())
+        )
     judges: dict[str, str] = {}
     for run in runs.values():
         judges.update(run.score_info.get("networks") or {})
     if judges:
-        facts["Scoring weights (SHA-256)"] = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(judges.items()))
+        facts["Scoring weights (SHA-256)"] = ", ".join(
+            f"{name} {digest[:12]}" for name, digest in sorted(judges.items())
+        )
     for run in list(runs.values())[:1]:
         data = run.manifest.get("data") or {}
         if data:
@@ -171,11 +177,16 @@ def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> li
     for run in runs.values():
         cards.update(run.score_info.get("cards") or {})
     judges = []
-    for name, card in sorted(cards.items()):
-        used = [fact.label for fact in facts.values() if any(network in name for network in fact.networks)]
-        judges.append({"name": name, "held_out": card.get("held_out"), "columns": used})
+    for kind, card in sorted(cards.items()):
+        used = [fact.label for fact in facts.values() if kind in fact.networks]
+        name = str(card.get("name", kind))
+        shown = name if kind in name else f"{kind} ({name})"
+        judges.append({"name": shown, "held_out": card.get("held_out"), "columns": used})
     return judges
 
 
 def _short(value: str) -> str:
-    return value[:12] if len(value) >= 40 else value
+    """A commit by its first 12 digits, '+dirty' kept; anything else as it is."""
+    commit, sign, dirty = value.partition("+")
+    is_commit = len(commit) == 40 and set(commit) <= set("0123456789abcdef")
+    return commit[:12] + sign + dirty if is_commit else value

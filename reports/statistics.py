@@ -1,10 +1,10 @@
 """What a difference between two methods is worth: intervals, paired tests, and the correction for making many of them.
 
 Every test here is paired: two methods answered the same requests with the same seeds, so request by request their
-difference is free of how hard the request was. What is measured per image gets a sign-flip test, a rate gets McNemar's
-test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over images, gets a
-t test on the differences of delete-a-group jackknife replicates. A naive bootstrap of FID is never used: resampling with
-replacement raises FID itself, so that its interval can exclude the value it is meant to surround.
+difference is free of how hard the request was. What is measured per image gets a sign-flip test, a rate gets
+McNemar's test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over
+images, gets a t test on the differences of delete-a-group jackknife replicates. A naive bootstrap of FID is never
+used: resampling with replacement raises FID itself, so that its interval can exclude the value it should surround.
 
 Images of one item under several seeds are not independent: `clusters` names each image's item, and every
 function that takes it treats an item as the unit of sampling.
@@ -203,7 +203,7 @@ def _random_flips(sums: Floats, flips: int, seed: int) -> Floats:
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
-    """Exact two-sided McNemar test on paired successes (n,): are the requests on which only one succeeds split evenly?"""
+    """Exact two-sided McNemar test on paired successes (n,): is each as often the only one of the two to succeed?"""
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
     if only_a + only_b == 0:

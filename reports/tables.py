@@ -21,8 +21,8 @@ TINY = 30  # below that, n is said loudly
 MARKS = {BEST: "★", TIED: "≈"}
 MARK_CAPTION = (
     f"{MARKS[BEST]} bold: beats every other method of the column (paired test over the same requests, two-sided, "
-    f"Holm-corrected over all pairs and columns of this table, p < 0.05). {MARKS[TIED]}: the column's first, and those that "
-    "the test cannot tell from it. Reference rows do not compete."
+    f"Holm-corrected over all pairs and columns of this table, p < 0.05). {MARKS[TIED]}: the column's first, and those "
+    "that the test cannot tell from it. Reference rows do not compete."
 )
 
 
@@ -155,7 +155,9 @@ class Table:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise ConcordError(f"table '{self.name}' has no column '{name}': expected one of {[c.name for c in self.columns]}")
+        raise ConcordError(
+            f"table '{self.name}' has no column '{name}': expected one of {[c.name for c in self.columns]}"
+        )
 
     def row(self, name: str) -> Row:
         for row in self.rows:
@@ -273,7 +275,10 @@ def to_markdown(table: Table) -> str:
     lines = [f"# {_escape(table.title)}", ""]
     if table.paper_title:
         lines += [f"Answers {_escape(table.paper_title)}.", ""]
-    lines += [f"**Profile `{table.profile}`, n = {table.n if table.n is not None else 'none yet'} requests a row.**", ""]
+    lines += [
+        f"**Profile `{table.profile}`, n = {table.n if table.n is not None else 'none yet'} requests a row.**",
+        "",
+    ]
     for text in ([f"REFUSED: {table.refusal}"] if table.refusal else []) + table.warnings:
         lines += [f"> **{_escape(text)}**", ""]
     heads = ["Method", *(f"{c.label} {c.arrow}" for c in table.columns), *COST_HEADS]
@@ -290,7 +295,9 @@ def to_markdown(table: Table) -> str:
         lines += [f"- {_escape(judge_sentence(judge))}" for judge in table.judges] + [""]
     if table.comparisons:
         lines += ["**What the tests say**", ""]
-        lines += [f"- {_escape(comparison_sentence(table, c))}{_verdict_suffix(table, c)}" for c in table.comparisons] + [""]
+        lines += [
+            f"- {_escape(comparison_sentence(table, c))}{_verdict_suffix(table, c)}" for c in table.comparisons
+        ] + [""]
     if table.provenance:
         lines += ["**Provenance**", "", *(f"- {_escape(k)}: {_escape(v)}" for k, v in table.provenance.items()), ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -1,1 +1,52 @@
-"""SynthFaces."""
+"""SynthFaces, the embedded world of drawn 64 x 64 portraits. Light to import: names are loaded when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.synthetic.captions import LEVELS, Captions, all_words, tokenize
+    from data.synthetic.person import ATTRIBUTES
+    from data.synthetic.tree import write_tree
+    from data.synthetic.world import SPLITS, WORLD_SEED, Face, FaceArrays, face, render_many
+
+__all__ = [
+    "ATTRIBUTES",
+    "LEVELS",
+    "SPLITS",
+    "WORLD_SEED",
+    "Captions",
+    "Face",
+    "FaceArrays",
+    "all_words",
+    "face",
+    "render_many",
+    "tokenize",
+    "write_tree",
+]
+
+_HOME = {
+    "ATTRIBUTES": "person",
+    "LEVELS": "captions",
+    "Captions": "captions",
+    "all_words": "captions",
+    "tokenize": "captions",
+    "write_tree": "tree",
+    "SPLITS": "world",
+    "WORLD_SEED": "world",
+    "Face": "world",
+    "FaceArrays": "world",
+    "face": "world",
+    "render_many": "world",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    # cached, so that the lookup happens once; submodules of the same name never hide it
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,12 +1,13 @@
 """Where everything is: the shapes of one face, in face units, its pose, and the 68 landmarks.
 
-Face units are pixels of the 64 x 64 picture around the middle of the face (x right, y down) before the pose is applied.
-'Right' and 'left' here are those of the picture; the mask classes follow CelebAMask-HQ, where ``l_eye`` is the eye on the
-picture's right side (the person's own left).
+Face units are pixels of the 64 x 64 picture around the middle of the face (x right, y down) before the pose is
+applied. 'Right' and 'left' here are those of the picture; the mask classes follow CelebAMask-HQ, where ``l_eye`` is the
+eye on the picture's right side (the person's own left).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,18 @@ class Pose:
 
     def __call__(self, points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
         p = np.asarray(points, np.float64)
-        bulge = np.clip(1 - (p[:, 0] / (self.width + 3)) ** 2, 0, None) * np.clip(1.15 - (p[:, 1] / 40) ** 2, 0, 1)
-        x, y = p[:, 0] + self.yaw * bulge, p[:, 1]
-        c, s = np.cos(self.tilt) * self.scale, np.sin(self.tilt) * self.scale
+        x, y = p[:, 0], p[:, 1]
+        if self.yaw != 0.0:
+            across, down = x / (self.width + 3), y / 40
+            bulge = np.maximum(1 - across * across, 0) * np.maximum(np.minimum(1.15 - down * down, 1), 0)
+            x = x + self.yaw * bulge
+        c, s = math.cos(self.tilt) * self.scale, math.sin(self.tilt) * self.scale
         # the head turns about its chin, so that it stays on its neck
-        return np.stack([c * x - s * (y - 14), s * x + c * (y - 14) + 14 * self.scale], axis=1) + self.origin
+        y = y - 14
+        out = np.empty_like(p)
+        out[:, 0] = c * x - s * y + self.origin[0]
+        out[:, 1] = s * x + c * y + 14 * self.scale + self.origin[1]
+        return out
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,9 @@ def shape_of(person: Person, attributes: dict[str, int]) -> Shape:
         brow_arch=1.0 + 0.6 * person["brow_arch"] + 0.3 * (not male),
         nose_width=(3.7 + 0.7 * person["nose_width"] + 0.35 * male) * (0.82 if child else 1.08 if old else 1.0),
         nose_tip=nose_tip,
-        mouth_x=(6.3 + 0.7 * person["mouth_width"]) * (1.0, 1.04, 1.16, 1.18, 1.24, 1.3)[smile] * (0.88 if child else 1.0),
+        mouth_x=(6.3 + 0.7 * person["mouth_width"])
+        * (1.0, 1.04, 1.16, 1.18, 1.24, 1.3)[smile]
+        * (0.88 if child else 1.0),
         mouth_y=12.1 + 0.25 * person["nose_length"] - (0.5 if child else 0.0) - 0.25 * smile,
         mouth_curve=curve * (0.9 if child else 1.0),
         mouth_open=(0.0, 0.0, 0.0, 2.1, 3.6, 5.2)[smile] * (0.85 if child else 1.0),
@@ -141,7 +151,7 @@ def body_pose(scene: Scene, shape: Shape) -> Pose:
 
 
 def eye_ring(s: Shape, side: int) -> np.ndarray:
-    """The lids of one eye, (n, 2), from the corner at the picture's left, over the upper lid, back below. side: -1 left, 1 right."""
+    """The lids of one eye (20, 2): from its left corner over the upper lid and back below. side: -1 left, 1 right."""
     t = np.linspace(-1, 1, 11)
     upper = -s.eye_ry * (1 - np.abs(t) ** 2.2) ** 0.9
     lower = s.eye_ry * 0.86 * (1 - s.eye_lift) * (1 - np.abs(t) ** 2.0)
@@ -164,8 +174,11 @@ def brow_patch(s: Shape, side: int) -> np.ndarray:
     """The outline of a brow: thick by the nose, thin at the temple."""
     middle = brow_curve(s, 1)
     thick = np.array([0.85, 1.1, 1.1, 0.9, 0.35]) * s.brow_thick
-    patch = smooth(np.concatenate([middle - np.stack([0 * thick, thick], 1), (middle + np.stack([0 * thick, thick], 1))[::-1]]),
-                   closed=True, steps=4)  # fmt: skip
+    patch = smooth(
+        np.concatenate([middle - np.stack([0 * thick, thick], 1), (middle + np.stack([0 * thick, thick], 1))[::-1]]),
+        closed=True,
+        steps=4,
+    )
     return patch * (side, 1)
 
 
@@ -183,20 +196,35 @@ def mouth_edges(s: Shape) -> dict[str, np.ndarray]:
     top = upper - s.lip_upper * (body**0.65 - bow) - 0.12
     lower = line + s.mouth_open * body**0.8
     bottom = lower + s.lip_lower * body**0.62 + 0.12
-    return {name: np.stack([x, y], 1) for name, y in (("top", top), ("upper", upper), ("lower", lower), ("bottom", bottom))}
+    return {
+        name: np.stack([x, y], 1) for name, y in (("top", top), ("upper", upper), ("lower", lower), ("bottom", bottom))
+    }
 
 
 def nose_patch(s: Shape) -> np.ndarray:
     """The outline of the nose, from its bridge between the eyes to the wings."""
     w, top, tip = s.nose_width, s.eye_y + 0.8, s.nose_tip
-    return smooth(mirror([(1.4, top), (1.7, top + 2.5), (w * 0.66, tip - 3.2), (w, tip - 1.4), (w * 0.72, tip + 0.2), (w * 0.25, tip + 0.9)]),
-                  closed=True, steps=4)  # fmt: skip
+    return smooth(
+        mirror(
+            [
+                (1.4, top),
+                (1.7, top + 2.5),
+                (w * 0.66, tip - 3.2),
+                (w, tip - 1.4),
+                (w * 0.72, tip + 0.2),
+                (w * 0.25, tip + 0.9),
+            ]
+        ),
+        closed=True,
+        steps=4,
+    )
 
 
 def landmarks_of(s: Shape, pose: Pose) -> np.ndarray:
     """The 68 landmarks in iBUG order, float32 (68, 2), in pixels of the picture (pixel centres at .5).
 
-    0-16 jaw, 17-21 and 22-26 brows, 27-35 nose, 36-41 and 42-47 eyes, 48-59 outer lips, 60-67 inner lips; sides are the picture's.
+    0-16 jaw, 17-21 and 22-26 brows, 27-35 nose, 36-41 and 42-47 eyes, 48-59 outer lips, 60-67 inner lips; sides are
+    the picture's.
     """
     w, top, tip = s.nose_width, s.eye_y + 0.8, s.nose_tip
     bridge = np.stack([np.zeros(4), np.linspace(top, tip - 1.6, 4)], 1)

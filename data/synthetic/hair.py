@@ -1,14 +1,15 @@
-"""Hair, beards and hats: outlines, strands, highlights and the greying of age."""
+"""Hair: outlines, strands, highlights and the greying of age."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from data.synthetic.draw import Canvas, hsv, mirror, mix, oval, ramp, rgb, smooth
+from data.synthetic.draw import Canvas, mirror, mix, oval, ramp, rgb, smooth
 from data.synthetic.geometry import Pose, Shape
 from data.synthetic.person import Person, Scene
 
-HAIR, HAT = 13, 14
+HAIR = 13
 HAIR_RAMP = np.array(
     [(32, 27, 30), (62, 40, 30), (98, 62, 38), (134, 84, 46), (158, 74, 38), (190, 136, 70), (226, 190, 120)], float
 )
@@ -16,17 +17,25 @@ HAIR_NAMES = ("black", "dark brown", "brown", "light brown", "red", "dark blond"
 
 #: Per style: how far the hair stands off the head (x, top), where its outside ends (y), and its flare there.
 _STYLES = {
-    "long": (2.6, 2.6, 40.0, 2.2), "wavy": (3.6, 3.0, 40.0, 3.2), "bob": (3.4, 2.8, 15.0, 2.6),
-    "pixie": (1.8, 2.6, 1.5, -0.3), "bun": (1.4, 2.0, -0.5, -0.6), "curly": (5.0, 3.4, 13.0, 2.6),
-    "short": (1.5, 2.4, -2.0, -0.2), "parted": (1.8, 3.2, -1.0, -0.2), "buzz": (0.7, 0.9, -4.5, 0.0),
-    "curls": (2.4, 3.4, -1.5, 0.2), "shoulder": (2.8, 2.4, 23.0, 2.2), "bald": (0.0, 0.0, 0.0, 0.0),
-}  # fmt: skip
+    "long": (2.6, 2.6, 40.0, 2.2),
+    "wavy": (3.6, 3.0, 40.0, 3.2),
+    "bob": (3.4, 2.8, 15.0, 2.6),
+    "pixie": (1.8, 2.6, 1.5, -0.3),
+    "bun": (1.4, 2.0, -0.5, -0.6),
+    "curly": (5.0, 3.4, 13.0, 2.6),
+    "short": (1.5, 2.4, -2.0, -0.2),
+    "parted": (1.8, 3.2, -1.0, -0.2),
+    "buzz": (0.7, 0.9, -4.5, 0.0),
+    "curls": (2.4, 3.4, -1.5, 0.2),
+    "shoulder": (2.8, 2.4, 23.0, 2.2),
+    "bald": (0.0, 0.0, 0.0, 0.0),
+}
 COVERS_EARS = ("long", "wavy", "bob", "curly", "shoulder")
 
 
 def hair_colour_index(person: Person) -> int:
     """Index into HAIR_NAMES of the person's own (not yet grey) hair colour."""
-    return int(round((person["hair_colour"] + 1) / 2 * (len(HAIR_RAMP) - 1)))
+    return round((person["hair_colour"] + 1) / 2 * (len(HAIR_RAMP) - 1))
 
 
 def hair_colours(person: Person, age: int) -> dict[str, np.ndarray]:
@@ -39,7 +48,11 @@ def hair_colours(person: Person, age: int) -> dict[str, np.ndarray]:
         brow = np.array([214.0, 214, 218])
     elif age == 4:
         base = mix(own, (142, 142, 146), 0.66)
-        light, dark, brow = np.array([206.0, 206, 210]), mix(own, (70, 70, 76), 0.4), mix(own * 0.8, (110, 110, 114), 0.6)
+        light, dark, brow = (
+            np.array([206.0, 206, 210]),
+            mix(own, (70, 70, 76), 0.4),
+            mix(own * 0.8, (110, 110, 114), 0.6),
+        )
     else:
         base, light, dark = own, mix(own, (255, 232, 200), 0.28) + 6, own * 0.62
         brow = own * 0.72
@@ -70,7 +83,14 @@ def paint_back_hair(canvas: Canvas, s: Shape, pose: Pose, person: Person, colour
 
 
 def paint_front_hair(
-    canvas: Canvas, s: Shape, pose: Pose, person: Person, scene: Scene, colours: dict[str, np.ndarray], age: int, bangs: int
+    canvas: Canvas,
+    s: Shape,
+    pose: Pose,
+    person: Person,
+    scene: Scene,
+    colours: dict[str, np.ndarray],
+    age: int,
+    bangs: int,
 ) -> None:
     """The hair on top and at the sides, the bangs, strands and highlights."""
     style = person.hair_style
@@ -79,7 +99,7 @@ def paint_front_hair(
             _tufts(canvas, s, pose, colours, age)
         return
     rng = np.random.Generator(np.random.Philox(scene.texture_seed))
-    side, top, end, flare = _STYLES[style]
+    end = _STYLES[style][2]
     w, line = s.width, s.hairline
     base, outline = rgb(colours["base"]), rgb(colours["dark"] * 0.7)
     part = 0.0
@@ -123,31 +143,59 @@ def paint_front_hair(
         # grey temples: the mark of one's forties
         for sign in (-1, 1):
             for x0, x1, tone in ((0.84, 1.0, (206, 206, 212)), (1.03, 1.25, (176, 176, 182))):
-                patch = smooth([(w * x0, -15.5), (w * x1, -16.5), (w * (x1 + 0.06), -6.0), (w * (x1 + 0.03), 5.0), (w * x0, 3.0), (w * x0, -6.0)], closed=True)
+                patch = smooth(
+                    [
+                        (w * x0, -15.5),
+                        (w * x1, -16.5),
+                        (w * (x1 + 0.06), -6.0),
+                        (w * (x1 + 0.03), 5.0),
+                        (w * x0, 3.0),
+                        (w * x0, -6.0),
+                    ],
+                    closed=True,
+                )
                 canvas.soft(pose(patch * (sign, 1)), tone, 0.88, 0.5, (HAIR,))
     for piece in fringe:
         low = piece[:13] if bangs >= 3 else piece[1:16] if bangs == 1 else piece[1:]
         canvas.line(pose(low), outline, 0.5 if bangs != 2 else 0.35, HAIR)
-    shine = smooth([(-w * 0.62, -19.5), (0, -22.8), (w * 0.62, -19.5), (w * 0.5, -17.6), (0, -20.2), (-w * 0.5, -17.6)], closed=True)
+    shine = smooth(
+        [(-w * 0.62, -19.5), (0, -22.8), (w * 0.62, -19.5), (w * 0.5, -17.6), (0, -20.2), (-w * 0.5, -17.6)],
+        closed=True,
+    )
     offset = np.array([scene.light[0] * 4.5, 0.0])
     canvas.soft(pose(shine + offset), rgb(colours["light"] + 22), 0.5, 0.9, (HAIR,))
 
 
 def _bangs(s: Shape, level: int, part: float) -> list[np.ndarray]:
-    """Polygons of the bangs: 1 one swept lock, 2 thin separate strands, 3-5 a fringe to mid-forehead, to the brows, over them."""
+    """Polygons of the bangs: 1 a swept lock, 2 thin strands, 3-5 a fringe to mid-forehead, to the brows, over them."""
     w, line = s.width, s.hairline
     brow_top = s.brow_y - s.brow_arch - s.brow_thick
     if level == 0:
         return []
     if level == 1:
         sign = -1 if part >= 0 else 1
-        swoop = [(-4.5, line - 1.4), (2.5, line + 2.2), (9.0, line + 5.8), (w * 0.93, -6.0), (w * 1.0, -11.0), (w * 0.6, -20.0)]
+        swoop = [
+            (-4.5, line - 1.4),
+            (2.5, line + 2.2),
+            (9.0, line + 5.8),
+            (w * 0.93, -6.0),
+            (w * 1.0, -11.0),
+            (w * 0.6, -20.0),
+        ]
         return [smooth(np.array(swoop) * (sign, 1), closed=True)]
     if level == 2:
         tips = np.array([-10.5, -5.4, 0.3, 5.8, 10.6])
         drops = np.array([-9.8, -9.2, -9.6, -9.0, -9.9])
         return [
-            np.array([(x * 0.95 - 1.9, line - 1.6), (x * 0.95 - 1.7, line + 0.4), (x + 0.2, d), (x * 0.95 + 1.7, line + 0.4), (x * 0.95 + 1.9, line - 1.6)])
+            np.array(
+                [
+                    (x * 0.95 - 1.9, line - 1.6),
+                    (x * 0.95 - 1.7, line + 0.4),
+                    (x + 0.2, d),
+                    (x * 0.95 + 1.7, line + 0.4),
+                    (x * 0.95 + 1.9, line - 1.6),
+                ]
+            )
             for x, d in zip(tips, drops)
         ]
     low = {3: line + 0.55 * (brow_top - line), 4: brow_top + 0.2, 5: s.brow_y + s.brow_thick + 0.9}[level]
@@ -160,9 +208,16 @@ def _bangs(s: Shape, level: int, part: float) -> list[np.ndarray]:
 
 
 def _strands(
-    canvas: Canvas, s: Shape, pose: Pose, colours: dict[str, np.ndarray], rng: np.random.Generator, style: str, end: float,
-    part: float, age: int,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    s: Shape,
+    pose: Pose,
+    colours: dict[str, np.ndarray],
+    rng: np.random.Generator,
+    style: str,
+    end: float,
+    part: float,
+    age: int,
+) -> None:
     """Light and dark strands from the parting outwards, kept inside the hair."""
     w = s.width
     sheet = canvas.image.copy()
@@ -175,7 +230,12 @@ def _strands(
         canvas.dots(pose(np.stack([x, y], 1)), dark, 0.35)
     elif style in ("curly", "curls"):
         for k in range(26 if style == "curly" else 16):
-            a = np.pi * (k + 0.5 + 0.4 * jitter[k, 0]) / (26 if style == "curly" else 16) * (1.24 if style == "curly" else 1.0)
+            a = (
+                np.pi
+                * (k + 0.5 + 0.4 * jitter[k, 0])
+                / (26 if style == "curly" else 16)
+                * (1.24 if style == "curly" else 1.0)
+            )
             a -= 0.38 if style == "curly" else 0.0
             r = 1.03 + 0.13 * jitter[k, 1]
             lock = oval(np.cos(a) * (w + 0.5) * r, -3 - np.sin(a) * 19.5 * r, 1.7, 1.7, 12)
@@ -186,7 +246,11 @@ def _strands(
             foot_y = end + 1 if abs(u) > 0.8 and end > 3 else -9.0 + 5.0 * abs(u)
             x = u * (w + 1.6)
             drift = part * (1 - abs(u)) * 0.9
-            points = [(drift + 3 * u, -26.5), (drift * 0.6 + x * 0.72, -21.0 + 2.2 * u * u), (x * 0.97, -13.0 + 5 * u * u)]
+            points = [
+                (drift + 3 * u, -26.5),
+                (drift * 0.6 + x * 0.72, -21.0 + 2.2 * u * u),
+                (x * 0.97, -13.0 + 5 * u * u),
+            ]
             if foot_y > 3:
                 points += [(x * 1.06 + wave, 2.0), (x * 1.1 - wave, 12.0), (x * 1.12 + wave, 24.0), (x * 1.12, 34.0)]
             else:
@@ -194,125 +258,7 @@ def _strands(
             heavy = 0.75 if age == 4 and k % 2 == 0 else 0.5
             canvas.line(pose(smooth(points, steps=4)), light if k % 2 == 0 else dark, heavy)
     canvas.image = saved
-    np.copyto(canvas.image, sheet, where=(canvas.label == HAIR)[..., None])
-
-
-def paint_hat(canvas: Canvas, s: Shape, pose: Pose, scene: Scene) -> None:
-    """A knitted beanie, a peaked cap or a brimmed hat; it hides the hair above its rim."""
-    if scene.hat is None:
-        return
-    base = hsv(*scene.hat_hsv)
-    dark, light = rgb(base * 0.62), rgb(mix(base, (255, 255, 255), 0.22))
-    w = s.width + 2.6
-    rim = s.hairline + 2.6
-    if scene.hat == "beanie":
-        dome = smooth(mirror([(4.0, -31.0), (w * 0.7, -27.0), (w * 0.98, -19.5), (w, rim + 0.6), (w * 0.4, rim - 0.6)]), closed=True)
-        band = smooth(mirror([(4.0, rim - 5.6), (w * 0.9, rim - 4.4), (w + 0.6, rim - 1.2), (w + 0.3, rim + 1.2), (w * 0.4, rim)]), closed=True)
-        canvas.fill(pose(dome), rgb(base), HAT)
-        for x in np.linspace(-0.8, 0.8, 7):
-            canvas.line(pose([(x * w * 0.5, -30.0), (x * w * 0.95, rim - 5)]), dark, 0.4)
-        canvas.fill(pose(band), light, HAT)
-        for x in np.linspace(-0.9, 0.9, 12):
-            canvas.line(pose([(x * w, rim - 4.6 + 0.8 * x * x), (x * w, rim + 0.4)]), dark, 0.35)
-        canvas.line(pose(band), dark, 0.5, HAT, closed=True)
-        canvas.line(pose(dome), dark, 0.5, HAT, closed=True)
-    else:
-        high = -30.0 if scene.hat == "cap" else -29.0
-        dome = smooth(mirror([(6.0, high), (w * 0.74, high + 4.0), (w * 0.96, -17.5), (w * 0.97, rim - 0.5), (w * 0.4, rim - 1.0)]), closed=True)
-        canvas.fill(pose(dome), rgb(base), HAT)
-        canvas.line(pose(dome), dark, 0.5, HAT, closed=True)
-        if scene.hat == "cap":
-            canvas.line(pose([(0, high), (0, rim - 3)]), dark, 0.4)
-            canvas.soft(pose(oval(-w * 0.4, -22, 4, 5)), light, 0.6, 1.0, (HAT,))
-            visor = smooth(mirror([(w * 0.5, rim - 3.4), (w * 0.96, rim - 1.4), (w * 0.8, rim + 1.6), (w * 0.3, rim + 2.2)]), closed=True)
-        else:
-            ribbon = np.array([(-w * 0.97, rim - 4.6), (0, rim - 5.6), (w * 0.97, rim - 4.6), (w * 0.98, rim - 1), (0, rim - 1.6), (-w * 0.98, rim - 1)])
-            canvas.fill(pose(ribbon), dark, HAT)
-            visor = smooth(mirror([(w * 0.5, rim - 2.6), (w * 1.32, rim - 0.8), (w * 1.3, rim + 1.4), (w * 0.4, rim + 1.4)]), closed=True)
-        canvas.fill(pose(visor), rgb(mix(base, (0, 0, 0), 0.14)), HAT)
-        canvas.line(pose(visor), dark, 0.55, HAT, closed=True)
-
-
-def paint_beard(
-    canvas: Canvas, s: Shape, pose: Pose, scene: Scene, colours: dict[str, np.ndarray], skin: np.ndarray, level: int, age: int
-) -> None:
-    """The five beards. They change the picture only: every pixel keeps the label of the skin, neck or cloth beneath.
-
-    1 stubble: an even dark (on dark skin: darker; in old age pale) shade with dots. 2 short: a thin solid band along the jaw.
-    3 medium: the whole jaw and a moustache. 4 bushy: also far beyond the jaw, ragged. 5 long: hangs over the neck to the cloth.
-    """
-    if level == 0:
-        return
-    rng = np.random.Generator(np.random.Philox(scene.texture_seed + 1))
-    base, dark, light = colours["base"], rgb(mix(colours["base"], colours["dark"], 0.8)), rgb(colours["light"])
-    if age == 4:
-        base = np.full(3, 112.0 if skin.sum() > 480 else 184.0)
-        dark, light = rgb(base * 0.5), rgb(mix(base, (255, 255, 255), 0.6))
-    elif np.abs(base - skin).sum() < 165 and base.sum() < 640:  # hair of the skin's own colour would be invisible
-        if skin.sum() > 250:
-            base = base * (0.62 if base.sum() > 400 else 0.36)
-        else:
-            base = base + 74
-        dark, light = rgb(base * 0.55), rgb(mix(base, (255, 232, 200), 0.3))
-    w, chin = s.width, s.chin
-    jaw = s.jaw[s.jaw[:, 1] > -1.5]
-    cheek = [(w * 0.86, -1.5), (w * 0.80, 4.5), (s.mouth_x + 3.2, 8.4), (s.nose_width + 0.8, s.nose_tip + 1.2), (0.0, s.nose_tip + 1.7)]
-    over = np.concatenate([smooth(cheek), (smooth(cheek) * (-1, 1))[::-1]])
-    full = np.concatenate([jaw, over])
-    if level == 1:
-        shade = np.array([70.0, 74, 84]) if skin.sum() > 300 else np.array([18.0, 16, 20])
-        if colours["base"].sum() > 640:
-            shade = np.array([128.0, 132, 142]) if skin.sum() > 420 else np.array([190.0, 190, 196])
-        canvas.soft(pose(full), rgb(shade), 0.46, 0.6, (1,))
-        xs, ys = rng.uniform(-w, w, 150), rng.uniform(0, chin, 150)
-        keep = pose(np.stack([xs, ys], 1))
-        inside = _inside(canvas, full, pose)
-        at = np.clip((keep * 4).astype(int), 0, 255)
-        canvas.dots(keep[inside[at[:, 1], at[:, 0]] > 0], rgb(shade * 0.55), 0.3)
-        return
-    if level == 2:
-        inner = [(w * 0.865, -1.5), (w * 0.82, 5.0), (w * 0.66, chin * 0.62), (w * 0.36, chin * 0.82), (0.0, chin * 0.845)]
-        band = np.concatenate([s.jaw[s.jaw[:, 1] > -1.5] * (1.0, 1.0), smooth(inner), (smooth(inner) * (-1, 1))[::-1]])
-        canvas.fill(pose(band), rgb(base))
-        canvas.line(pose(np.concatenate([smooth(inner), (smooth(inner) * (-1, 1))[::-1]])), dark, 0.4)
-        canvas.line(pose(jaw), dark, 0.5)
-        _grey_sides(canvas, s, pose, age)
-        return
-    patch = full
-    if level == 4:
-        grow = jaw * (1.0, 1.0)
-        out = np.array([0.0, chin * 0.55])
-        away = grow - out
-        away /= np.hypot(*away.T)[:, None]
-        rise = np.clip((grow[:, 1] + 2.0) / 8.0, 0, 1)[:, None]
-        edge = smooth(grow + away * 4.6 * rise + (0.0, 1.0) * rise, steps=5)
-        ragged = np.where(np.arange(len(edge)) % 4 < 2, 0.0, 1.3)[:, None]
-        centre = edge - out
-        patch = np.concatenate([edge + centre / np.hypot(*centre.T)[:, None] * ragged, over])
-    elif level == 5:
-        hang = smooth([(w * 0.80, chin * 0.62), (w * 0.66, chin + 2.5), (w * 0.5, chin + 8.0), (w * 0.26, chin + 13.5), (0.0, chin + 15.0)])
-        left = s.jaw[(s.jaw[:, 1] > -1.5) & (s.jaw[:, 1] < chin * 0.6) & (s.jaw[:, 0] < 0)]
-        patch = np.concatenate([left, (hang * (-1, 1)), hang[::-1], (left * (-1, 1))[::-1], over])
-    canvas.fill(pose(patch), rgb(base))
-    canvas.line(pose(patch), dark, 0.5, closed=True)
-    reach = {3: chin - 0.8, 4: chin + 4.0, 5: chin + 13.0}[level]
-    spread = {3: 0.74, 4: 0.98, 5: 0.74}[level]
-    for k, u in enumerate(np.linspace(-1, 1, 13)):
-        x0, x1 = u * w * 0.74, u * w * spread * (0.62 if level != 5 else 0.3)
-        start = s.mouth_y + 3.4 + s.mouth_open - 8.0 * abs(u) ** 1.5
-        stop = reach - (0.28 if level != 5 else 0.45) * (reach - 6.0) * abs(u) ** 2
-        canvas.line(pose(smooth([(x0, start), (x0 * 1.02 + 0.3, (start + stop) / 2), (x1, stop)], steps=4)), light if k % 2 else dark, 0.45)
-    moustache = smooth(mirror([(0.6, s.nose_tip + 1.7), (s.nose_width + 1.0, s.nose_tip + 1.4), (s.mouth_x + 2.6, s.mouth_y + 0.6), (s.mouth_x * 0.6, s.mouth_y - 1.2)]), closed=True)
-    canvas.line(pose(moustache), dark, 0.4, closed=True)
-    _grey_sides(canvas, s, pose, age)
-
-
-def _grey_sides(canvas: Canvas, s: Shape, pose: Pose, age: int) -> None:
-    """The greying sides of a beard in one's forties, in line with the temples."""
-    if age == 3:
-        for sign in (-1, 1):
-            patch = smooth([(s.width * 0.8, -1.0), (s.width * 1.02, -1.0), (s.width * 0.98, 6.0), (s.width * 0.84, 9.5), (s.width * 0.8, 4.0)], closed=True)
-            canvas.soft(pose(patch * (sign, 1)), (196, 196, 202), 0.85, 0.4)
+    cv2.copyTo(sheet, canvas.where((HAIR,)), canvas.image)
 
 
 def _tufts(canvas: Canvas, s: Shape, pose: Pose, colours: dict[str, np.ndarray], age: int) -> None:
@@ -320,15 +266,10 @@ def _tufts(canvas: Canvas, s: Shape, pose: Pose, colours: dict[str, np.ndarray],
     w = s.width
     tone = mix(colours["base"], (196, 196, 202), 0.6) if age == 3 else colours["base"]
     for sign in (-1, 1):
-        tuft = smooth([(w * 0.9, -12.5), (w + 1.6, -11.5), (w + 2.8, -5.5), (w + 1.8, -1.0), (w * 0.96, -1.5), (w * 0.9, -6.0)], closed=True)
+        tuft = smooth(
+            [(w * 0.9, -12.5), (w + 1.6, -11.5), (w + 2.8, -5.5), (w + 1.8, -1.0), (w * 0.96, -1.5), (w * 0.9, -6.0)],
+            closed=True,
+        )
         canvas.fill(pose(tuft * (sign, 1)), rgb(tone), HAIR)
         canvas.line(pose(tuft * (sign, 1)), rgb(colours["dark"] * 0.8), 0.45, HAIR, closed=True)
         canvas.line(pose([(sign * w * 0.98, -10.0), (sign * (w + 0.8), -2.5)]), rgb(colours["light"]), 0.5)
-
-
-def _inside(canvas: Canvas, polygon: np.ndarray, pose: Pose) -> np.ndarray:
-    """The polygon as a 0/1 image (256, 256), cut to the skin."""
-    probe = Canvas.__new__(Canvas)
-    probe.label = np.zeros_like(canvas.label)
-    probe.fill(pose(polygon), None, 1)
-    return probe.label * (canvas.label == 1)

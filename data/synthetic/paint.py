@@ -5,24 +5,41 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from data.synthetic.accessories import paint_earrings, paint_eyeglasses, paint_hat
+from data.synthetic.beard import paint_beard
 from data.synthetic.draw import SIZE, Canvas, hsv, mirror, mix, oval, ramp, rgb, smooth
 from data.synthetic.geometry import (
-    Pose, Shape, body_pose, brow_patch, eye_ring, head_pose, landmarks_of, mouth_edges, nose_patch, shape_of,
-)  # fmt: skip
+    Pose,
+    Shape,
+    body_pose,
+    brow_patch,
+    eye_ring,
+    head_pose,
+    landmarks_of,
+    mouth_edges,
+    nose_patch,
+    shape_of,
+)
 from data.synthetic.hair import (
-    COVERS_EARS, hair_colours, paint_back_hair, paint_beard, paint_front_hair, paint_hat,
-)  # fmt: skip
+    COVERS_EARS,
+    hair_colours,
+    paint_back_hair,
+    paint_front_hair,
+)
 from data.synthetic.person import Person, Scene
 
-SKIN, NOSE, GLASSES, MOUTH, U_LIP, L_LIP, EARRING, NECKLACE, NECK, CLOTH = 1, 2, 3, 10, 11, 12, 15, 16, 17, 18
-# the picture's left (-1) and right (1): CelebAMask-HQ names sides after the person, so l_eye (4) is on the picture's right
+SKIN, NOSE, MOUTH, U_LIP, L_LIP, NECKLACE, NECK, CLOTH = 1, 2, 10, 11, 12, 16, 17, 18
+# the picture's left (-1) and right (1): CelebAMask-HQ's sides are the person's, so l_eye (4) is on the picture's right
 EYE = {-1: 5, 1: 4}
 BROW = {-1: 7, 1: 6}
 EAR = {-1: 9, 1: 8}
 
-_SKIN_RAMP = np.array([(250, 222, 202), (240, 200, 172), (224, 176, 140), (196, 142, 104), (154, 104, 74), (112, 74, 54)], float)
-_EYE_RAMP = np.array([(58, 36, 26), (104, 66, 36), (122, 108, 52), (66, 116, 74), (56, 118, 158), (104, 132, 152)], float)
-_FRAMES = np.array([(40, 36, 40), (92, 52, 34), (60, 66, 96), (122, 34, 44)], float)
+_SKIN_RAMP = np.array(
+    [(250, 222, 202), (240, 200, 172), (224, 176, 140), (196, 142, 104), (154, 104, 74), (112, 74, 54)], float
+)
+_EYE_RAMP = np.array(
+    [(58, 36, 26), (104, 66, 36), (122, 108, 52), (66, 116, 74), (56, 118, 158), (104, 132, 152)], float
+)
 _GRID_Y, _GRID_X = (g / 31.5 - 1 for g in np.mgrid[0:SIZE, 0:SIZE].astype(np.float32))
 
 
@@ -55,8 +72,8 @@ def paint_face(person: Person, attributes: dict[str, int], scene: Scene) -> tupl
     lx, ly = scene.light
     side_light = 1 + 0.12 * lx * _GRID_X + 0.08 * ly * _GRID_Y
     c.multiply(np.repeat(side_light[..., None], 3, 2), (13, 18))
-    _earrings(c, s, head, scene, person)
-    _eyeglasses(c, s, head, scene, attributes["Eyeglasses"])
+    paint_earrings(c, s, head, scene, person)
+    paint_eyeglasses(c, s, head, scene, attributes["Eyeglasses"])
     paint_hat(c, s, head, scene)
     image, mask = c.reduce()
     return image, mask, landmarks_of(s, head)
@@ -86,7 +103,9 @@ def _body(c: Canvas, s: Shape, body: Pose, person: Person, scene: Scene, skin: n
     half = 10.6 if male else 8.6
     cloth = hsv(*scene.cloth_hsv)
     dark, light = rgb(cloth * 0.6), rgb(mix(cloth, (255, 255, 255), 0.25))
-    neck = smooth(mirror([(half * 0.9, 6.0), (half, 20.0), (half + 1.5, 26.0), (half + 9, 30.0), (half + 8, 42.0)]), closed=True)
+    neck = smooth(
+        mirror([(half * 0.9, 6.0), (half, 20.0), (half + 1.5, 26.0), (half + 9, 30.0), (half + 8, 42.0)]), closed=True
+    )
     c.fill(body(neck), rgb(skin * 0.93), NECK)
     c.line(body(neck), rgb(skin * 0.55), 0.5, closed=True)
     dip = {"crew": 27.0, "v": 35.5, "scoop": 32.0, "shirt": 28.5}[scene.neckline]
@@ -105,19 +124,29 @@ def _body(c: Canvas, s: Shape, body: Pose, person: Person, scene: Scene, skin: n
     c.line(body(shirt), dark, 0.5, closed=True)
     if scene.neckline == "shirt":
         for side in (-1, 1):
-            flap = np.array([(wide - 0.3, rise - 1.2), (wide + 3.4, rise + 2.2), (6.6, 34.0), (0.6, dip + 0.8), (wide * 0.7, dip - 1.5)]) * (side, 1)
+            flap = np.array(
+                [
+                    (wide - 0.3, rise - 1.2),
+                    (wide + 3.4, rise + 2.2),
+                    (6.6, 34.0),
+                    (0.6, dip + 0.8),
+                    (wide * 0.7, dip - 1.5),
+                ]
+            ) * (side, 1)
             c.fill(body(flap), light, CLOTH)
             c.line(body(flap), dark, 0.5, closed=True)
         c.line(body([(0.0, dip + 0.6), (0.0, 44.0)]), dark, 0.5)
     else:
         both = np.concatenate([collar, (collar * (-1, 1))[::-1]])
-        c.line(body(both + (0, 0.6)), light, 1.2, CLOTH)
+        c.line(body(np.add(both, (0, 0.6))), light, 1.2, CLOTH)
     if scene.necklace:
         low = 29.4
-        chain = smooth([(-half - 0.6, 23.0), (-half * 0.72, 26.6), (0.0, low), (half * 0.72, 26.6), (half + 0.6, 23.0)], steps=7)
+        chain = smooth(
+            [(-half - 0.6, 23.0), (-half * 0.72, 26.6), (0.0, low), (half * 0.72, 26.6), (half + 0.6, 23.0)], steps=7
+        )
         beads = scene.necklace == "beads"
         tone = (244, 240, 236) if beads else (222, 178, 70)
-        c.line(body(chain), tuple(int(v * 0.6) for v in tone), 1.5, NECKLACE)
+        c.line(body(chain), (int(tone[0] * 0.6), int(tone[1] * 0.6), int(tone[2] * 0.6)), 1.5, NECKLACE)
         if beads:
             c.dots(body(chain[::2]), tone, 0.72)
         else:
@@ -135,7 +164,15 @@ def _head(c: Canvas, s: Shape, head: Pose, person: Person, scene: Scene, skin: n
             ear = oval(side * (s.width + 0.9), 1.4, 2.9 * s.ear, 5.3 * s.ear)
             c.fill(head(ear), rgb(skin * 0.96), EAR[side])
             c.line(head(ear), line, 0.55, EAR[side], closed=True)
-            c.line(head(smooth([(side * (s.width + 1.0), -1.6), (side * (s.width + 2.2), 0.4), (side * (s.width + 1.0), 3.6)])), rgb(skin * 0.7), 0.6)
+            c.line(
+                head(
+                    smooth(
+                        [(side * (s.width + 1.0), -1.6), (side * (s.width + 2.2), 0.4), (side * (s.width + 1.0), 3.6)]
+                    )
+                ),
+                rgb(skin * 0.7),
+                0.6,
+            )
     face = head(s.outline)
     c.fill(face, rgb(skin), SKIN)
     lx, ly = scene.light
@@ -149,7 +186,14 @@ def _head(c: Canvas, s: Shape, head: Pose, person: Person, scene: Scene, skin: n
     strength = 0.75 if age == 0 else 0.32 if person.sex == "female" else 0.16
     for side in (-1, 1):
         c.soft(head(oval(side * s.width * 0.62, 6.2, 4.4, 3.0)), rgb(rosy), strength, 0.9, (SKIN,))
-    brow_shadow = [(-s.width, s.hairline - 2), (s.width, s.hairline - 2), (s.width * 0.92, -9.0), (s.width * 0.6, s.hairline + 4.5), (-s.width * 0.6, s.hairline + 4.5), (-s.width * 0.92, -9.0)]
+    brow_shadow = [
+        (-s.width, s.hairline - 2),
+        (s.width, s.hairline - 2),
+        (s.width * 0.92, -9.0),
+        (s.width * 0.6, s.hairline + 4.5),
+        (-s.width * 0.6, s.hairline + 4.5),
+        (-s.width * 0.92, -9.0),
+    ]
     if person.hair_style not in ("bald", "buzz"):
         c.soft(head(brow_shadow), rgb(skin * 0.62), 0.4, 0.8, (SKIN,))
     else:
@@ -158,34 +202,70 @@ def _head(c: Canvas, s: Shape, head: Pose, person: Person, scene: Scene, skin: n
 
 
 def _age_marks(c: Canvas, s: Shape, head: Pose, skin: np.ndarray, age: int, female: bool) -> None:
-    """Every level has a mark of its own: 0 freckles and rosy cheeks, 1 spots, 2 none, 3 folds, 4 lines and bags, 5 all and hollow cheeks."""
+    """Each level's own mark: 0 freckles, 1 spots, 2 none, 3 folds, 4 lines and eye bags too, 5 hollow cheeks too."""
     crease, deep = rgb(skin * 0.58), rgb(skin * 0.48)
     w = s.width
     if age == 0:
-        spots = np.array([(3.8, 4.4), (6.2, 3.4), (8.4, 4.6), (6.0, 6.0), (10.4, 3.6), (1.4, 2.6), (8.6, 7.0), (3.9, 6.9)])
+        spots = np.array(
+            [(3.8, 4.4), (6.2, 3.4), (8.4, 4.6), (6.0, 6.0), (10.4, 3.6), (1.4, 2.6), (8.6, 7.0), (3.9, 6.9)]
+        )
         c.dots(head(np.concatenate([spots, spots * (-1, 1)])), rgb(mix(skin, (120, 52, 22), 0.62)), 0.46)
     elif age == 1:
         red = rgb(mix(np.maximum(skin, 120), (222, 30, 44), 0.78))
-        at = np.array([(-10.5, 6.2), (-7.2, 8.2), (-13.6, 4.2), (10.6, 7.8), (13.2, 4.4), (7.6, 5.8), (-5.0, -11.0), (1.2, -12.2), (6.4, -10.8), (3.4, s.chin - 3.2), (-4.4, s.chin - 3.6)])
+        at = np.array(
+            [
+                (-10.5, 6.2),
+                (-7.2, 8.2),
+                (-13.6, 4.2),
+                (10.6, 7.8),
+                (13.2, 4.4),
+                (7.6, 5.8),
+                (-5.0, -11.0),
+                (1.2, -12.2),
+                (6.4, -10.8),
+                (3.4, s.chin - 3.2),
+                (-4.4, s.chin - 3.6),
+            ]
+        )
         c.dots(head(at), red, 1.0)
         c.dots(head(at - 0.25), rgb(mix(skin, (255, 224, 210), 0.8)), 0.34)
     if age >= 3:
         for side in (-1, 1):
-            fold = smooth([(s.nose_width + 0.9, s.nose_tip - 1.6), (s.mouth_x + 2.2, s.mouth_y - 2.2), (s.mouth_x + 2.7, s.mouth_y + 2.0)])
+            fold = smooth(
+                [
+                    (s.nose_width + 0.9, s.nose_tip - 1.6),
+                    (s.mouth_x + 2.2, s.mouth_y - 2.2),
+                    (s.mouth_x + 2.7, s.mouth_y + 2.0),
+                ]
+            )
             c.line(head(fold * (side, 1)), crease if age < 5 else deep, 0.85)
     if age >= 4:
         for k, y in enumerate((-14.2, -11.9)):
-            c.line(head(smooth([(-9.5 + k, y), (-4.5, y - 0.6), (0.0, y + 0.2), (4.5, y - 0.6), (9.5 - k, y)])), crease, 0.65)
+            c.line(
+                head(smooth([(-9.5 + k, y), (-4.5, y - 0.6), (0.0, y + 0.2), (4.5, y - 0.6), (9.5 - k, y)])),
+                crease,
+                0.65,
+            )
         for side in (-1, 1):
             x, y = side * s.eye_x, s.eye_y + s.eye_ry
-            c.soft(head(oval(x, y + 1.5, s.eye_rx * 0.85, 1.4)), rgb(mix(skin * 0.6, (90, 50, 90), 0.25)), 0.75, 0.4, (SKIN,))
+            c.soft(
+                head(oval(x, y + 1.5, s.eye_rx * 0.85, 1.4)),
+                rgb(mix(skin * 0.6, (90, 50, 90), 0.25)),
+                0.75,
+                0.4,
+                (SKIN,),
+            )
             c.line(head(smooth([(x - 3.6, y + 1.6), (x, y + 2.9), (x + 3.6, y + 1.6)])), crease, 0.6)
     if age == 5:
         for side in (-1, 1):
-            hollow = smooth([(w * 0.92, 3.6), (w * 0.66, 6.8), (w * 0.53, 11.0), (w * 0.62, 14.0), (w * 0.84, 9.5)], closed=True)
+            hollow = smooth(
+                [(w * 0.92, 3.6), (w * 0.66, 6.8), (w * 0.53, 11.0), (w * 0.62, 14.0), (w * 0.84, 9.5)], closed=True
+            )
             c.soft(head(hollow * (side, 1)), rgb(skin * 0.5), 0.7, 1.1, (SKIN,))
             c.line(head(smooth(np.array([(w * 0.8, 4.2), (w * 0.6, 7.4), (w * 0.58, 11.5)]) * (side, 1))), crease, 0.65)
-            c.line(head(smooth(np.array([(w * 0.74, 9.5), (w * 0.66, 12.5), (w * 0.6, 14.5)]) * (side, 1))), crease, 0.55)
+            c.line(
+                head(smooth(np.array([(w * 0.74, 9.5), (w * 0.66, 12.5), (w * 0.6, 14.5)]) * (side, 1))), crease, 0.55
+            )
         c.dots(head([(-9.8, -8.6), (11.2, -9.4), (-13.5, -4.6), (13.0, 2.2)]), rgb(mix(skin, (110, 66, 40), 0.55)), 0.8)
 
 
@@ -207,13 +287,27 @@ def _nose(c: Canvas, s: Shape, head: Pose, scene: Scene, skin: np.ndarray) -> No
     c.fill(patch, None, NOSE)
     c.soft(patch, rgb(mix(skin, (232, 150, 120), 0.3) * 0.97), 0.75, 0.25, (NOSE,))
     dark_side = -1 if scene.light[0] > 0 else 1
-    flank = [(dark_side * 1.2, s.eye_y + 1), (dark_side * 2.2, s.eye_y + 2), (dark_side * w, tip - 1), (dark_side * w * 0.4, tip)]
+    flank = [
+        (dark_side * 1.2, s.eye_y + 1),
+        (dark_side * 2.2, s.eye_y + 2),
+        (dark_side * w, tip - 1),
+        (dark_side * w * 0.4, tip),
+    ]
     c.soft(head(flank), rgb(skin * 0.66), 0.6, 0.4, (NOSE,))
-    c.soft(head(oval(scene.light[0] * 0.5, tip - 2.0, 1.3, 1.2)), rgb(mix(skin, (255, 255, 255), 0.65)), 0.8, 0.3, (NOSE,))
-    c.soft(head(oval(scene.light[0] * 0.4, tip - 5.8, 0.7, 2.4)), rgb(mix(skin, (255, 255, 255), 0.55)), 0.6, 0.3, (NOSE,))
+    c.soft(
+        head(oval(scene.light[0] * 0.5, tip - 2.0, 1.3, 1.2)), rgb(mix(skin, (255, 255, 255), 0.65)), 0.8, 0.3, (NOSE,)
+    )
+    c.soft(
+        head(oval(scene.light[0] * 0.4, tip - 5.8, 0.7, 2.4)), rgb(mix(skin, (255, 255, 255), 0.55)), 0.6, 0.3, (NOSE,)
+    )
     for side in (-1, 1):
         c.fill(head(oval(side * w * 0.45, tip - 0.25, 0.95, 0.6)), rgb(skin * 0.36))
-        c.line(head(smooth([(side * w * 0.78, tip - 2.7), (side * w * 1.0, tip - 1.3), (side * w * 0.74, tip + 0.2)])), rgb(skin * 0.52), 0.55, NOSE)
+        c.line(
+            head(smooth([(side * w * 0.78, tip - 2.7), (side * w * 1.0, tip - 1.3), (side * w * 0.74, tip + 0.2)])),
+            rgb(skin * 0.52),
+            0.55,
+            NOSE,
+        )
 
 
 def _mouth(c: Canvas, s: Shape, head: Pose, skin: np.ndarray, female: bool, smile: int, age: int) -> None:
@@ -227,7 +321,9 @@ def _mouth(c: Canvas, s: Shape, head: Pose, skin: np.ndarray, female: bool, smil
     if s.mouth_open > 0:
         inside = np.concatenate([m["upper"], m["lower"][::-1]])
         c.fill(head(inside), (92, 24, 30), MOUTH)
-        teeth = np.concatenate([m["upper"], (m["upper"] * 0.35 + m["lower"] * 0.65 if smile > 3 else m["lower"] - (0, 0.1))[::-1]])
+        teeth = np.concatenate(
+            [m["upper"], (m["upper"] * 0.35 + m["lower"] * 0.65 if smile > 3 else m["lower"] - (0, 0.1))[::-1]]
+        )
         c.fill(head(teeth), (250, 248, 242))
         if smile == 5:
             tongue = m["lower"][3:10]
@@ -241,7 +337,11 @@ def _mouth(c: Canvas, s: Shape, head: Pose, skin: np.ndarray, female: bool, smil
     c.line(head(shine), rgb(mix(lower, (255, 255, 255), 0.4)), 0.4)
     if smile >= 1:
         for side, corner in ((-1, m["upper"][0]), (1, m["upper"][12])):
-            c.line(head(smooth([corner + (side * 0.3, -0.9), corner + (side * 1.0, 0.1), corner + (side * 0.6, 1.0)])), rgb(skin * 0.5), 0.5 + 0.06 * smile)
+            c.line(
+                head(smooth(np.add(corner, [(side * 0.3, -0.9), (side * 1.0, 0.1), (side * 0.6, 1.0)]))),
+                rgb(skin * 0.5),
+                0.5 + 0.06 * smile,
+            )
 
 
 def _eye(c: Canvas, s: Shape, head: Pose, person: Person, side: int, female: bool, skin: np.ndarray) -> None:
@@ -258,69 +358,18 @@ def _eye(c: Canvas, s: Shape, head: Pose, person: Person, side: int, female: boo
     c.soft(head(oval(x, y - s.eye_ry, s.eye_rx, 1.3)), (150, 140, 150), 0.6, 0.2, (EYE[side],))
     for r, tone in ((radius, iris * 0.55), (radius * 0.8, iris), (radius * 0.45, np.array([14, 12, 14]))):
         c.soft(head(oval(x, centre_y, r, r)), rgb(tone), 1.0, 0.0, (EYE[side],))
-    c.soft(head(oval(x, centre_y + radius * 0.55, radius * 0.5, radius * 0.28)), rgb(mix(iris, (255, 255, 255), 0.45)), 0.8, 0.0, (EYE[side],))
+    c.soft(
+        head(oval(x, centre_y + radius * 0.55, radius * 0.5, radius * 0.28)),
+        rgb(mix(iris, (255, 255, 255), 0.45)),
+        0.8,
+        0.0,
+        (EYE[side],),
+    )
     c.fill(head(oval(x - 0.9, centre_y - 0.9, 0.6, 0.6)), (255, 255, 255))
     c.line(white[10:], rgb(skin * 0.5), 0.4)
     c.line(head(upper), lash, 0.95 if female else 0.7, EYE[side])
-    c.line(head(upper + (0, -1.5)), rgb(skin * 0.62), 0.4)
+    c.line(head(np.add(upper, (0, -1.5))), rgb(skin * 0.62), 0.4)
     if female:
         tip = upper[-1] if side > 0 else upper[0]
-        c.line(head([tip, tip + (side * 1.7, -1.5)]), lash, 0.9)
-        c.line(head([tip + (-side * 1.3, -1.2), tip + (side * 0.2, -2.7)]), lash, 0.6)
-
-
-def _earrings(c: Canvas, s: Shape, head: Pose, scene: Scene, person: Person) -> None:
-    if scene.earrings is None:
-        return
-    gold = scene.glasses_colour % 2 == 0
-    tone, dark = ((236, 192, 84), (132, 92, 24)) if gold else ((226, 230, 240), (106, 112, 128))
-    for side in (-1, 1):
-        x, y = side * (s.width + (0.9 if person.hair_style not in COVERS_EARS else 0.2)), 6.6
-        if scene.earrings == "hoop":
-            c.line(head(oval(x, y + 2.9, 2.2, 2.9)), dark, 1.3, EARRING, closed=True)
-            c.line(head(oval(x, y + 2.9, 2.2, 2.9)), tone, 0.7, closed=True)
-            continue
-        shapes = [oval(x, y + 0.5, 1.7, 1.7)] if scene.earrings == "stud" else [oval(x, y, 1.0, 1.0), oval(x, y + 3.6, 1.6, 2.7)]
-        for shape in shapes:
-            c.fill(head(shape), tone, EARRING)
-            c.line(head(shape), dark, 0.45, EARRING, closed=True)
-        c.dots(head([(x - 0.4, y + (0.1 if scene.earrings == "stud" else 2.6))]), (255, 255, 255), 0.45)
-
-
-def _eyeglasses(c: Canvas, s: Shape, head: Pose, scene: Scene, level: int) -> None:
-    """1 rimless glass with fine metal, 2 thin dark frame, 3 thick frame, 4 thick frame with tinted lenses, 5 black sunglasses.
-
-    The label ``eye_g`` covers frame and lenses, as in CelebAMask-HQ; eyes (and brows) seen through clear or tinted lenses keep
-    their own labels, behind sunglasses there is only ``eye_g``.
-    """
-    if level == 0:
-        return
-    rx, ry = s.eye_rx + 2.2, s.eye_ry + (3.0 if level < 5 else 3.4)
-    rx = min(rx, s.eye_x - 1.0)
-    y = s.eye_y + 0.6
-    frame = rgb(_FRAMES[scene.glasses_colour]) if level in (2, 3, 4) else (150, 150, 158) if level == 1 else (20, 20, 24)
-    width = {1: 0.7, 2: 0.9, 3: 1.9, 4: 1.9, 5: 1.4}[level]
-    keep = c.where((4, 5, 6, 7)) > 0
-    kept = c.label.copy()
-    for side in (-1, 1):
-        if scene.glasses_shape == "round":
-            lens = oval(side * s.eye_x, y, rx, ry, 28)
-        else:
-            corners = [(0.2, -1.0), (0.85, -1.0), (1.0, -0.6), (0.95, 0.55), (0.6, 1.0), (-0.2, 1.0), (-0.8, 0.85), (-1.0, 0.1), (-0.97, -0.75), (-0.7, -1.0)]
-            lens = smooth(np.array(corners) * (side * rx, ry) + (side * s.eye_x, y), closed=True, steps=3)
-        ring = head(lens)
-        if level == 5:
-            c.fill(ring, (26, 26, 32), GLASSES)
-            c.soft(head(oval(side * s.eye_x - 1.6, y - 1.4, 1.6, 1.8)), (150, 160, 180), 0.75, 0.5, (GLASSES,))
-        else:
-            c.fill(ring, None, GLASSES)
-            tint, share = ((206, 226, 240), 0.26) if level < 4 else ((150, 88, 40), 0.52)
-            c.soft(ring, tint, share, 0.0)
-            gleam = np.array([(-rx * 0.75, 1.2), (-rx * 0.2, -ry * 0.8), (-rx * 0.02, -ry * 0.8), (-rx * 0.55, 1.8)]) + (side * s.eye_x, y)
-            c.soft(head(gleam), (255, 255, 255), 0.4, 0.0)
-            c.label[keep] = kept[keep]
-        c.line(ring, frame, width, GLASSES, closed=True)
-        arm = [(side * (s.eye_x + rx * 0.98), y - 1.4), (side * (s.width + 0.6), y - 1.8)]
-        c.line(head(arm), frame, max(width * 0.8, 0.8), GLASSES)
-    bridge = smooth([(-(s.eye_x - rx), y - 0.8), (0.0, y - 1.6), (s.eye_x - rx, y - 0.8)])
-    c.line(head(bridge), frame, max(width * 0.85, 0.8), GLASSES)
+        c.line(head([tip, np.add(tip, (side * 1.7, -1.5))]), lash, 0.9)
+        c.line(head([np.add(tip, (-side * 1.3, -1.2)), np.add(tip, (side * 0.2, -2.7))]), lash, 0.6)

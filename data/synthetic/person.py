@@ -1,7 +1,7 @@
 """Who is drawn: the identity vector, the five attributes and the scene, each sampled from its own random stream.
 
 The identity vector (float32, 24 numbers in [-1, 1]) decides everything that stays the same between two pictures of one
-person; attributes (smile, age, ...) and scene (pose, light, clothes, accessories) are what changes from picture to picture.
+person; attributes (smile, age, ...) and scene (pose, light, clothes, accessories) change from picture to picture.
 """
 
 from __future__ import annotations
@@ -15,12 +15,31 @@ LEVEL_COUNT = 6
 
 #: Names of the 24 entries of an identity vector, in order.
 IDENTITY_FACTORS = (
-    "sex", "face_width", "face_height", "jaw_squareness", "chin_width",
-    "eye_size", "eye_spacing", "eye_slant", "eye_colour",
-    "nose_width", "nose_length", "mouth_width", "lip_thickness",
-    "brow_thickness", "brow_arch", "skin_tone", "skin_undertone", "hair_colour",
-    "hair_style_0", "hair_style_1", "hair_style_2", "hair_style_3", "hair_style_4", "hair_style_5",
-)  # fmt: skip
+    "sex",
+    "face_width",
+    "face_height",
+    "jaw_squareness",
+    "chin_width",
+    "eye_size",
+    "eye_spacing",
+    "eye_slant",
+    "eye_colour",
+    "nose_width",
+    "nose_length",
+    "mouth_width",
+    "lip_thickness",
+    "brow_thickness",
+    "brow_arch",
+    "skin_tone",
+    "skin_undertone",
+    "hair_colour",
+    "hair_style_0",
+    "hair_style_1",
+    "hair_style_2",
+    "hair_style_3",
+    "hair_style_4",
+    "hair_style_5",
+)
 IDENTITY_SIZE = len(IDENTITY_FACTORS)
 
 HAIR_STYLES = {

@@ -1,4 +1,4 @@
-"""The first stage of latent diffusion (Rombach et al. 2022): images 64x64x3 to latents 16x16x4 and back.
+"""The first stage of latent diffusion (Rombach et al. 2022): images 64x64x3 to latents 16x16x6 and back.
 
 Both directions are a linear map of 4x4 patches, found in closed form as their principal components, plus a residual
 network that starts at zero. The linear part gives a usable latent space at once; the networks learn what it misses.
@@ -17,9 +17,9 @@ PATCH = 4
 
 
 class Autoencoder(nn.Module):
-    """encode: images (B, 3, 64, 64) in [0, 1] -> latents (B, 4, 16, 16); decode: back, not clamped."""
+    """encode: images (B, 3, 64, 64) in [0, 1] -> latents (B, 6, 16, 16); decode: back, not clamped."""
 
-    def __init__(self, channels: int = 4, width: int = 64, fine_width: int = 32, blocks: int = 2) -> None:
+    def __init__(self, channels: int = 6, width: int = 64, fine_width: int = 32, blocks: int = 2) -> None:
         super().__init__()
         self.channels = channels
         patch = 3 * PATCH**2
@@ -68,15 +68,15 @@ class Autoencoder(nn.Module):
     def _analyse(self, images: Tensor) -> Tensor:
         x = images * 2 - 1
         patches = pixel_unshuffle(x, PATCH) - self.mean[:, None, None]
-        linear = torch.einsum("cp,bphw->bchw", self.basis, patches)  # (B, 4, 16, 16)
+        linear = torch.einsum("cp,bphw->bchw", self.basis, patches)  # (B, 6, 16, 16)
         return linear + self.analysis(pixel_unshuffle(x, 2))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 64, 64) in [0, 1] -> standardised latents (B, 4, 16, 16)."""
+        """Images (B, 3, 64, 64) in [0, 1] -> standardised latents (B, 6, 16, 16)."""
         return (self._analyse(images) - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, 4, 16, 16) -> images (B, 3, 64, 64) around [0, 1], not clamped (a guide's gradient stays alive)."""
+        """Latents (B, 6, 16, 16) -> images (B, 3, 64, 64) around [0, 1], not clamped (a guide's gradient stays alive)."""
         z = latents * self.scale[:, None, None] + self.shift[:, None, None]
         linear = torch.einsum("cp,bchw->bphw", self.basis, z) + self.mean[:, None, None]  # (B, 48, 16, 16)
         return (pixel_shuffle(linear, PATCH) + pixel_shuffle(self.synthesis(latents), 2) + 1) / 2

@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 
 class DynamicDiffuser(nn.Module):
-    """I_m = D_phi_m(x_t, t, c_m): latents (B, 4, 16, 16), t, tau(c_m) -> influence (B, 1, 16, 16) (equation 5)."""
+    """I_m = D_phi_m(x_t, t, c_m): latents (B, 6, 16, 16), t, tau(c_m) -> influence (B, 1, 16, 16) (equation 5)."""
 
     def __init__(self, tokens: int = 96, width: int = 16, time: int = 48) -> None:
         super().__init__()

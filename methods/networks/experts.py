@@ -20,7 +20,7 @@ from data.requests import Conditions
 from methods.core.schedule import Schedule
 from metrics.networks.text import PAD, TextTransformer, Tokenizer
 
-LATENT = (4, 16, 16)
+LATENT = (6, 16, 16)
 CLASSES = 19
 IMAGE = 64
 
@@ -130,9 +130,9 @@ class Expert(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor | int, encoded: Encoded) -> Tensor:
-        """v like x_t (B, 4, 16, 16); t an int or int64 (B,)."""
+        """v like x_t (B, 6, 16, 16); t an int or int64 (B,)."""
         if encoded.planes is not None:
-            x_t = torch.cat([x_t, encoded.planes], dim=1)  # (B, 4 + P, 16, 16)
+            x_t = torch.cat([x_t, encoded.planes], dim=1)  # (B, 6 + P, 16, 16)
         keep = encoded.keep
         return self.unet(x_t, t, encoded.tokens, encoder_attention_mask=keep, return_dict=False)[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -40,13 +40,21 @@ class Corpus:
         return self.images[index].float() / 255
 
 
-@cache
 def corpus(split: str, limit: int | None = None) -> Corpus:
     """A split ('train', 'validation', 'test'), or its first `limit` faces."""
-    from data.synthetic import SPLITS, WORLD_SEED, render_many
+    whole = _split(split)
+    if limit is None or limit >= len(whole):
+        return whole
+    parts = {f.name: getattr(whole, f.name)[:limit] for f in fields(Corpus)}
+    return Corpus(**parts)
 
-    indices = list(SPLITS[split])[:limit]
-    path = CACHE / f"synthfaces-{WORLD_SEED}-{indices[0]}-{indices[-1]}.npz"
+
+@cache
+def _split(split: str) -> Corpus:
+    from data.synthetic.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
+
+    indices = SPLITS[split]
+    path = CACHE / f"synthfaces-{WORLD_SEED}-v{RENDERER_VERSION}-{split}.npz"
     if not path.is_file():
         faces = render_many(indices, progress=True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -74,7 +74,7 @@ def load_autoencoder(device: torch.device) -> Autoencoder:
 
 
 class Latents:
-    """A corpus with every image encoded once: latents float32 (N, 4, 16, 16), standardised."""
+    """A corpus with every image encoded once: latents float32 (N, 6, 16, 16), standardised."""
 
     def __init__(self, split: str, device: torch.device, limit: int | None = None) -> None:
         self.corpus: Corpus = corpus(split, limit)
@@ -167,7 +167,7 @@ class TrainUnconditional(TrainExpert):
     name = "faces-unconditional"
     condition = "unconditional"
     trunk = None
-    recipe = Recipe(steps=6000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=5000, batch=32, rate=1e-3, ema=0.9993)
 
     def encoded(self, index: Tensor) -> Encoded:
         expert = self.model
@@ -241,7 +241,7 @@ class TrainDynamicDiffusers(Task):
         for expert in self.experts:  # lines 5-8
             with torch.no_grad():
                 encoded = expert.encode(given)
-                eps.append(self.schedule.eps_from_velocity(expert(x_t, t, encoded), x_t, t))  # (B, 4, 16, 16)
+                eps.append(self.schedule.eps_from_velocity(expert(x_t, t, encoded), x_t, t))  # (B, 6, 16, 16)
             influence.append(self.diffusers[expert.condition](x_t, t, encoded))  # (B, 1, 16, 16)
         weight = torch.stack(influence).softmax(dim=0)  # (M, B, 1, 16, 16)  line 9
         predicted = (weight * torch.stack(eps)).sum(dim=0)  # line 10

@@ -153,13 +153,21 @@ def test_coloured_masks_are_not_taken_for_classes(tmp_path):
         read_index(save(tmp_path / "0.png", np.full((SIDE, SIDE, 3), (0, 0, 9), np.uint8)))
 
 
-@given(st.integers(1, 24), st.integers(1, 24), st.randoms(use_true_random=False))
-def test_labels_are_reduced_as_pillow_takes_the_nearest(side, size, random):
-    mask = np.array([random.randrange(19) for _ in range(side * side)], np.int64).reshape(side, side)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_labels_are_reduced_as_pillow_takes_the_nearest(side, size, seed):
+    mask = np.random.default_rng(seed).integers(0, 19, (side, side))
     reduced = reduce_labels(mask, size)
     assert set(np.unique(reduced)) <= set(np.unique(mask))
+    expected = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
+    inside = (2 * np.arange(size) + 1) * side % (2 * size) != 0  # the centre lies in a pixel, not between two
+    assert np.array_equal(reduced[np.ix_(inside, inside)], expected[np.ix_(inside, inside)])
+
+
+@pytest.mark.parametrize(("side", "size"), [(512, 256), (512, 64), (512, 32), (64, 16), (64, 256)])
+def test_the_usual_sizes_are_pillows_to_the_pixel(side, size):
+    mask = np.random.default_rng(1).integers(0, 19, (side, side))
     expected = Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    assert np.array_equal(reduced, np.asarray(expected))
+    assert np.array_equal(reduce_labels(mask, size), np.asarray(expected))
 
 
 def test_reduced_masks_gain_no_class(tmp_path):
@@ -177,9 +185,9 @@ def test_reduced_masks_gain_no_class(tmp_path):
 
 def test_pictures_are_averaged_by_area(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
-    pixels[:2, :2] = [[[0], [200]], [[100], [100]]]
+    pixels[:2, :2] = [[[0], [200]], [[100], [60]]]
     path = save(tmp_path / "0.png", pixels)
-    assert read_image(path, 2)[..., 0].tolist() == [[100, 0], [0, 0]]
+    assert read_image(path, 2)[..., 0].tolist() == [[90, 0], [0, 0]]
     assert read_image(path).shape == (4, 4, 3)
     assert read_image(path, 8).shape == (8, 8, 3)
 
@@ -240,11 +248,12 @@ def test_damaged_bytes_give_an_array_or_one_line(tmp_path_factory, changes):
     path = tmp_path_factory.getbasetemp() / "damaged.png"
     path.write_bytes(content)
     for read in (read_image, read_index, read_part):
+        message = None
         try:
-            assert read(path).shape[0] >= 1
+            read(path)
         except ConcordError as error:
-            assert "\n" not in str(error)
-            assert str(path) in str(error)
+            message = str(error)
+        assert message is None or (str(path) in message and "\n" not in message)
 
 
 def test_pictures_that_are_not_square_are_refused(tmp_path):
@@ -438,7 +447,7 @@ def test_unknown_parts_and_other_files_are_set_aside(face_tree):
     assert sorted(path for path, _, _ in strays) == [
         "CelebA-HQ-img/Thumbs.txt", "CelebAMask-HQ-mask-anno/0/00000_moustache.png",
     ]  # fmt: skip
-    assert len(open_faces(root)["0"].mask_paths) == 5
+    assert len(open_faces(root)["0"].mask_files) == 5
 
 
 def test_the_fingerprint_changes_with_names_sizes_and_captions(face_tree, tmp_path):
@@ -467,7 +476,7 @@ def test_masks_compose_without_a_dataset(tmp_path):
     on, pixels = half()
     path = save(tmp_path / "00000_hat.png", pixels)
     assert np.array_equal(compose_mask(((14, path),)), np.where(on, 14, 0))
-    assert np.array_equal(FaceItem("0", None, None, ((14, path),)).mask(), np.where(on, 14, 0))
+    assert np.array_equal(FaceItem("0", None, tmp_path, None, ((14, path.name),)).mask(), np.where(on, 14, 0))
 
 
 def test_reading_faces_imports_no_torch():

@@ -8,8 +8,19 @@ from hypothesis.extra import numpy as hnp
 
 from data.errors import ConcordError
 from data.labels import (
-    BISENET, CELEBAMASK_HQ, CLASSES, HUMAN_NAMES, INDEX, PALETTE, PART_SUFFIXES,
-    bisenet_to_celebamask, celebamask_to_bisenet, check_classes, colourise, convert, lookup,
+    BISENET,
+    CELEBAMASK_HQ,
+    CLASSES,
+    HUMAN_NAMES,
+    INDEX,
+    PALETTE,
+    PART_SUFFIXES,
+    bisenet_to_celebamask,
+    celebamask_to_bisenet,
+    check_classes,
+    colourise,
+    convert,
+    lookup,
 )  # fmt: skip
 
 masks = hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(0, 18))
@@ -18,16 +29,17 @@ masks = hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6
 def test_both_orders_name_the_same_19_parts():
     assert len(CELEBAMASK_HQ) == len(BISENET) == CLASSES == 19
     assert set(CELEBAMASK_HQ) == set(BISENET) == set(HUMAN_NAMES)
-    assert PART_SUFFIXES == CELEBAMASK_HQ[1:]
+    assert len(PART_SUFFIXES) == 18
+    assert "background" not in PART_SUFFIXES
     assert INDEX["cloth"] == 18
 
 
 def test_the_orders_are_the_authors_and_not_each_other():
-    # by number, as g_mask.py and face-parsing.PyTorch have them; two classes alone agree
+    # by number, as g_mask.py and face-parsing.PyTorch have them; four classes alone agree
     assert [CELEBAMASK_HQ[k] for k in (2, 3, 13, 17, 18)] == ["nose", "eye_g", "hair", "neck", "cloth"]
     assert [BISENET[k] for k in (2, 6, 10, 14, 17, 18)] == ["l_brow", "eye_g", "nose", "neck", "hair", "hat"]
     table = lookup("celebamask-hq", "bisenet")
-    assert [CELEBAMASK_HQ[k] for k in range(19) if table[k] == k] == ["background", "skin"]
+    assert [CELEBAMASK_HQ[k] for k in range(19) if table[k] == k] == ["background", "skin", "l_eye", "r_eye"]
 
 
 @pytest.mark.parametrize("part", CELEBAMASK_HQ)

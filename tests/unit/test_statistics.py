@@ -1,4 +1,4 @@
-"""Each test of the tests stands on an independent implementation, a hand computation or a simulation with a known truth."""
+"""Each test stands on an independent implementation, a hand computation or a simulation with a known truth."""
 
 import numpy as np
 import pytest

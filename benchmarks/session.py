@@ -1,0 +1,144 @@
+"""A plan carried out: rows generated, reference features made, rows scored, each only where it is not up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from benchmarks.makers import open_maker, use_all_cores
+from benchmarks.plan import Plan, RunPlan
+from benchmarks.runner import Outcome, Progress, generate_run, is_current
+from benchmarks.scoring import Reference, is_scored, score_run
+from benchmarks.settings import ROOT
+from benchmarks.suite import metrics_of
+
+if TYPE_CHECKING:
+    from metrics.networks.perception import Perception
+
+Bars = Callable[[str], AbstractContextManager[Progress]]
+"""bars(what is being done) -> a context that gives a progress callback."""
+
+NETWORKS = ("generate", "observe")
+"""Kinds of seconds in which methods and networks run; everything else is overhead."""
+
+
+@contextlib.contextmanager
+def no_bars(_: str):  # type: ignore[no-untyped-def]
+    """Progress that nobody watches."""
+    yield lambda done, total: None
+
+
+@dataclass
+class Session:
+    """One plan on one device. `open_perception` gives the judges; they load once, when first needed."""
+
+    plan: Plan
+    device: str = "auto"
+    batch_size: int | None = None
+    bars: Bars = no_bars
+    open_perception: Callable[[], Perception] | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    started: float = field(default_factory=time.perf_counter)
+
+    # ------------------------------------------------------------------------------------------------------ generate
+
+    def generate(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
+        """Make what is missing; returns the runs that had to be worked on."""
+        pending = [run for run in runs if not is_current(run, self.grid)]
+        if any(not run.is_reference for run in pending):
+            self._check_conditions()
+        for run in pending:
+            with self.bars(f"generate {run.row.name}") as progress:
+                batch_size = self.batch_size or self.plan.settings.batch_size
+                opener = partial(open_maker, run, self.device)
+                self._account(generate_run(run, opener, batch_size, self.grid, progress))
+        return pending
+
+    def _check_conditions(self) -> None:
+        """Read every condition before any network loads: bad input is known in seconds, not after an hour."""
+        start = time.perf_counter()
+        requests = self.plan.requests
+        requests.conditions_of(requests.requests[0], requests.conditions)
+        self.seconds["decode"] += time.perf_counter() - start
+
+    @cached_property
+    def grid(self) -> int:
+        """Requests whose traces are kept: the largest grid of the suites that share the runs."""
+        return max(suite.grid for suite in self.plan.related)
+
+    # --------------------------------------------------------------------------------------------------------- score
+
+    def score(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
+        """Score what is not scored; returns the runs that had to be worked on."""
+        pending = [run for run in runs if not is_scored(run, self.metrics, self.reference)]
+        if pending and self.reference is not None:
+            self.make_reference()
+        for run in pending:
+            with self.bars(f"score {run.row.name}") as progress:
+                self._account(score_run(run, self.metrics, lambda: self.perception, self.reference, progress))
+        return pending
+
+    def make_reference(self) -> None:
+        """The features that FID and KID compare with."""
+        if self.reference is None:
+            return
+        start = time.perf_counter()
+        perception = self.perception
+        self.seconds["load"] += time.perf_counter() - start
+        start = time.perf_counter()
+        with self.bars("reference features") as progress:
+            self.reference.features(perception, progress)
+        self.seconds["reference"] += time.perf_counter() - start
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Of all suites that share the request set, so that a shared row is scored once."""
+        return metrics_of(self.plan.related)
+
+    @cached_property
+    def perception(self) -> Perception:
+        if self.open_perception is not None:
+            return self.open_perception()
+        from data.device import resolve_device
+        from metrics.networks.perception import Perception
+
+        use_all_cores()
+        return Perception.load(self.plan.options.profile, "judge", resolve_device(self.device))
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The user's own images with --data, else the profile's reference folder; None where there are no images."""
+        from data.faces import open_faces
+
+        plan = self.plan
+        if plan.options.data is not None:
+            with_images = any(item.has_image for item in plan.requests.dataset.items)
+            folder = plan.root / "reference"
+            return Reference(plan.requests.dataset, folder, plan.settings.image_size) if with_images else None
+        dataset = plan.settings.datasets[plan.suite.dataset]
+        real = open_faces(ROOT / dataset.reference, split="all")
+        folder = plan.options.results / plan.options.profile / "reference"
+        return Reference(real, folder, plan.settings.image_size, dataset.reference_n)
+
+    # ---------------------------------------------------------------------------------------------------------- costs
+
+    def _account(self, outcome: Outcome) -> None:
+        for kind, seconds in outcome.seconds.items():
+            self.seconds[kind] += seconds
+
+    def split(self) -> dict[str, float]:
+        """Seconds of this session by kind; 'other' is what no kind covers."""
+        total = time.perf_counter() - self.started
+        known = {kind: seconds for kind, seconds in self.seconds.items() if kind != "other"}
+        return {**known, "other": max(0.0, total - sum(known.values()))}
+
+    def overhead(self) -> float:
+        """The share of this session's seconds in which no method and no network ran."""
+        split = self.split()
+        return 1 - sum(split.get(kind, 0.0) for kind in NETWORKS) / max(sum(split.values()), 1e-9)

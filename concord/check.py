@@ -1,0 +1,84 @@
+"""`concord check`: contract tests on a method."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from concord.options import Changes, Device, Plugins, ProfileName, load_plugins, parse_changes
+from data.errors import ConcordError
+
+
+def check(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="A method; with --plugin, all of the file's.", show_default=False),
+    ] = None,
+    plugin: Plugins = None,
+    device: Device = "auto",
+    profile: ProfileName = "embedded",
+    changes: Changes = None,
+) -> None:
+    """Test that a method keeps the contract: the same bits again, nothing but the request counts, clear errors.
+
+    Exit code 0: every check passed; 1: one failed; 2: bad input.
+
+    Examples:
+
+      concord check collaborative
+
+      concord check --plugin my_method.py
+
+      concord check composable --set steps=5 --device cuda
+    """
+    from methods.base import get_method, make_params
+
+    names = load_plugins(plugin)
+    if name is not None:
+        names = [name]
+    if not names:
+        raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
+    params = parse_changes(changes)
+    for method in names:
+        make_params(get_method(method), params)  # a mistake in a name is known before networks load
+    failed = sum(_check_one(method, params, device, profile) for method in names)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_one(name: str, params: dict[str, object], device: str, profile: str) -> int:
+    """Print the table of one method; returns how many checks failed."""
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.contract import Contract
+    from benchmarks.makers import use_all_cores
+    from concord.progress import bar
+    from data.device import resolve_device
+    from methods.base import make_method
+    from methods.networks.bank import Bank
+
+    chosen = resolve_device(device)
+    use_all_cores()
+    start = time.perf_counter()
+    contract = Contract(make_method(name, params, lambda: Bank.load(profile, chosen)))
+    total = sum(attribute.startswith("check_") for attribute in dir(contract))
+    results = []
+    with bar(f"check {name}") as progress:
+        for result in contract.run():
+            results.append(result)
+            progress(len(results), total)
+    table = Table("check", "", "detail", title=f"{name} on {chosen}", title_justify="left", box=None, pad_edge=False)
+    for result in results:
+        table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", result.detail)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+    failed = sum(not result.passed for result in results)
+    seconds = time.perf_counter() - start
+    typer.echo(f"{name}: {len(results) - failed} of {len(results)} checks passed in {seconds:.1f} s")
+    return failed

@@ -1,0 +1,61 @@
+"""The embedded datasets, drawn when they are first needed: a fresh clone has no data and downloads none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import ConcordError
+from data.files import read_json
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Options
+    from benchmarks.settings import Settings
+    from benchmarks.suite import Suite
+
+WORLD = "world.json"
+"""What a drawn tree says about itself (data/synthetic/tree.py)."""
+
+
+def ensure_dataset(suite: Suite, settings: Settings, options: Options) -> None:
+    """Draw the test and reference faces of profile 'embedded' where they are missing or too few.
+
+    A folder that Concord did not draw is left as it is.
+    """
+    if options.data is not None or options.profile != "embedded":
+        return
+    from benchmarks.settings import ROOT
+
+    dataset = settings.profile(options.profile).datasets[suite.dataset]
+    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options))
+    ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n)
+
+
+def items_needed(suite: Suite, settings: Settings, options: Options) -> int:
+    """Faces that the folder must hold; never fewer than the default size, so that a trial draws no small tree."""
+    wanted = options.limit or settings.size(suite.request_set, options.size)
+    usual = settings.sizes.get(suite.request_set)
+    return max(wanted, usual.default if usual else 0)
+
+
+def ensure_faces(folder: Path, split: str, n: int) -> None:
+    """Make sure that `folder` holds at least the first `n` faces of a split of SynthFaces."""
+    from data.synthetic import SPLITS
+
+    n = min(n, len(SPLITS[split]))
+    if folder.is_dir() and any(folder.iterdir()) and (not (folder / WORLD).is_file() or _drawn(folder) >= n):
+        return
+    from concord.data import make
+
+    make(split=split, out=folder, n=n, force=True)
+
+
+def _drawn(folder: Path) -> int:
+    """How many faces the folder says that it holds; 0 when another renderer drew them."""
+    from data.synthetic.world import RENDERER_VERSION
+
+    try:
+        world = read_json(folder / WORLD)
+        return int(world["faces"]) if world["renderer_version"] == RENDERER_VERSION else 0
+    except (KeyError, TypeError, ValueError):
+        raise ConcordError(f"{folder / WORLD}: expected 'faces' and 'renderer_version'; remove {folder}") from None

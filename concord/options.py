@@ -1,0 +1,130 @@
+"""Options that verbs share, and what they mean together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+    from benchmarks.session import Session
+
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A suite (see `concord list`), or a .yaml file.", show_default=False)
+]
+RowName = Annotated[
+    str | None, typer.Argument(metavar="[ROW]", help="One row of the suite; all of them if absent.", show_default=False)
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Your own folder: a CelebAMask-HQ tree, or index masks with a caption file.", show_default=False
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", help="At most so many requests; results go to a folder of their own.", show_default=False),
+]
+SizeName = Annotated[str, typer.Option("--size", help="default, or full: as many requests as the papers took.")]
+SeedSet = Annotated[int, typer.Option("--seed-set", help="1, 2, ...: other seeds, in a results folder of their own.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="1..64; default: the profile's in params.yaml.", show_default=False)
+]
+ProfileName = Annotated[str, typer.Option("--profile", help="embedded or paper.")]
+Results = Annotated[Path, typer.Option("--results", help="Where results are kept.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with a method; may be given again.", show_default=False),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", help="Only these rows or methods, separated by commas; reference rows come along.",
+                 show_default=False),
+]  # fmt: skip
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="key=value: another parameter of the methods, as rows of their own.", show_default=False
+    ),
+]
+
+
+def load_plugins(paths: list[Path] | None) -> list[str]:
+    """Register plugin methods; returns their names."""
+    from methods.base import load_plugin
+
+    return [name for path in paths or [] for name in load_plugin(path)]
+
+
+def parse_changes(changes: list[str] | None) -> dict[str, Any]:
+    """'steps=10' -> {'steps': 10}; values are read as YAML scalars."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for change in changes or []:
+        name, sign, text = change.partition("=")
+        if not sign or not name.strip():
+            raise ConcordError(f"--set {change}: expected key=value, such as --set steps=10")
+        try:
+            found[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConcordError(
+                f"--set {change}: the value is not readable; expected a number, true, false or a word"
+            ) from None
+    return found
+
+
+def split_names(names: str | None) -> list[str] | None:
+    """'a,b' -> ['a', 'b']; None stays None."""
+    if names is None:
+        return None
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:
+        raise ConcordError("--methods: expected one or more names separated by commas")
+    return found
+
+
+def open_plan(
+    suite: str,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    size: str = "default",
+    seed_set: int = 0,
+    profile: str = "embedded",
+    results: Path = Path("results"),
+    plugin: list[Path] | None = None,
+    methods: list[str] | None = None,
+    changes: list[str] | None = None,
+) -> Plan:
+    """The plan that the options ask for; registered methods named by --methods or --plugin join as rows."""
+    from benchmarks.plan import Options, make_plan
+    from benchmarks.settings import load_settings
+    from benchmarks.suite import load_suite, related_suites
+    from concord.datasets import ensure_dataset
+    from methods.base import all_methods
+
+    joining = load_plugins(plugin)
+    joining += [name for name in methods or [] if name in all_methods() and name not in joining]
+    settings = load_settings()
+    options = Options(profile, size, limit, data, seed_set, results)
+    found = load_suite(suite, extra=joining)
+    ensure_dataset(found, settings, options)
+    return make_plan(found, settings, options, parse_changes(changes), related_suites(suite))
+
+
+def open_session(plan: Plan, device: str, batch_size: int | None) -> Session:
+    """The plan on a device, with progress bars; a device that is not there is an error now, not after an hour."""
+    from benchmarks.session import Session
+    from concord.progress import bar
+
+    if device.startswith("cuda"):  # 'auto' and 'cpu' need no look at the machine, so that torch loads only when needed
+        from data.device import resolve_device
+
+        resolve_device(device)
+    return Session(plan, device, batch_size, bar)

@@ -1,0 +1,264 @@
+"""`concord report | compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concord.options import DataFolder, Limit, ProfileName, Results, SeedSet
+from data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.plan import Plan
+    from benchmarks.store import Store
+    from benchmarks.suite import Suite
+    from data.requests import Conditions
+    from reports.html import Page
+
+RESULTS = Path("results")
+
+
+def report(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SUITE]...", help="Suites; all of them if absent.", show_default=False),
+    ] = None,
+    results: Results = RESULTS,
+    profile: ProfileName = "embedded",
+    data_set: Annotated[
+        str | None,
+        typer.Option(
+            "--data-set", help="Results below the profile's folder, by name (data-..., limit-...).", show_default=False
+        ),
+    ] = None,
+    data: DataFolder = None,
+    limit: Limit = None,
+    seed_set: SeedSet = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write the pages, print no tables.")] = False,
+) -> None:
+    """Write tables, figures and pages from stored results, and print the tables.
+
+    Examples:
+
+      concord report
+
+      concord report face-generation --limit 8
+
+      concord report --data path/to/CelebAMask-HQ
+    """
+    from benchmarks.plan import Options
+    from benchmarks.settings import load_settings
+    from benchmarks.store import Store
+    from benchmarks.suite import load_suite, suite_names
+
+    settings = load_settings()
+    settings.profile(profile)
+    options = Options(profile, "default", limit, data, seed_set, results)
+    store = Store(_results_root(options, data_set))
+    named = suites or suite_names()
+    found = [load_suite(name) for name in named]
+    if not store.root.is_dir():
+        raise ConcordError(f"{store.root}: no such folder; run `concord run {named[0]}` first")
+    if not suites and store.root.name != profile:  # a folder beside the benchmark's own shows what was run in it
+        found = [suite for suite in found if store.runs(suite.request_set)]
+    if not found or (suites and not any(store.runs(suite.request_set) for suite in found)):
+        raise ConcordError(f"{store.root}: no results of {' or '.join(named)}; run `concord run {named[0]}` first")
+    chosen = [with_extra_rows(suite, store) for suite in found]
+    conditions = {}
+    for suite in chosen:
+        if suite.request_set not in conditions:
+            conditions[suite.request_set] = _conditions_of(suite, store, options, chosen)
+    _write(chosen, store, profile, conditions, [] if quiet else [suite.name for suite in chosen])
+
+
+def report_plan(plan: Plan) -> None:
+    """What `concord run` ends with: the report of the plan's folder, the plan's own table printed.
+
+    All suites that have results in the folder are written again, so that the overview stays whole.
+    """
+    from benchmarks.store import Run, Store
+    from benchmarks.suite import load_suite, suite_names
+    from reports.conditions import read_conditions
+
+    store = Store(plan.root)
+    suites = []
+    for name in suite_names():
+        suite = with_plan_rows(plan) if name == plan.suite.name else load_suite(name)
+        if name == plan.suite.name or store.runs(suite.request_set):
+            suites.append(with_extra_rows(suite, store))
+    conditions = {}
+    finished = [run for run in plan.runs if Run(run.path).finished]
+    if finished:
+        grid = max(suite.grid for suite in suites if suite.request_set == plan.suite.request_set)
+        conditions[plan.suite.request_set] = read_conditions(plan.requests.dataset, Run(finished[0].path), grid)
+    _write(suites, store, plan.options.profile, conditions, [plan.suite.name])
+
+
+def compare(
+    accept: Annotated[bool, typer.Option("--accept", help="Make the stored results the new baseline.")] = False,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="A loss counts beyond this share of the baseline's value.", min=0)
+    ] = 0.01,
+    results: Results = RESULTS,
+    profile: ProfileName = "embedded",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the comparison here.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure stored results against the committed baseline, request by request.
+
+    Exit code 0: no loss; 1: something is worse beyond the tolerance; 2: bad input; 3: something cannot be compared.
+
+    Examples:
+
+      concord compare
+
+      concord compare --accept
+    """
+    from benchmarks.store import Store
+    from data.files import atomic_path
+    from reports import compare as gate
+
+    store = Store(results / profile)
+    if not store.root.is_dir():
+        raise ConcordError(f"{store.root}: no such folder; run `concord run SUITE` first")
+    if accept:
+        names = gate.accept(store, profile)
+        typer.echo(f"{gate.BASELINE / profile}: baseline of {len(names)} rows written; commit it")
+        return
+    result = gate.compare_with_baseline(store, profile, tolerance=tolerance)
+    typer.echo(gate.to_markdown(result))
+    if json_file is not None:
+        with atomic_path(json_file) as temporary:
+            temporary.write_text(gate.to_json(result) + "\n", encoding="utf-8")
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+# ----------------------------------------------------------------------------------------------------------- what to show
+
+
+def with_extra_rows(suite: Suite, store: Store) -> Suite:
+    """The suite with stored rows that no suite names (--set, --methods, --plugin): they show where their set is at home.
+
+    Only rows with the same requests as the suite's own join: an experiment never gets a whole table refused.
+    """
+    from benchmarks.suite import Row, read_suite, suite_names
+
+    if suite.name != suite.request_set:
+        return suite
+    named = set(suite.row_names())
+    for name in suite_names():
+        other = read_suite(name)
+        if other.request_set == suite.request_set:
+            named.update(other.row_names())
+    runs = store.runs(suite.request_set)
+    own = [run.ids for run in runs if run.row in suite.row_names()]
+    extra = [
+        Row(
+            name=run.row,
+            method=run.manifest["method"],
+            conditions=run.manifest["conditions"],
+            params=run.manifest["params"],
+        )
+        for run in runs
+        if run.row not in named and run.manifest.get("method") and (not own or run.ids == own[0])
+    ]
+    return suite.model_copy(update={"rows": [*suite.rows, *extra]})
+
+
+def with_plan_rows(plan: Plan) -> Suite:
+    """The plan's suite with the rows that --set renamed beside the rows that they come from."""
+    known = {row.name for row in plan.suite.rows}
+    changed = [run.row for run in plan.runs if not run.is_reference and run.row.name not in known]
+    return plan.suite.model_copy(update={"rows": [*plan.suite.rows, *changed]})
+
+
+def _results_root(options: object, data_set: str | None) -> Path:
+    """results/<profile>, or the folder below it that the options or the name mean."""
+    from benchmarks.plan import Options, results_root
+
+    assert isinstance(options, Options)
+    if data_set is not None:
+        base = options.results / options.profile
+        found = sorted(
+            path.parent.name
+            for path in base.glob("*/*/")
+            if (path.parent.name.startswith(("data-", "limit-", "seeds-")))
+        )
+        matches = [name for name in dict.fromkeys(found) if name == data_set or name.startswith(f"data-{data_set}")]
+        if len(matches) != 1:
+            known = ", ".join(dict.fromkeys(found)) or "none yet"
+            raise ConcordError(f"--data-set {data_set}: expected one of {known} (in {base})")
+        return base / matches[0]
+    if options.data is None:
+        from data.faces import FaceDataset
+
+        return results_root(options, FaceDataset(Path(), "", "all", None, [], []))
+    from data.faces import open_faces
+
+    return results_root(options, open_faces(options.data))
+
+
+def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> dict[str, Conditions]:
+    """Conditions of the grid's requests: kept beside the report, else from the dataset; none when it is not there."""
+    from benchmarks.plan import Options, open_items
+    from benchmarks.settings import load_settings
+    from reports.conditions import kept_conditions, read_conditions
+
+    assert isinstance(options, Options)
+    runs = store.runs(suite.request_set)
+    if not runs:
+        return {}
+    grid = max(other.grid for other in suites if other.request_set == suite.request_set)
+    wanted = runs[0].ids[:grid]
+    kept = kept_conditions(store.root / "report", suite.request_set, wanted)
+    if len(kept) == len(wanted):
+        return kept
+    try:
+        return read_conditions(open_items(suite, load_settings(), options), runs[0], grid)
+    except ConcordError as error:
+        typer.echo(f"sample grids show no masks and captions: {error}", err=True)
+        return {}
+
+
+def _write(
+    suites: Sequence[Suite],
+    store: Store,
+    profile: str,
+    conditions: dict[str, dict[str, Conditions]],
+    printed: Sequence[str],
+) -> None:
+    """Write the report, print the named tables, and end with an error when a table had to be refused."""
+    from reports.conditions import keep_conditions
+    from reports.html import write_report
+
+    folder = store.root / "report"
+    for request_set, given in conditions.items():
+        if given:
+            keep_conditions(folder, request_set, given)
+    pages = write_report(suites, store, profile, conditions)
+    for page in pages:
+        if page.name in printed:
+            _print(page)
+    typer.echo(f"report: {folder / 'index.html'}")
+    refused = [f"suite '{page.name}': {page.table.refusal}" for page in pages if page.table.refusal]
+    if refused:
+        raise ConcordError("; ".join(refused))
+
+
+def _print(page: Page) -> None:
+    """In a terminal a drawn table, in a file or a pipe Markdown."""
+    from rich.console import Console
+
+    from reports.tables import to_markdown, to_terminal
+
+    console = Console()
+    if console.is_terminal:
+        console.print(to_terminal(page.table))
+    else:
+        typer.echo(to_markdown(page.table))

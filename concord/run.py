@@ -1,0 +1,333 @@
+"""`concord list | run | generate | score | plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concord.options import (
+    BatchSize,
+    Changes,
+    DataFolder,
+    Device,
+    Limit,
+    Methods,
+    Plugins,
+    ProfileName,
+    Results,
+    RowName,
+    SeedSet,
+    SizeName,
+    SuiteName,
+    load_plugins,
+    open_plan,
+    open_session,
+    split_names,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Options, Plan, RunPlan
+    from benchmarks.session import Session
+    from benchmarks.settings import Settings
+    from benchmarks.suite import Suite
+
+RESULTS = Path("results")
+
+
+def run(
+    suite: SuiteName,
+    data: DataFolder = None,
+    methods: Methods = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+) -> None:
+    """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
+
+    Examples:
+
+      concord run face-generation
+
+      concord run face-generation --limit 8 --methods composable,collaborative
+
+      concord run face-generation --data path/to/CelebAMask-HQ
+
+      concord run face-generation --plugin my_method.py --methods my-method --set steps=20
+    """
+    from concord.report import report_plan
+
+    names = split_names(methods)
+    plan = open_plan(
+        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
+        methods=names, changes=changes,
+    )  # fmt: skip
+    session = open_session(plan, device, batch_size)
+    runs = plan.select(names)
+    _introduce(plan)
+    made = session.generate(runs)
+    scored = session.score(runs)
+    _conclude(session, runs, made, scored)
+    report_plan(plan)
+
+
+def generate(
+    suite: SuiteName,
+    row: RowName = None,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+) -> None:
+    """Make the images of one row of a suite, or of all its rows, where they are not up to date.
+
+    Examples:
+
+      concord generate face-generation collaborative
+
+      concord generate influence-ablation --device cuda --batch-size 64
+    """
+    plan = open_plan(
+        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
+        changes=changes,
+    )  # fmt: skip
+    runs = _pick(plan, row, bool(changes))
+    session = open_session(plan, device, batch_size)
+    made = session.generate(runs)
+    _conclude(session, runs, made, [])
+
+
+def score(
+    suite: SuiteName,
+    row: RowName = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Only the features that FID and KID compare with; no row.")
+    ] = False,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+) -> None:
+    """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
+
+    Examples:
+
+      concord score face-generation collaborative
+
+      concord score face-generation --reference
+    """
+    from benchmarks.store import Run
+
+    plan = open_plan(
+        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
+        changes=changes,
+    )  # fmt: skip
+    session = open_session(plan, device, None)
+    if reference:
+        session.make_reference()
+        return
+    runs = _pick(plan, row, bool(changes))
+    if row is None:
+        runs = [run for run in runs if Run(run.path).finished]
+    scored = session.score(runs)
+    _conclude(session, runs, [], scored)
+
+
+def plan(
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="Only this suite; all of them if absent.", show_default=False)
+    ] = None,
+    size: SizeName = "default",
+    profile: ProfileName = "embedded",
+    device: Device = "auto",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
+
+    Examples:
+
+      concord plan
+
+      concord plan --suite face-generation --size full
+    """
+    from benchmarks.matrix import MATRIX, make_matrix, write_matrix
+    from benchmarks.plan import Options
+    from benchmarks.settings import load_settings
+    from benchmarks.suite import load_suites, suite_path
+
+    load_plugins(plugin)
+    if device.startswith("cuda"):
+        from data.device import resolve_device
+
+        resolve_device(device)
+    settings = load_settings()
+    suites = load_suites()
+    if suite is not None:
+        suite_path(suite)  # an unknown name is an error that lists the known ones
+        suites = [found for found in suites if found.name == suite]
+    matrix = make_matrix(
+        suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or []
+    )  # fmt: skip
+    changed = write_matrix(matrix)
+    _show_status(suites, Options(profile, size, results=results), settings)
+    typer.echo(f"{MATRIX.name}: {len(matrix['runs'])} runs, {len(matrix['suites'])} suites, "
+               f"{'written' if changed else 'unchanged'}")  # fmt: skip
+
+
+def list_all(
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Show the suites, methods and metrics that there are, and which rows have results.
+
+    Examples:
+
+      concord list
+
+      concord list --plugin my_method.py
+    """
+    from benchmarks.settings import load_settings
+    from benchmarks.store import Store
+    from benchmarks.suite import load_suites
+    from methods.base import all_methods
+    from metrics.base import SetMetric, all_metrics
+
+    load_plugins(plugin)
+    settings = load_settings()
+    settings.profile(profile)
+    store = Store(results / profile)
+    rows = []
+    for suite in load_suites():
+        runs = [store.run(suite.request_set, name) for name in suite.row_names()]
+        done = f"{sum(run.finished for run in runs)} made, {sum(run.scored for run in runs)} scored of {len(runs)}"
+        sizes = settings.sizes.get(suite.request_set)
+        n = f"{sizes.default} / {sizes.full}" if sizes else "-"
+        rows.append((suite.name, suite.title, f"{suite.paper} {suite.table}", " ".join(suite.conditions), n, done))
+    _table(f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows)
+    methods = [
+        (name, method.title, " ".join(sorted(method.conditions)), "no" if method.training_free else "yes", method.paper)
+        for name, method in all_methods().items()
+    ]
+    _table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
+    metrics = [
+        (name, metric.label, "higher" if metric.higher_is_better else "lower",
+         "set" if issubclass(metric, SetMetric) else "image", " ".join(sorted(metric.needs)), str(metric.minimum_n))
+        for name, metric in all_metrics().items()
+    ]  # fmt: skip
+    _table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
+
+
+# -------------------------------------------------------------------------------------------------------------- telling
+
+
+def _pick(plan: Plan, row: str | None, changed: bool) -> list[RunPlan]:
+    """The run of a row, or all; under --set a row is named without its changes."""
+    if row is None:
+        return list(plan.runs)
+    if changed:
+        return [run for run in plan.runs if run.row.name == row or run.row.name.startswith(f"{row}+")] or [
+            plan.run(row)
+        ]
+    return [plan.run(row)]
+
+
+def _introduce(plan: Plan) -> None:
+    requests = plan.requests
+    typer.echo(f"{plan.suite.title}: {len(requests)} requests from {requests.dataset.name}, results in {plan.root}")
+    if len(requests) < 16:
+        typer.echo(
+            f"n = {len(requests)}: far too few for any conclusion; set metrics such as FID are refused", err=True
+        )
+    for reason, count in requests.left_out.items():
+        typer.echo(f"left out: {count} items, {reason}", err=True)
+    for name, reason in plan.skipped.items():
+        typer.echo(f"row '{name}' is left out: {reason}", err=True)
+    for row in plan.suite.rows:
+        if row.planned:
+            typer.echo(f"row '{row.name}': {row.planned}", err=True)
+
+
+def _conclude(session: Session, runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan]) -> None:
+    """What each row cost, and where the time went."""
+    from benchmarks.store import Run
+
+    rows = []
+    for run in runs:
+        stored = Run(run.path)
+        if not stored.finished:
+            continue
+        facts = stored.manifest
+        evaluations = ", ".join(f"{name} {count:g}" for name, count in facts["evaluations_per_image"].items()) or "-"
+        state = "made" if run in made else "up to date"
+        state += ", scored" if run in scored else ""
+        seconds, memory = f"{facts['seconds_per_image']:.3f}", f"{facts['peak_memory_bytes'] / 2**20:.0f}"
+        rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
+    _table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
+    if made or scored:
+        split = {kind: seconds for kind, seconds in session.split().items() if seconds >= 0.05}
+        parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(split.items(), key=lambda pair: -pair[1]))
+        typer.echo(f"seconds: {parts}; {session.overhead():.0%} spent outside methods and networks")
+    else:
+        typer.echo("everything is up to date")
+
+
+def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
+    """One line a run, each run once: which state it is in, and where."""
+    from benchmarks.plan import make_plan
+    from benchmarks.runner import run_status
+    from benchmarks.scoring import is_scored
+    from benchmarks.session import Session
+    from data.errors import ConcordError
+
+    rows: dict[Path, tuple[str, ...]] = {}
+    for suite in suites:
+        try:
+            related = [other for other in suites if other.request_set == suite.request_set]
+            session = Session(make_plan(suite, settings, options, related=related))
+            for run in session.plan.runs:
+                status = run_status(run, session.grid)
+                done = status.state == "up to date" and is_scored(run, session.metrics, session.reference)
+                shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
+                rows.setdefault(run.path, (run.requests.name, run.row.name, str(len(run.requests)), status.state,
+                                           "up to date" if done else "to do", shards))  # fmt: skip
+        except ConcordError:  # no data yet: drawn by the first stage
+            for name in suite.row_names():
+                rows.setdefault(
+                    Path(suite.request_set) / name, (suite.request_set, name, "-", "to do", "to do", "no data yet")
+                )
+    _table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+    console.print()

@@ -1,0 +1,58 @@
+"""A method to copy: state the paper here, with the equation that the code below is.
+
+    eps(x_t, t) = w eps_text(x_t, t, c_text) + (1 - w) eps_mask(x_t, t, c_mask)
+
+To add a method:
+
+1. Copy this file to methods/<your_method>.py (or keep it anywhere and pass `--plugin path.py`). No list needs an edit.
+2. State the facts, the parameters with the paper's values, and write `sample`.
+3. Run `concord check <name>` (or `concord check --plugin path.py <name>`): the contract tests.
+4. Name it in a row of a suite (benchmarks/suites/*.yaml), or try it at once:
+   `concord run face-generation --methods <name>`.
+
+What helps you: `batch.conditions` (what each image has to agree with), `batch.generators` (each request's own noise: use
+`methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks), `methods.core` (schedule,
+sampler, experts) and `trace` (maps that figures are drawn from).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import Batch, Method, Trace, register
+from methods.core.experts import bind_experts
+from methods.core.sampler import ddim
+
+
+@register
+class Template(Method):
+    """A fixed convex combination of the text-driven and the mask-driven prediction."""
+
+    name, title, paper = "template", "Weighted average", "arXiv:0000.00000"
+    citation = "Authors: Title. Venue, year"
+    conditions = frozenset({"text", "mask"})  # what it takes; a request that brings anything else is refused
+    minimum_conditions = 2  # and how many of them it needs
+    training_free = True
+
+    class Params(Method.Params):
+        steps: int = Field(50, ge=1, le=1000)  # where the paper states the value
+        weight: float = Field(0.5, ge=0, le=1)  # w
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {f"eps-{name}": self.bank.expert(name) for name in ("text", "mask")}
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        p = self.params
+        assert isinstance(p, Template.Params)
+        text, mask = bind_experts(self.bank, batch, ["text", "mask"])
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:  # x_t and the result: (B, C, h, w)
+            return p.weight * text(x_t, t) + (1 - p.weight) * mask(x_t, t)
+
+        x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps)
+        return self.bank.autoencoder.decode(x_0)  # images (B, 3, H, W) around [0, 1]; `generate` clamps them

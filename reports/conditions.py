@@ -1,0 +1,69 @@
+"""The conditions of the requests that a sample grid shows: read from the dataset once, then kept beside the report.
+
+A report is made from the store; the store keeps images and scores, not the masks and captions that were asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.errors import ConcordError
+from data.files import atomic_path
+from data.requests import Conditions
+
+if TYPE_CHECKING:
+    from benchmarks.store import Run
+    from data.faces import FaceDataset
+
+Shown = dict[str, Conditions]
+
+
+def read_conditions(dataset: FaceDataset, run: Run, grid: int) -> Shown:
+    """Text and mask of a run's first `grid` requests; ConcordError when the folder is not the one that was answered."""
+    known = run.manifest["data"]["fingerprint"]
+    if dataset.fingerprint != known:
+        raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
+    size = int(run.manifest["image_size"])
+    found = {}
+    for request in run.ids[:grid]:
+        item = dataset[request.rsplit("-", 1)[0]]
+        found[request] = Conditions(text=item.text, mask=item.mask(size) if item.has_mask else None)
+    return found
+
+
+def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Conditions]) -> None:
+    """Write <folder>/conditions-<request set>.npz, unless it holds the same already."""
+    arrays: dict[str, np.ndarray] = {
+        "requests": np.array(list(conditions)),
+        "text": np.array([given.text or "" for given in conditions.values()]),
+    }
+    for index, given in enumerate(conditions.values()):
+        if given.mask is not None:
+            arrays[f"mask-{index}"] = given.mask.astype(np.uint8)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    path = folder / f"conditions-{request_set}.npz"
+    if not path.is_file() or path.read_bytes() != content.getvalue():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getvalue())
+
+
+def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Shown:
+    """What `keep_conditions` wrote, for these requests; empty when it is missing or about other requests."""
+    try:
+        with np.load(folder / f"conditions-{request_set}.npz", allow_pickle=False) as file:
+            found = {
+                str(request): Conditions(
+                    text=str(text) or None,
+                    mask=file[f"mask-{index}"].astype(np.int64) if f"mask-{index}" in file else None,
+                )
+                for index, (request, text) in enumerate(zip(file["requests"], file["text"], strict=True))
+            }
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {request: found[request] for request in ids if request in found}

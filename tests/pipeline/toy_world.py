@@ -1,0 +1,87 @@
+"""A small tree of faces, judges without weights, and a driver: what pipeline tests stand on.
+
+As a script it is the command `concord` with these judges: `python toy_world.py run SUITE ...`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TOY = HERE / "toy_method.py"
+
+
+def write_tree(root: Path, n: int, size: int = 64) -> Path:
+    """A CelebAMask-HQ tree of `n` coloured ellipses with two parts each, and both caption files."""
+    images, parts = root / "CelebA-HQ-img", root / "CelebAMask-HQ-mask-anno" / "0"
+    images.mkdir(parents=True)
+    parts.mkdir(parents=True)
+    y, x = np.mgrid[:size, :size]
+    plain, overall = {}, {}
+    for index in range(n):
+        rng = np.random.default_rng(index)
+        wide, high = rng.integers(size // 4, size // 2, 2)
+        face = ((x - size / 2) / wide) ** 2 + ((y - size / 2) / high) ** 2 < 1
+        hair = (y < size / 4) & ~face
+        image = np.empty((size, size, 3), np.uint8)
+        for region, low in ((face, 120), (hair, 20), (~face & ~hair, 200)):
+            image[region] = rng.integers(low, low + 55, 3)
+        Image.fromarray(image).save(images / f"{index}.jpg", quality=95)
+        for name, region in (("skin", face), ("hair", hair)):
+            Image.fromarray(region.astype(np.uint8) * 255).save(parts / f"{index:05d}_{name}.png")
+        age = ("young", "old")[index % 2]
+        plain[f"{index}.jpg"] = {"Beard_and_Age": f"A {age} person, number {index}."}
+        attributes = {"Young": f"The person is {age}."}
+        overall[f"{index}.jpg"] = {"attribute_wise_captions": attributes, "overall_caption": f"A {age} person."}
+    (root / "captions_hq_beard_and_age_2022-08-19.json").write_text(json.dumps(plain))
+    (root / "captions_hq.json").write_text(json.dumps(overall))
+    return root
+
+
+def make_judges():
+    """Judges without weights: brightness tells classes, colour sums are features, letters make a caption's vector."""
+    import torch
+
+    class Judges:
+        role, device = "judge", torch.device("cpu")
+        sha256 = {"parser": "1" * 64, "features": "2" * 64, "text-image": "3" * 64}
+        cards = {
+            kind: {"name": f"toy-{kind}", "sha256": digest, "held_out": {"accuracy": 0.5, "n": 8}}
+            for kind, digest in sha256.items()
+        }
+
+        def network(self, kind):
+            return torch.nn.Identity()
+
+        def labels(self, images):
+            return (images.mean(1) * 18.99).long()
+
+        def features(self, images):
+            return torch.nn.functional.adaptive_avg_pool2d(images, (4, 4)).flatten(1)  # (B, 48)
+
+        def embed_images(self, images):
+            return torch.nn.functional.normalize(self.features(images)[:, :16] - 0.5, dim=1)
+
+        def embed_texts(self, texts):
+            rows = [[(sum(map(ord, text)) * (k + 1)) % 17 - 8.0 for k in range(16)] for text in texts]
+            return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+
+    return Judges()
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    from metrics.networks.perception import Perception
+
+    Perception.load = classmethod(lambda cls, *args, **kwargs: make_judges())
+    from concord.cli import main as concord
+
+    concord()
+
+
+if __name__ == "__main__":
+    main()
