@@ -48,11 +48,12 @@ def read_model(path: Path, model: type[Model]) -> Model:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake of a validation error in one line."""
-    first = error.errors()[0]
+    """The first mistake of a validation error in one line; a misspelt key before the missing one that it stands for."""
+    errors = error.errors()
+    first = next((found for found in errors if found["type"] == "extra_forbidden"), errors[0])
     loc = [part for part in first["loc"] if part != "[key]"]
     name = ".".join(str(part) for part in loc)
-    more = f" (and {error.error_count() - 1} more mistakes)" if error.error_count() > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key '{name}'; known keys: {', '.join(_known_keys(model, loc[:-1]))}{more}"
     if first["type"] == "missing":

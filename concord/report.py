@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from benchmarks.store import Store
     from benchmarks.suite import Suite
     from data.requests import Conditions
-    from reports.html import Page
+    from reports.tables import Table
 
 RESULTS = Path("results")
+
+
+SuiteOption = Annotated[
+    list[str] | None, typer.Option("--suite", help="The same as SUITE; may be given again.", show_default=False)
+]
 
 
 def report(
@@ -27,18 +32,24 @@ def report(
         list[str] | None,
         typer.Argument(metavar="[SUITE]...", help="Suites; all of them if absent.", show_default=False),
     ] = None,
+    suite: SuiteOption = None,
     results: Results = RESULTS,
     profile: ProfileName = "embedded",
     data_set: Annotated[
         str | None,
         typer.Option(
-            "--data-set", help="Results below the profile's folder, by name (data-..., limit-...).", show_default=False
+            "--data-set",
+            help="Results below the profile's folder, by name: data-..., limit-..., seeds-...",
+            show_default=False,
         ),
     ] = None,
     data: DataFolder = None,
     limit: Limit = None,
     seed_set: SeedSet = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write the pages, print no tables.")] = False,
+    where: Annotated[
+        bool, typer.Option("--where", help="Print tables and where the pages are; write nothing.")
+    ] = False,
 ) -> None:
     """Write tables, figures and pages from stored results, and print the tables.
 
@@ -49,30 +60,36 @@ def report(
       concord report face-generation --limit 8
 
       concord report --data path/to/CelebAMask-HQ
-    """
+    """  # fmt: skip
     from benchmarks.plan import Options
     from benchmarks.settings import load_settings
     from benchmarks.store import Store
-    from benchmarks.suite import load_suite, suite_names
+    from benchmarks.suite import read_suite, suite_names
 
-    settings = load_settings()
-    settings.profile(profile)
+    load_settings().profile(profile)
     options = Options(profile, "default", limit, data, seed_set, results)
     store = Store(_results_root(options, data_set))
-    named = suites or suite_names()
-    found = [load_suite(name) for name in named]
-    if not store.root.is_dir():
-        raise ConcordError(f"{store.root}: no such folder; run `concord run {named[0]}` first")
-    if not suites and store.root.name != profile:  # a folder beside the benchmark's own shows what was run in it
-        found = [suite for suite in found if store.runs(suite.request_set)]
-    if not found or (suites and not any(store.runs(suite.request_set) for suite in found)):
-        raise ConcordError(f"{store.root}: no results of {' or '.join(named)}; run `concord run {named[0]}` first")
-    chosen = [with_extra_rows(suite, store) for suite in found]
+    asked = [*(suites or []), *(suite or [])]
+    found = [read_suite(name) for name in dict.fromkeys(asked or suite_names())]
+    first = found[0].name if found else "SUITE"
+    if not any(store.runs(one.request_set) for one in found):
+        raise ConcordError(
+            f"{store.root}: no results of {' or '.join(s.name for s in found)}; run `concord run {first}`"
+        )
+    if asked or store.root.name != profile:  # all suites have their page, but a folder of trials shows what was tried
+        others = [read_suite(name) for name in suite_names() if name not in asked]
+        kept = found if asked else []
+        found = kept + [one for one in others if store.runs(one.request_set)]
+    chosen = [with_extra_rows(one, store) for one in found]
+    printed = [] if quiet else (asked or [one.name for one in chosen])
+    if where:
+        _show([one for one in chosen if one.name in printed], store, profile)
+        return
     conditions = {}
-    for suite in chosen:
-        if suite.request_set not in conditions:
-            conditions[suite.request_set] = _conditions_of(suite, store, options, chosen)
-    _write(chosen, store, profile, conditions, [] if quiet else [suite.name for suite in chosen])
+    for one in chosen:
+        if one.request_set not in conditions:
+            conditions[one.request_set] = _conditions_of(one, store, options, chosen)
+    _write(chosen, store, profile, conditions, printed)
 
 
 def report_plan(plan: Plan) -> None:
@@ -81,13 +98,13 @@ def report_plan(plan: Plan) -> None:
     All suites that have results in the folder are written again, so that the overview stays whole.
     """
     from benchmarks.store import Run, Store
-    from benchmarks.suite import load_suite, suite_names
+    from benchmarks.suite import read_suite, suite_names
     from reports.conditions import read_conditions
 
     store = Store(plan.root)
     suites = []
     for name in suite_names():
-        suite = with_plan_rows(plan) if name == plan.suite.name else load_suite(name)
+        suite = with_plan_rows(plan) if name == plan.suite.name else read_suite(name)
         if name == plan.suite.name or store.runs(suite.request_set):
             suites.append(with_extra_rows(suite, store))
     conditions = {}
@@ -105,6 +122,7 @@ def compare(
     ] = 0.01,
     results: Results = RESULTS,
     profile: ProfileName = "embedded",
+    suite: SuiteOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the comparison here.", show_default=False)
     ] = None,
@@ -120,6 +138,7 @@ def compare(
       concord compare --accept
     """
     from benchmarks.store import Store
+    from benchmarks.suite import read_suite
     from data.files import atomic_path
     from reports import compare as gate
 
@@ -130,7 +149,8 @@ def compare(
         names = gate.accept(store, profile)
         typer.echo(f"{gate.BASELINE / profile}: baseline of {len(names)} rows written; commit it")
         return
-    result = gate.compare_with_baseline(store, profile, tolerance=tolerance)
+    only = {f"{one.request_set}/{row}" for one in map(read_suite, suite) for row in one.row_names()} if suite else None
+    result = gate.compare_with_baseline(store, profile, tolerance=tolerance, only=only)
     typer.echo(gate.to_markdown(result))
     if json_file is not None:
         with atomic_path(json_file) as temporary:
@@ -139,11 +159,11 @@ def compare(
         raise typer.Exit(result.exit_code)
 
 
-# ----------------------------------------------------------------------------------------------------------- what to show
+# --------------------------------------------------------------------------------------------------------- what to show
 
 
 def with_extra_rows(suite: Suite, store: Store) -> Suite:
-    """The suite with stored rows that no suite names (--set, --methods, --plugin): they show where their set is at home.
+    """The suite with stored rows that no suite names (--set, --methods, --plugin); they show in their set's own suite.
 
     Only rows with the same requests as the suite's own join: an experiment never gets a whole table refused.
     """
@@ -244,14 +264,25 @@ def _write(
     pages = write_report(suites, store, profile, conditions)
     for page in pages:
         if page.name in printed:
-            _print(page)
+            _print(page.table)
     typer.echo(f"report: {folder / 'index.html'}")
     refused = [f"suite '{page.name}': {page.table.refusal}" for page in pages if page.table.refusal]
     if refused:
         raise ConcordError("; ".join(refused))
 
 
-def _print(page: Page) -> None:
+def _show(suites: Sequence[Suite], store: Store, profile: str) -> None:
+    from reports.assemble import build_table
+
+    index = store.root / "report" / "index.html"
+    if not index.is_file():
+        raise ConcordError(f"{index}: no report yet; run `concord report`")
+    for suite in suites:
+        _print(build_table(suite, store, profile))
+    typer.echo(f"report: {index}")
+
+
+def _print(table: Table) -> None:
     """In a terminal a drawn table, in a file or a pipe Markdown."""
     from rich.console import Console
 
@@ -259,6 +290,6 @@ def _print(page: Page) -> None:
 
     console = Console()
     if console.is_terminal:
-        console.print(to_terminal(page.table))
+        console.print(to_terminal(table))
     else:
-        typer.echo(to_markdown(page.table))
+        typer.echo(to_markdown(table))

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data.requests import CONDITION_NAMES
 from methods.base import Batch, Method, Trace, register
 from methods.core.experts import bind_experts, modalities
 from methods.core.sampler import ddim
@@ -54,7 +55,7 @@ class Collaborative(Method):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
         assert isinstance(p, Collaborative.Params)
-        names = modalities(batch, order=("mask", "text"))
+        names = modalities(batch, order=("mask", *(c for c in CONDITION_NAMES if c != "mask")))  # softmax order as coded
         experts = bind_experts(self.bank, batch, names)
         diffusers = [self.bank.dynamic_diffuser(name) for name in names]
 

@@ -154,12 +154,12 @@ class SetMetric(Metric):
 def group_sizes(groups: np.ndarray, n: int) -> np.ndarray:
     """Sizes int64 (G,) of the jackknife's groups of n images; each of 0..G-1 must occur and leave two images over."""
     if groups.shape != (n,) or not np.issubdtype(groups.dtype, np.integer) or (n and groups.min() < 0):
-        raise ValueError(f"groups of shape {groups.shape} and type {groups.dtype}: expected integers 0..G-1 for {n} images")
+        raise ValueError(f"groups {groups.shape} of {groups.dtype}: expected integers 0..G-1 of shape ({n},)")
     sizes = np.bincount(groups)
     if len(sizes) < 2 or sizes.min() == 0:
         raise ValueError(f"groups of sizes {sizes.tolist()}: expected two or more groups, none empty")
     if n - sizes.max() < 2:
-        raise ConcordError(f"{n} images in {len(sizes)} groups: fewer than 2 are left without one; too few for an interval")
+        raise ConcordError(f"{n} images in {len(sizes)} groups: fewer than 2 are left without one of the groups")
     return sizes
 
 

@@ -7,9 +7,10 @@ mu and S are mean and unbiased covariance (ddof = 1, as np.cov) of the features;
 of the same network. The name promises the distance, the score's record says which network.
 
 The trace. S_1 S_2 is similar to R^T S_1 R for any R with R R^T = S_2, which is symmetric: its eigenvalues are real and
-not negative, so tr (S_1 S_2)^(1/2) is the sum of their square roots. `eigh` gives R, `eigvalsh` the eigenvalues. The
-references take the square root of the non-symmetric product (scipy.linalg.sqrtm: clean-fid, pytorch-fid) or its complex
-eigenvalues (torch-fidelity, torchmetrics): the same number, many times slower, and with imaginary parts to explain away.
+not negative, so tr (S_1 S_2)^(1/2) is the sum of their square roots, taken by `eigvalsh`. R is the Cholesky factor, or
+where S_2 is singular or nearly so, V diag(w)^(1/2) of its `eigh`. The references take the square root of the
+non-symmetric product (scipy.linalg.sqrtm: clean-fid, pytorch-fid) or its complex eigenvalues (torch-fidelity,
+torchmetrics): the same number, several times slower, and with imaginary parts to explain away.
 
 With fewer images than dimensions S_1 is singular. Its zero eigenvalues would each add the square root of a rounding
 error, so the same trace is taken from the n x n matrix that holds the others: for centred features X (n, D),
@@ -18,9 +19,9 @@ the nuclear norm's singular values).
 
 Bias. FID rises by about c/n above its limit, c depending on the model (Chong & Forsyth 2020), so values of different n
 do not compare, and an interval says where the FID *at this n* lies. It comes from delete-a-group jackknife replicates:
-the bias shifts all replicates alike and cancels. They err on the wide side where n is near D: at n = 50, 128 and 256 with
-D = 64 the standard error came out 1.6 to 2, 1.2 and 1.05 times the true one (simulated). A naive bootstrap is invalid: repeated images shrink the covariance and
-raise FID itself, by more than the interval's width.
+the bias shifts all replicates alike and cancels. They err on the wide side where n is near D: with D = 64 and n = 50,
+128 and 256, simulated standard errors came out 1.6 to 2, 1.2 and 1.05 times the true one. A naive bootstrap is invalid:
+repeated images shrink the covariance and raise FID itself, by more than the interval's width.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from metrics.base import SetMetric, group_sizes, register
 from metrics.moments import Floats, Moments
 
 NEGATIVE = 1e-8
-"""Eigenvalues down to -NEGATIVE x the largest are rounding and count as 0; below that, it is no covariance: an error."""
+"""A reference covariance's eigenvalues down to -NEGATIVE x the largest are rounding; below that, it is an error."""
+PIVOT = 1e-10
+"""The Cholesky factor is taken while every squared pivot is above PIVOT x the largest variance."""
 
 
 @register
@@ -90,9 +93,7 @@ class Target:
     @classmethod
     def of(cls, reference: Moments) -> Target:
         covariance = reference.covariance
-        values, vectors = np.linalg.eigh(covariance)
-        kept = _above_rounding(values)
-        return cls(reference.mean, float(np.trace(covariance)), vectors[:, kept] * np.sqrt(values[kept]))
+        return cls(reference.mean, float(np.trace(covariance)), square_root(covariance))
 
     def distance(self, generated: Moments) -> float:
         """FID of at least two images; exact where they outnumber the dimensions (else see `distance_to_few`)."""
@@ -114,17 +115,27 @@ class Target:
         return max(0.0, float(offset @ offset) + trace + self.trace - 2 * cross)
 
 
+def square_root(covariance: Floats) -> Floats:
+    """R (D, r) with R R^T = covariance (D, D), r its numerical rank."""
+    try:
+        lower = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # singular: an eigenvalue is 0 or below it by rounding
+        lower = np.zeros_like(covariance)
+    if np.square(np.diagonal(lower)).min() > PIVOT * np.diagonal(covariance).max():
+        return lower
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] < -NEGATIVE * max(values[-1], 0.0):
+        raise ValueError(f"eigenvalue {values[0]:.3g} beside {values[-1]:.3g}: no covariance is that far below zero")
+    kept = _above_rounding(values)
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
 def sum_of_roots(matrix: Floats) -> float:
-    """tr M^(1/2) of a symmetric positive semi-definite matrix (k, k)."""
-    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    """tr M^(1/2) of M = R^T S R (k, k), whose eigenvalues are below zero by rounding alone and then count as 0."""
+    values = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2), dtype=np.float64)
     return float(np.sqrt(values[_above_rounding(values)]).sum())
 
 
 def _above_rounding(values: Floats) -> np.ndarray:
     """Which of the ascending eigenvalues (k,) are more than rounding: above k x 2^-52 of the largest, as in a rank."""
-    if not len(values):
-        return np.zeros(0, dtype=bool)
-    largest = max(float(values[-1]), 0.0)
-    if values[0] < -NEGATIVE * largest:
-        raise ValueError(f"eigenvalue {values[0]:.3g} beside {largest:.3g}: no covariance is that far below zero")
-    return values > len(values) * np.finfo(np.float64).eps * largest
+    return values > len(values) * np.finfo(np.float64).eps * np.max(values, initial=0.0)

@@ -3,8 +3,8 @@
 A method can lead every column by meeting the text on some images and the mask on others; this is the column that
 sees it. Each metric's threshold is a low quantile of the ground-truth row (what real images that do meet the condition
 reach, measured by the same networks), so that it needs no taste. Over independent metrics, the ground-truth row itself
-succeeds on about (1 - q)^k of its images: read the others against that ceiling. Rates get a Wilson interval and McNemar's
-test (reports/statistics.py).
+succeeds on about (1 - q)^k of its images: read the others against that ceiling. Rates get a Wilson interval and
+McNemar's test (reports/statistics.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def joint_thresholds(
 ) -> dict[str, float]:
     """The value that all but the worst `quantile` of the ground-truth row's images reach, by metric.
 
-    truth: per metric, the ground-truth row's values (n,). For a distance it is the (1 - quantile)-quantile. Interpolated
-    linearly between images. Images whose measurement failed say nothing about the others and are left out.
+    truth: per metric, the ground-truth row's values (n,). For a distance it is the (1 - quantile)-quantile. Between two
+    images it is interpolated linearly. Failed measurements say nothing about the others and are left out.
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile {quantile}: expected a number in 0..1")

@@ -4,12 +4,12 @@
     KID = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)         lower is better
 
 This is the full U-statistic over all pairs, in float64: unbiased at every n (under equal distributions it is negative
-about half of the time, and never clipped: clipping would bias it), with the least variance that these images allow. It is
-printed as it is; some papers print it times 1000.
+about half of the time, and never clipped: clipping would bias it), with the least variance that these images allow.
+It is printed as it is; some papers print it times 1000.
 
-The references (clean-fid, torch-fidelity, torchmetrics) average the same statistic over 100 random subsets of up to 1000
-images: the same expectation with more noise, differing between libraries by their random streams (clean-fid's is not
-even seeded), and the standard deviation over overlapping subsets that they print is no standard error. On one
+The references (clean-fid, torch-fidelity, torchmetrics) average the same statistic over 100 random subsets of up to
+1000 images: the same expectation with more noise, differing between libraries by their random streams (clean-fid's is
+not even seeded), and the standard deviation over overlapping subsets that they print is no standard error. On one
 subset that holds all images they agree with this file.
 """
 

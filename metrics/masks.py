@@ -26,10 +26,14 @@ def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarra
             raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
         if wanted.shape != parsed.shape:
             raise ConcordError(
-                f"condition 'mask' of image {number} of the batch is {wanted.shape[0]}x{wanted.shape[1]}, the parse of its "
-                f"image {parsed.shape[0]}x{parsed.shape[1]}: read the masks at the image size (data/faces.py, nearest)"
+                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, the parse of its image "
+                f"{_size(parsed)}: read the masks at the image size (data/faces.py, nearest)"
             )
         yield wanted, parsed
+
+
+def _size(classes: np.ndarray) -> str:
+    return "x".join(map(str, classes.shape))
 
 
 def confusion_matrix(wanted: np.ndarray, parsed: np.ndarray) -> np.ndarray:
@@ -52,8 +56,8 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 def set_miou(confusion: np.ndarray) -> float:
     """Mean IoU (%) of a whole set, from its summed confusion matrix, over every class that either side has.
 
-    The usual definition of segmentation papers (Long et al. 2015). It is one number a set, in which a class's pixels are
-    pooled over all images; `mask-miou` is its per-image sibling, which can be paired, and the two differ.
+    The usual definition of segmentation papers (Long et al. 2015): one number a set, in which a class's pixels are
+    pooled over all images. `mask-miou` is its per-image sibling, which can be paired; the two differ.
     """
     iou = class_iou(confusion)
     if np.isnan(iou).all():

@@ -17,7 +17,7 @@ from data.errors import ConcordError
 from reports import statistics as st
 from reports.declared import DeclaredTable, declared_table, load_paper
 from reports.notes import judge_cards, notes_for, provenance_of, warnings_for
-from reports.tables import BEST, TIED, Cell, Column, Comparison, Cost, Kind, Row, Table, decimals_for
+from reports.tables import BEST, TIED, Cell, Column, ColumnKind, Comparison, Cost, Kind, Row, Table, decimals_for
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,7 +69,7 @@ class Measured:
     run: Run
     requests: list[str]
     values: dict[str, np.ndarray] = field(default_factory=dict)
-    failures: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> bool (n,), where its status is not 'ok'
     sets: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     n_reference: dict[str, int] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None
         measured.refused[name] = f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite"
     else:
         measured.values[name] = values
-        measured.failures[name] = int((status != "ok").sum())
+        measured.failed[name] = (status != "ok").to_numpy(dtype=bool)
 
 
 def _read_set(measured: Measured, name: str, rows: DataFrame) -> None:
@@ -165,15 +165,18 @@ def add_joint(rows: dict[str, Measured], suite: Suite, facts: dict[str, MetricFa
         reason = f"no thresholds ({truth.refused.get(bad, 'not scored')})" if bad else ""
     thresholds: dict[str, float] = {}
     if truth is not None and not reason:
-        thresholds = joint_thresholds({name: truth.values[name] for name in joint.metrics}, directions, joint.quantile)
+        try:
+            values = {name: truth.values[name] for name in joint.metrics}
+            thresholds = joint_thresholds(values, directions, joint.quantile, truth.failed)
+        except ValueError as error:  # every measurement of the ground truth failed
+            reason = str(error)
     for measured in rows.values():
         lacking = next((name for name in joint.metrics if name not in measured.values), None)
         if reason or lacking:
             measured.refused[JOINT] = reason or f"{lacking} {REFUSED}"
             continue
-        success = joint_success({name: measured.values[name] for name in joint.metrics}, thresholds, directions)
-        measured.values[JOINT] = 100.0 * np.asarray(success, dtype=np.float64)
-        measured.failures[JOINT] = 0
+        values = {name: measured.values[name] for name in joint.metrics}
+        measured.values[JOINT] = 100.0 * joint_success(values, thresholds, directions, measured.failed)
     return thresholds
 
 
@@ -255,7 +258,7 @@ def _order(suite: Suite) -> list[str]:
 def _column(fact: MetricFacts, measured: dict[str, Measured], declared: DeclaredTable) -> Column:
     intervals = [i for m in measured.values() if (i := interval_of(fact, m)) is not None]
     decimals = decimals_for([i.half_width for i in intervals], [i.value for i in intervals])
-    kind = "set" if fact.is_set else "rate" if fact.name == JOINT else "sample"
+    kind: ColumnKind = "set" if fact.is_set else "rate" if fact.name == JOINT else "sample"
     paper_label = fact.paper_key if fact.paper_key in declared.metrics else ""
     return Column(fact.name, fact.label, fact.higher_is_better, decimals, kind, paper_label or "")
 
@@ -296,7 +299,7 @@ def _row(
             reason = measured.refused.get(column.name, "") or "the table is refused, see above"
             cells[column.name] = Cell(paper=paper, refused=reason)
         else:
-            failures = measured.failures.get(column.name, 0)
+            failures = int(measured.failed[column.name].sum()) if column.name in measured.failed else 0
             cells[column.name] = Cell(interval.value, interval.low, interval.high, paper, failures=failures)
     title = REFERENCE_TITLES.get(name) or declared.titles.get(name) or name.replace("-", " ").capitalize()
     absent = ""
@@ -311,7 +314,7 @@ def _row(
         n=len(measured.requests) if measured else None,
         cost=cost_of(manifest),
         absent=absent,
-        method=(spec.method or "") if spec else "",
+        method=str(manifest.get("method") or (spec.method if spec else "") or ""),
         params=dict(manifest.get("params") or (spec.params if spec else {})),
         conditions=tuple(suite.row_conditions(spec)) if spec else (),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -158,9 +158,12 @@ def read_baseline(profile: str, folder: Path = BASELINE) -> Baseline:
             for run, part in scores.groupby("run", sort=False, observed=True)
         }
         kept = {
-            (str(row.run), str(row.metric)): (float(row.value), np.asarray(row.replicates, dtype=np.float64))
-            for row in sets.itertuples()
-            if row.status == "ok"
+            (str(row["run"]), str(row["metric"])): (
+                float(row["value"]),
+                np.asarray(row["replicates"], dtype=np.float64),
+            )
+            for row in sets.to_dict("records")
+            if row["status"] == "ok"
         }
         runs = dict(info["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,15 +180,17 @@ def compare_with_baseline(
     folder: Path = BASELINE,
     tolerance: float = TOLERANCE,
     facts: Mapping[str, MetricFacts] | None = None,
+    only: Collection[str] | None = None,
 ) -> Result:
-    """Every run of the baseline against the stored one; Holm over all metrics of all runs."""
+    """Every run of the baseline (`only` these, where given) against the stored one; Holm over all their metrics."""
     baseline = read_baseline(profile, folder)
     stored = _stored(store)
     names = sorted({metric for _, metric in [*baseline.values, *baseline.sets]})
     known = dict(facts) if facts is not None else metric_facts(names)
     changes: list[Change] = []
     incomparable = {}
-    for name, then in baseline.info["runs"].items():
+    wanted = {name: then for name, then in baseline.info["runs"].items() if only is None or name in only}
+    for name, then in wanted.items():
         reason = _incomparable(then, baseline.requests.get(name, []), stored.get(name))
         if reason:
             incomparable[name] = reason
@@ -200,7 +205,7 @@ def compare_with_baseline(
                 changes.append(_change(name, known[metric], baseline, measured, tolerance))
     adjusted = st.holm([change.p for change in changes])
     changes = [replace(change, p_holm=float(p)) for change, p in zip(changes, adjusted, strict=True)]
-    new = sorted(set(stored) - set(baseline.info["runs"]))
+    new = sorted(name for name in set(stored) - set(baseline.info["runs"]) if only is None or name in only)
     return Result(changes, incomparable, new, tolerance, str(baseline.info.get("commit", "unknown")))
 
 
@@ -261,8 +266,8 @@ def to_markdown(result: Result) -> str:
     lines = [
         f"# Against the baseline: {head}",
         "",
-        f"{len(result.changes)} comparisons, paired by request, Holm-corrected together: {said}. A loss counts when p < "
-        f"{ALPHA} and it exceeds {result.tolerance:.1%} of the baseline's value. Baseline of commit "
+        f"{len(result.changes)} comparisons, paired by request, Holm-corrected together: {said}. A loss counts when "
+        f"p < {ALPHA} and it exceeds {result.tolerance:.1%} of the baseline's value. Baseline of commit "
         f"{result.baseline_commit[:12]}.",
         "",
         "| Row | Metric | Baseline | Now | Difference [95 %] | Corrected p | Verdict |",
@@ -300,7 +305,8 @@ def to_json(result: Result) -> str:
             "changes": [
                 {
                     "run": c.run, "metric": c.metric, "baseline": c.before, "now": c.now, "low": c.low, "high": c.high,
-                    "p": c.p, "p_holm": c.p_holm, "verdict": c.verdict, "smallest_visible": c.visible, "most": c.changed,
+                    "p": c.p, "p_holm": c.p_holm, "verdict": c.verdict, "smallest_visible": c.visible,
+                    "most": c.changed,
                 }
                 for c in result.changes
             ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def read_conditions(dataset: FaceDataset, run: Run, grid: int) -> Shown:
 
 def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Conditions]) -> None:
     """Write <folder>/conditions-<request set>.npz, unless it holds the same already."""
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "requests": np.array(list(conditions)),
         "text": np.array([given.text or "" for given in conditions.values()]),
     }

@@ -7,6 +7,7 @@ they are placed: photographs with Lanczos, masks with NEAREST, so that a 64-pixe
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,8 @@ def _new_figure(width_px: float, height_px: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a caption's letter becomes a box, no more
         figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"},
                        pil_kwargs={"compress_level": 4})  # fmt: skip
 
@@ -209,9 +211,8 @@ def influence_figure(
                 left = first + column * (size + gap)
                 _place(figure, maps[index, branch], left, y, size, vmin=0, vmax=1, cmap=MAPS)
     bar_height = max(2, len(names)) * (size + gap) - gap
-    bar = figure.add_axes((
-        (first + len(picked) * (size + gap) + 10) / width, 1 - (head + bar_height) / height, 12 / width, bar_height / height,
-    ))  # fmt: skip
+    right = first + len(picked) * (size + gap) + 10
+    bar = figure.add_axes((right / width, 1 - (head + bar_height) / height, 12 / width, bar_height / height))
     colours = figure.colorbar(ScalarMappable(Normalize(0, 1), MAPS), cax=bar, ticks=[0, 0.5, 1])
     colours.ax.tick_params(labelsize=8, colors=FAINT, length=2)
     colours.outline.set_visible(False)

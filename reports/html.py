@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from data.errors import ConcordError
 from data.files import atomic_path, read_json, write_json
 from reports import figures, notes, tables
 from reports.assemble import MetricFacts, build_table
+from reports.cards import method_cards
 from reports.figures import Shown
 from reports.tables import BEST, TIED, Row, Table
 
@@ -111,18 +113,14 @@ def write_report(
 
 
 def describe_methods(table: Table) -> Table:
-    """Titles and citations of the methods from the registry, where the row has a method."""
-    from methods.base import all_methods
-
-    methods = all_methods()
+    """Titles, citations and descriptions of the methods; a row of a plugin keeps what the store knows of it."""
+    cards = method_cards()
 
     def described(row: Row) -> Row:
-        method = methods.get(row.method)
-        if method is None:  # planned, or a plugin's that is not loaded now
+        card = cards.get(row.method)
+        if card is None:
             return row
-        words = " ".join((method.__doc__ or "").strip().split("\n\n")[0].split())
-        paper = f"{method.citation} {method.paper}".strip()
-        return replace(row, citation=paper, description=words)
+        return replace(row, citation=card.reference, description=card.description)
 
     return replace(table, rows=[described(row) for row in table.rows])
 
@@ -209,7 +207,7 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
     if columns:
         page.grid = f"{suite.name}/grid.png"
         title = f"{suite.title}: the same requests across methods"
-        drawn.once(page.grid, (seen, columns, title), lambda at: figures.sample_grid(shown, columns, title, at))
+        drawn.once(page.grid, (seen, columns, title), partial(figures.sample_grid, shown, columns, title))
     traces = {name: store.run(suite.request_set, name).trace() for name, _ in columns}
     told = {name: trace for name, trace in traces.items() if trace is not None and "influence" in trace}
     for name, trace in told.items():
@@ -218,11 +216,8 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
             f"{suite.name}/influence-{name}.png",
             f"Influence of the {branches} branch over time: {titles[name]}",
         )
-        drawn.once(
-            file,
-            (seen, sorted(trace.items()), title),
-            lambda at, trace=trace, name=name, title=title: figures.influence_figure(trace, shown, name, title, at),
-        )
+        draw = partial(figures.influence_figure, trace, shown, name, title)
+        drawn.once(file, (seen, sorted(trace.items()), title), draw)
         text = (
             "After the softmax over the branches: at each pixel and step they sum to 1. From noise (left) to image "
             "(right); compare Figure 10 of the paper."
@@ -233,7 +228,7 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
         file, title = f"{suite.name}/influence-mean.png", "Mean influence over time"
         named = {titles[name]: trace for name, trace in told.items()}
         facts = [(name, sorted(trace.items())) for name, trace in named.items()]
-        drawn.once(file, (facts, title), lambda at: figures.influence_curve(named, title, at))
+        drawn.once(file, (facts, title), partial(figures.influence_curve, named, title))
         n = len(next(iter(told.values()))["requests"])
         text = f"Mean over all pixels and the {n} traced requests; bands: 10th to 90th percentile of the requests."
         alt = "Curves of the mean influence of each branch over the steps"
@@ -241,7 +236,7 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
 
 
 class _Drawn:
-    """Which figures of the folder show what, so that each is drawn once: figures.json holds a hash of every figure's input."""
+    """Draws each figure once: figures.json holds a hash of what every figure of the folder was drawn from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "figures.json"

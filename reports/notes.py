@@ -22,7 +22,8 @@ EMBEDDED = (
 INTERVALS = (
     "95 % intervals over the requests: Student's t for means of per-image values, Wilson for rates, delete-a-group "
     "jackknife for FID and KID (their interval does not cover the choice of the reference images, which all rows "
-    "share; FID is biased upwards by about 1/n, so it compares only at equal n)."
+    "share; FID is biased upwards by about 1/n, so it compares only at equal n; the jackknife errs on the wide side "
+    "where n is not much larger than the number of features)."
 )
 TESTS = (
     "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, "

@@ -26,6 +26,9 @@ MARK_CAPTION = (
 )
 
 
+ColumnKind = Literal["sample", "rate", "set"]
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric as the table shows it."""
@@ -34,7 +37,7 @@ class Column:
     label: str
     higher_is_better: bool
     decimals: int = 2
-    kind: Literal["sample", "rate", "set"] = "sample"
+    kind: ColumnKind = "sample"
     paper_label: str = ""  # the paper's key for it, '' where the paper has no such column
 
     @property

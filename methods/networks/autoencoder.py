@@ -2,7 +2,7 @@
 
 Both directions are a linear map of 4x4 patches, found in closed form as their principal components, plus a residual
 network that starts at zero. The linear part gives a usable latent space at once; the networks learn what it misses.
-Latents are standardised, so that diffusion sees unit variance in every channel.
+Latents are scaled by the components' deviations and held near unit variance in training, as diffusion expects them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
         patch = 3 * PATCH**2
         self.register_buffer("mean", torch.zeros(patch))
         self.register_buffer("basis", torch.zeros(channels, patch))  # rows orthonormal
-        self.register_buffer("shift", torch.zeros(channels))  # standardises the latents
+        self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         self.analysis = nn.Sequential(
             nn.Conv2d(12, fine_width, 3, padding=1),  # 32x32
@@ -58,13 +58,6 @@ class Autoencoder(nn.Module):
         self.shift.zero_()
         self.scale.copy_(values.flip(0)[: self.channels].sqrt())
 
-    @torch.no_grad()
-    def standardise(self, images: Tensor) -> None:
-        """Refit shift and scale, so that the latents of `images` have mean 0 and variance 1 per channel."""
-        latents = torch.cat([self._analyse(chunk) for chunk in images.split(256)])
-        self.shift.copy_(latents.mean((0, 2, 3)))
-        self.scale.copy_(latents.std((0, 2, 3)))
-
     def _analyse(self, images: Tensor) -> Tensor:
         x = images * 2 - 1
         patches = pixel_unshuffle(x, PATCH) - self.mean[:, None, None]
@@ -72,7 +65,7 @@ class Autoencoder(nn.Module):
         return linear + self.analysis(pixel_unshuffle(x, 2))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 64, 64) in [0, 1] -> standardised latents (B, 6, 16, 16)."""
+        """Images (B, 3, 64, 64) in [0, 1] -> latents (B, 6, 16, 16)."""
         return (self._analyse(images) - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class TrainAutoencoder(Task):
         latents = self.autoencoder.encode(images)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         decoded = self.autoencoder.decode(latents + self.noise * noise)
-        # The latents stay near unit variance while the network moves them; the final fit makes that exact.
+        # Holds the latents near zero mean and unit variance while the network moves them.
         spread = latents.var((0, 2, 3)).log().square().mean() + latents.mean((0, 2, 3)).square().mean()
         return l1_loss(decoded, images) + 10 * mse_loss(decoded, images) + 1e-3 * spread
 
@@ -74,7 +74,7 @@ def load_autoencoder(device: torch.device) -> Autoencoder:
 
 
 class Latents:
-    """A corpus with every image encoded once: latents float32 (N, 6, 16, 16), standardised."""
+    """A corpus with every image encoded once: latents float32 (N, 6, 16, 16)."""
 
     def __init__(self, split: str, device: torch.device, limit: int | None = None) -> None:
         self.corpus: Corpus = corpus(split, limit)

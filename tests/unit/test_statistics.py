@@ -6,7 +6,6 @@ from scipy import stats
 
 from reports import statistics as st
 
-
 # --------------------------------------------------------------------------------------------- sign flips
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_store import FACTS, JUDGES, make_suite, write_run, write_store
 from rich.console import Console
 
 from benchmarks.store import Store
@@ -29,7 +30,6 @@ from reports.tables import (
     to_terminal,
 )
 from reports.tables import Row as TableRow
-from fake_store import FACTS, JUDGES, make_suite, write_run, write_store
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_all_pairs_of_all_columns_are_corrected_together(table: Table) -> None:
 
 
 def test_under_the_null_tables_claim_a_winner_at_most_one_time_in_twenty(tmp_path: Path) -> None:
-    """Three methods with the same true quality in every column, 40 tables: a table with any mark of best is an error."""
+    """Three methods with the same true quality in every column, 40 tables: any mark of best is a false claim."""
     suite = make_suite(rows=[Row(name=name, method=name) for name in ("text-only", "composable", "collaborative")])
     same, claims = (27.0, 88.0, 6.0), 0
     write_run(tmp_path, "ground-truth", 40)
@@ -165,7 +165,7 @@ def test_under_the_table_stands_what_one_must_know(table: Table) -> None:
 
 
 def test_the_terminal_shows_the_same_cells(table: Table) -> None:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(to_terminal(table))
     text = console.export_text()
     for needed in (

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parent
 TOY = HERE / "toy_method.py"
 
 
@@ -40,6 +40,33 @@ def write_tree(root: Path, n: int, size: int = 64) -> Path:
     (root / "captions_hq_beard_and_age_2022-08-19.json").write_text(json.dumps(plain))
     (root / "captions_hq.json").write_text(json.dumps(overall))
     return root
+
+
+SUITE = """
+name: toys
+title: Toys
+paper: collaborative-diffusion
+table: table-1
+dataset: faces
+conditions: [text, mask]
+rows:
+  - {name: toy, method: toy}
+  - {name: tedigan, planned: not yet}
+metrics: [fid, kid, text-similarity, mask-accuracy, mask-miou, joint-success]
+joint: {metrics: [text-similarity, mask-accuracy], quantile: 0.05}
+reference: [ground-truth, shuffled]
+grid: 4
+"""
+
+
+def write_suite(folder: Path, **changes: str) -> Path:
+    """The suite `toys`; changes are lines: write_suite(folder, grid="grid: eight")."""
+    lines = SUITE.strip().splitlines()
+    for key, line in changes.items():
+        lines = [line if old.startswith(f"{key}:") else old for old in lines]
+    path = folder / "toys.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def make_judges():

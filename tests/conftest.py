@@ -1,0 +1,52 @@
+"""Fixtures of the machinery's tests: a toy method, a toy tree of faces, judges without weights, and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_world
+
+
+@pytest.fixture(scope="session")
+def toy_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CelebAMask-HQ tree of 12 faces, not to be changed."""
+    return toy_world.write_tree(tmp_path_factory.mktemp("toys") / "tree", 12)
+
+
+@pytest.fixture
+def toy() -> Iterator[str]:
+    """The toy method, registered for one test; its name."""
+    import methods.base as base
+
+    before = dict(base._REGISTRY.methods)
+    (name,) = base.load_plugin(toy_world.TOY)
+    yield name
+    base._REGISTRY.methods.clear()
+    base._REGISTRY.methods.update(before)
+
+
+@pytest.fixture
+def toy_suite(tmp_path: Path) -> Path:
+    """A suite file of the user's with the toy method."""
+    return toy_world.write_suite(tmp_path)
+
+
+@pytest.fixture
+def judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges without weights in place of the trained ones."""
+    from metrics.networks.perception import Perception
+
+    monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *args, **kwargs: toy_world.make_judges()))
+
+
+@pytest.fixture
+def concord(toy: str, judges: None) -> Callable[..., Any]:
+    """Call it with arguments of the command line: it runs `concord` in this process; exit_code, stdout, stderr."""
+    from typer.testing import CliRunner
+
+    from concord.cli import app
+
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])

@@ -1,0 +1,110 @@
+"""Figures: the right picture at the right place, whole pixels, and no state left behind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.labels import PALETTE
+from reports import figures
+from reports.figures import Shown, enlarge, influence_curve, influence_figure, mask_picture, pick_steps, sample_grid
+
+RED, GREEN, BLUE = (np.full((64, 64, 3), c, np.uint8) for c in ((200, 30, 30), (30, 180, 30), (30, 30, 200)))
+
+
+def shown(number: int, **images: np.ndarray) -> Shown:
+    mask = np.zeros((64, 64), np.int64)
+    mask[20:50, 20:50] = 1
+    return Shown(
+        f"{number}-0", "A caption with $dollars$, <b>tags</b> and many words in a row. " * 3, mask, RED, images
+    )
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+
+
+def share(path: Path, colour: np.ndarray) -> int:
+    """Pixels of exactly this colour."""
+    return int((pixels(path) == colour).all(axis=1).sum())
+
+
+def trace(requests: list[str], steps: int = 50) -> dict[str, np.ndarray]:
+    mask = np.broadcast_to(np.linspace(0.9, 0.2, steps)[None, :, None, None], (len(requests), steps, 16, 16))
+    return {
+        "influence": np.stack([mask, 1 - mask], axis=2).astype(np.float16),
+        "influence_steps": np.arange(steps - 1, -1, -1) * 20,
+        "influence_names": np.array(["mask", "text"]),
+        "requests": np.array(requests),
+    }
+
+
+def test_masks_are_enlarged_without_new_colours() -> None:
+    mask = np.arange(64 * 64).reshape(64, 64) % 19
+    picture = mask_picture(mask)
+    assert picture.shape == (256, 256, 3)
+    assert {tuple(c) for c in picture.reshape(-1, 3)} == {tuple(c) for c in PALETTE}
+    assert (picture[::4, ::4] == PALETTE[mask]).all()  # four times, exactly
+    assert (picture[3::4, 3::4] == PALETTE[mask]).all()
+
+
+def test_pictures_are_enlarged_smoothly() -> None:
+    step = np.zeros((64, 64, 3), np.uint8)
+    step[:, 32:] = 255
+    assert len(np.unique(enlarge(step))) > 2
+    assert len(np.unique(enlarge(step, smooth=False))) == 2
+
+
+def test_the_grid_shows_each_image_once(tmp_path: Path) -> None:
+    requests = [shown(0, a=GREEN, b=BLUE), shown(1, a=GREEN)]  # the second request has no image of b
+    sample_grid(requests, [("a", "Method A"), ("b", "A method with a long name")], "Title", tmp_path / "grid.png")
+    one = 256 * 256
+    assert abs(share(tmp_path / "grid.png", GREEN[0, 0]) - 2 * one) < 4 * 520  # edges may be off by a pixel
+    assert abs(share(tmp_path / "grid.png", BLUE[0, 0]) - one) < 2 * 520
+    assert abs(share(tmp_path / "grid.png", RED[0, 0]) - 2 * one) < 4 * 520
+
+
+def test_a_grid_of_masks_alone_needs_no_captions_or_truth(tmp_path: Path) -> None:
+    request = Shown("0-0", None, np.ones((64, 64), np.int64), None, {"a": GREEN})
+    sample_grid([request], [("a", "A")], "Title", tmp_path / "bare.png")
+    sample_grid([shown(0, a=GREEN)], [("a", "A")], "Title", tmp_path / "full.png")
+    assert Image.open(tmp_path / "bare.png").width < Image.open(tmp_path / "full.png").width - 256
+    assert share(tmp_path / "bare.png", GREEN[0, 0]) > 60_000
+
+
+def test_steps_run_from_the_first_to_the_last() -> None:
+    picked = pick_steps(np.arange(980, -1, -20), 9)
+    assert (picked[0], picked[-1], len(picked)) == (0, 49, 9)
+    assert list(pick_steps(np.array([10, 0]), 9)) == [0, 1]
+
+
+def test_influence_maps_use_the_whole_range_of_colours(tmp_path: Path) -> None:
+    """0 is the map's darkest colour and 1 its lightest, whatever the maps hold."""
+    from matplotlib import colormaps
+
+    extreme = trace(["0-0"], 5)
+    extreme["influence"] = np.zeros((1, 5, 2, 16, 16), np.float16)
+    extreme["influence"][:, :, 0] = 1
+    influence_figure(extreme, [shown(0, a=GREEN)], "a", "Title", tmp_path / "maps.png", times=5)
+    for end, maps in ((0.0, 5), (1.0, 5)):
+        colour = (np.array(colormaps[figures.MAPS](end)[:3]) * 255).astype(np.uint8)
+        assert share(tmp_path / "maps.png", colour) > 0.95 * maps * 192 * 192
+    assert share(tmp_path / "maps.png", GREEN[0, 0]) > 0.95 * 192 * 192  # the final image
+
+
+def test_more_than_two_branches_get_a_strip_each(tmp_path: Path) -> None:
+    two, three = trace(["0-0"], 4), trace(["0-0"], 4)
+    three["influence"] = np.full((1, 4, 3, 16, 16), 1 / 3, np.float16)
+    three["influence_names"] = np.array(["mask", "text", "sketch"])
+    influence_figure(two, [shown(0, a=GREEN)], "a", "Title", tmp_path / "two.png")
+    influence_figure(three, [shown(0, a=GREEN)], "a", "Title", tmp_path / "three.png")
+    taller = Image.open(tmp_path / "three.png").height - Image.open(tmp_path / "two.png").height
+    assert taller == pytest.approx(125 * 1.6, abs=3)
+
+
+def test_the_curve_is_drawn_for_every_row(tmp_path: Path) -> None:
+    influence_curve({"A": trace(["0-0", "1-0"])}, "Title", tmp_path / "one.png")
+    influence_curve({"A": trace(["0-0"]), "B": trace(["0-0"])}, "Title", tmp_path / "two.png")
+    assert Image.open(tmp_path / "two.png").width > 1.5 * Image.open(tmp_path / "one.png").width
+    assert len(np.unique(pixels(tmp_path / "one.png"), axis=0)) > 50

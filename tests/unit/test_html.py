@@ -1,0 +1,225 @@
+"""The report folder: whole, self-contained, escaped, and written from the store alone."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_store import FACTS, make_suite, write_run, write_store
+
+from benchmarks.store import Store
+from data.requests import Conditions
+from reports.cards import method_cards
+from reports.conditions import keep_conditions, kept_conditions
+from reports.html import Page, write_report
+
+EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔'
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects what a browser would load, and fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.scripts = 0
+        self.images_without_alt = 0
+        self.headers: list[dict[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("img", "script", "iframe", "source", "video", "audio", "embed") and given.get("src"):
+            self.loads.append(str(given["src"]))
+        if tag == "link" and given.get("href"):
+            self.loads.append(str(given["href"]))
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        if tag == "img" and not given.get("alt"):
+            self.images_without_alt += 1
+        if tag == "th":
+            self.headers.append(given)
+        self.scripts += tag == "script"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def check(path: Path) -> Checker:
+    checker = Checker()
+    checker.feed(path.read_text(encoding="utf-8"))
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def conditions(n: int = 3) -> dict[str, dict[str, Conditions]]:
+    mask = np.zeros((16, 16), np.int64)
+    mask[4:12, 4:12] = 1
+    given = {f"{27000 + i}-0": Conditions(text=EVIL if i == 0 else "A man with a beard.", mask=mask) for i in range(n)}
+    return {"face-generation": given}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("results") / "embedded")
+
+
+@pytest.fixture(scope="module")
+def folder(store: Store) -> Path:
+    second = make_suite(name="influence-ablation", title="Ablation", requests="face-generation", table="table-2")
+    write_report([make_suite(), second], store, "embedded", conditions(), FACTS)
+    return store.root / "report"
+
+
+PAGES = ("index.html", "face-generation.html", "influence-ablation.html")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_parse_and_load_nothing_from_elsewhere(folder: Path, name: str) -> None:
+    page = check(folder / name)
+    assert page.loads
+    for target in page.loads:
+        assert target == "data:," or (folder / target).is_file(), target
+    for target in page.links:
+        if not target.startswith("https://arxiv.org/"):  # a link that is followed only when it is clicked
+            assert (folder / target.partition("#")[0]).is_file() or target.startswith("#"), target
+    text = (folder / name).read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\(|<base|fetch\(|XMLHttpRequest", text)
+    assert page.images_without_alt == 0
+
+
+def test_pages_are_usable_without_a_mouse_in_the_dark_and_on_a_phone(folder: Path) -> None:
+    text = (folder / "face-generation.html").read_text(encoding="utf-8")
+    page = check(folder / "face-generation.html")
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    assert '<html lang="en">' in text
+    assert all(header.get("scope") in ("col", "row") for header in page.headers)
+    sortable = [header for header in page.headers if "aria-sort" in header]
+    assert len(sortable) == len(FACTS) + 3
+    assert text.count('role="region"') == text.count('tabindex="0"')
+
+
+def test_captions_are_shown_as_text_never_as_html(folder: Path) -> None:
+    page = check(folder / "face-generation.html")
+    assert page.scripts == 1  # the sorting
+    assert EVIL in "".join(page.text)
+
+
+def test_the_page_says_what_the_table_says(folder: Path) -> None:
+    text = " ".join("".join(check(folder / "face-generation.html").text).split())
+    for needed in (
+        "paper: 80.25", "not yet", "n = 64 requests in every row", "never comparable with the paper's",
+        "judge-parser", "Composable − Collaborative Diffusion", "is better", "cannot tell", "eeeeeeeeeeee", "steps",
+    ):  # fmt: skip
+        assert needed in text, needed
+    assert "Mask (%): Collaborative Diffusion beats all others" in "".join(check(folder / "index.html").text)
+
+
+def test_beside_the_pages_stand_the_tables_as_files(folder: Path) -> None:
+    import pandas as pd
+
+    csv, parquet = pd.read_csv(folder / "face-generation.csv"), pd.read_parquet(folder / "face-generation.parquet")
+    assert csv["value"].to_numpy() == pytest.approx(parquet["value"].to_numpy(), nan_ok=True)
+    markdown = (folder / "face-generation.md").read_text(encoding="utf-8")
+    for target in re.findall(r"!\[[^]]*\]\(([^)]*)\)", markdown):
+        assert (folder / target).is_file()
+    assert "grid.png" in markdown
+    assert "influence-collaborative.png" in markdown
+
+
+def test_figures_are_drawn_again_only_when_something_changed(folder: Path, store: Store) -> None:
+    grid, maps = folder / "face-generation/grid.png", folder / "face-generation/influence-collaborative.png"
+    before = grid.stat().st_mtime_ns, maps.stat().st_mtime_ns
+    write_report([make_suite()], store, "embedded", conditions(), FACTS)
+    assert (grid.stat().st_mtime_ns, maps.stat().st_mtime_ns) == before
+    other = conditions()
+    other["face-generation"]["27001-0"] = Conditions(text="Another caption.")
+    write_report([make_suite()], store, "embedded", other, FACTS)
+    assert grid.stat().st_mtime_ns > before[0]
+
+
+def test_without_conditions_the_grid_shows_images_alone(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "embedded", n=8)
+    (page,) = write_report([make_suite()], store, "embedded", None, FACTS)
+    assert [name for name, _ in page.sample_columns] == ["truth", "text-only", "composable", "collaborative"]
+    assert "(no caption)" in "".join(check(store.root / "report/face-generation.html").text)
+
+
+def test_two_images_are_said_loudly_before_the_table(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "embedded", n=2, refused=["fid"])
+    write_report([make_suite()], store, "embedded", conditions(2), FACTS)
+    text = (store.root / "report/face-generation.html").read_text(encoding="utf-8")
+    assert text.index("n = 2: far too few images") < text.index("<table")
+    assert "refused: n = 2, at least 65 needed" in text
+
+
+def test_a_refused_table_still_has_its_page(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "embedded")
+    write_run(store.root, "composable", n=32)
+    (page,) = write_report([make_suite()], store, "embedded", conditions(), FACTS)
+    assert page.table.refusal
+    assert 'role="alert">REFUSED: unequal n' in (store.root / "report/face-generation.html").read_text(encoding="utf-8")
+
+
+def test_ten_thousand_samples_are_no_heavier_than_ten(tmp_path: Path) -> None:
+    root = tmp_path / "embedded"
+    for row in ("composable", "collaborative", "ground-truth"):
+        write_run(root, row, n=10_000, images=False)
+    (page,) = write_report([make_suite(grid=0)], Store(root), "embedded", None, FACTS)
+    assert page.table.n == 10_000
+    assert (root / "report/face-generation.html").stat().st_size < 100_000
+
+
+def test_conditions_are_kept_beside_the_report(tmp_path: Path) -> None:
+    given = conditions()["face-generation"]
+    keep_conditions(tmp_path, "face-generation", given)
+    found = kept_conditions(tmp_path, "face-generation", ["27000-0", "27002-0"])
+    assert list(found) == ["27000-0", "27002-0"]
+    assert found["27000-0"].text == EVIL
+    assert np.array_equal(found["27000-0"].mask, given["27000-0"].mask)
+    assert kept_conditions(tmp_path, "face-generation", ["other"]) == {}
+    assert kept_conditions(tmp_path, "other-set", ["27000-0"]) == {}
+
+
+def test_what_stands_is_said_only_when_it_stands(store: Store) -> None:
+    from reports.assemble import build_table
+
+    page = Page("s", "S", build_table(make_suite(), store, "embedded", FACTS))
+    assert any("beats all others" in text for text in page.standing)
+    empty = Page("s", "S", build_table(make_suite(), Store(store.root / "none"), "embedded", FACTS))
+    assert empty.standing == []
+
+
+def test_method_cards_say_what_the_methods_say() -> None:
+    """Read from the source, equal to the facts of the imported classes."""
+    from methods.base import all_methods
+
+    cards = method_cards()
+    for name, method in all_methods().items():
+        assert cards[name].title == method.title
+        assert cards[name].reference.endswith(method.paper)
+        assert cards[name].reference.startswith(method.citation.rstrip("."))
+
+
+def test_a_report_does_not_load_torch() -> None:
+    code = (
+        "import sys, reports.html, reports.compare, concord.report, metrics.base;"
+        "metrics.base.all_metrics(); reports.html.method_cards();"
+        "sys.exit(any(name.partition('.')[0] in ('torch', 'matplotlib', 'diffusers') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,249 @@
+"""Plans: the same inputs give the same requests, seeds and keys; what changes an image changes the key."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.makers import derangement
+from benchmarks.matrix import STAGES, make_matrix, write_matrix
+from benchmarks.plan import (
+    Options, Plan, PlannedRequest, make_plan, make_request_set, results_root, source_hash, weights_current,
+)  # fmt: skip
+from benchmarks.settings import Settings, load_settings
+from benchmarks.suite import load_suite, load_suites
+from data.errors import ConcordError
+from data.faces import open_faces
+from data.requests import request_seed
+
+
+def planned(suite: Path, tree: Path, **options: object) -> Plan:
+    return make_plan(load_suite(str(suite)), load_settings(), Options(data=tree, limit=8, **options))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------ requests
+
+
+def test_seeds_follow_from_request_set_item_and_repetition(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    plan = planned(toy_suite, toy_tree)
+    assert [request.id for request in plan.requests.requests] == [f"{i}-0" for i in range(8)]
+    assert [request.seed for request in plan.requests.requests] == [request_seed("toys", str(i), 0) for i in range(8)]
+    other = planned(toy_suite, toy_tree, seed_set=1)
+    assert [request.id for request in other.requests.requests] == [f"{i}-1" for i in range(8)]
+    assert not {r.seed for r in plan.requests.requests} & {r.seed for r in other.requests.requests}
+
+
+def test_all_rows_answer_the_same_requests(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    plan = planned(toy_suite, toy_tree)
+    assert [run.row.name for run in plan.runs] == ["ground-truth", "shuffled", "toy"]
+    assert all(run.requests is plan.requests for run in plan.runs)
+
+
+def test_items_that_lack_something_are_left_out_and_counted(tmp_path: Path) -> None:
+    tree = toy_world.write_tree(tmp_path / "tree", 5)
+    (tree / "CelebA-HQ-img/1.jpg").unlink()
+    for part in (tree / "CelebAMask-HQ-mask-anno/0").glob("00003_*"):
+        part.unlink()
+    requests = make_request_set("toys", open_faces(tree), ["text", "mask"], 64, 9)
+    assert [request.item.id for request in requests.requests] == ["0", "2", "4"]
+    assert requests.left_out == {"no image": 1, "no mask": 1}
+    assert requests.has_images
+
+
+def test_nothing_to_ask_names_the_reason(tmp_path: Path) -> None:
+    tree = toy_world.write_tree(tmp_path / "tree", 2)
+    shutil.rmtree(tree / "CelebAMask-HQ-mask-anno")
+    with pytest.raises(ConcordError, match="no item has text and mask.*2 have no mask"):
+        make_request_set("toys", open_faces(tree), ["text", "mask"], 64, 9)
+
+
+def test_masks_without_images_make_no_reference_rows(toy: str, toy_suite: Path, tmp_path: Path) -> None:
+    tree = toy_world.write_tree(tmp_path / "tree", 3)
+    shutil.rmtree(tree / "CelebA-HQ-img")
+    plan = planned(toy_suite, tree)
+    assert [run.row.name for run in plan.runs] == ["toy"]
+    assert plan.skipped == {name: "the dataset has no images" for name in ("ground-truth", "shuffled")}
+    with pytest.raises(ConcordError, match="'ground-truth' cannot be made: the dataset has no images"):
+        plan.select(["ground-truth"])
+
+
+@given(n=st.integers(2, 70))
+def test_shuffled_is_a_derangement(n: int) -> None:
+    requests = [PlannedRequest(f"{i}-0", i, None) for i in range(n)]  # type: ignore[arg-type]
+    partner = derangement(requests)
+    assert all(partner[request.id].id != request.id for request in requests)
+    assert sorted(p.id for p in partner.values()) == sorted(request.id for request in requests)
+    assert partner == derangement(requests[::-1])
+
+
+def test_one_item_cannot_be_shuffled(toy: str, toy_suite: Path, tmp_path: Path) -> None:
+    plan = planned(toy_suite, toy_world.write_tree(tmp_path / "tree", 1))
+    assert plan.skipped == {"shuffled": "one item cannot be exchanged for another"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_key_is_the_same_again(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    keys = [[run.key for run in planned(toy_suite, toy_tree).runs] for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 3
+
+
+def test_key_changes_with_what_changes_the_images(toy: str, toy_suite: Path, toy_tree: Path, tmp_path: Path) -> None:
+    run = planned(toy_suite, toy_tree).run("toy")
+    source = tmp_path / "method.py"
+    source.write_text("# another")
+    fewer = replace(run.requests, requests=run.requests.requests[:7])
+    for changed in (
+        replace(run, params={**run.params, "steps": 3}),
+        replace(run, conditions=("text",)),
+        replace(run, source=(*run.source, source)),
+        replace(run, requests=fewer),
+        replace(run, profile="paper"),
+        planned(toy_suite, toy_tree, seed_set=1).run("toy"),
+    ):
+        assert changed.key != run.key
+    assert replace(run, path=Path("elsewhere")).key == run.key
+
+
+def test_key_changes_with_a_caption_but_not_with_other_items(toy: str, toy_suite: Path, tmp_path: Path) -> None:
+    tree, larger = toy_world.write_tree(tmp_path / "tree", 8), toy_world.write_tree(tmp_path / "larger", 11)
+    key = planned(toy_suite, tree).run("toy").key
+    assert planned(toy_suite, larger).run("toy").key == key
+    captions = tree / "captions_hq_beard_and_age_2022-08-19.json"
+    content = json.loads(captions.read_text())
+    content["3.jpg"]["Beard_and_Age"] = "Somebody else."
+    captions.write_text(json.dumps(content))
+    assert planned(toy_suite, tree).run("toy").key != key
+
+
+def test_source_hash_reads_python_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core/a.py").write_text("a = 1")
+    before = source_hash([tmp_path / "core"])
+    (tmp_path / "core/__pycache__").mkdir()
+    (tmp_path / "core/__pycache__/a.pyc").write_bytes(b"1")
+    assert source_hash([tmp_path / "core"]) == before
+    (tmp_path / "core/a.py").write_text("a = 2")
+    assert source_hash([tmp_path / "core"]) != before
+
+
+def test_weights_are_current_while_their_files_have_the_recorded_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import data.checkpoints
+    from data.files import sha256_file
+
+    monkeypatch.setattr(data.checkpoints, "weight_path", lambda name: tmp_path / name)
+    (tmp_path / "net").write_bytes(b"1")
+    recorded = {"net": sha256_file(tmp_path / "net")}
+    assert weights_current(recorded)
+    (tmp_path / "net").write_bytes(b"22")
+    assert not weights_current(recorded)
+    assert weights_current({"a plugin's own": "0" * 64})
+
+
+# ------------------------------------------------------------------------------------------------------- where things go
+
+
+def test_trials_get_folders_of_their_own(toy_tree: Path) -> None:
+    dataset = open_faces(toy_tree)
+    base = Path("results/embedded")
+    assert results_root(Options(), dataset) == base
+    assert results_root(Options(limit=4), dataset) == base / "limit-4"
+    assert results_root(Options(seed_set=2), dataset) == base / "seeds-2"
+    own = f"data-tree-{dataset.fingerprint[:8]}"
+    assert results_root(Options(data=toy_tree, limit=4, profile="paper"), dataset) == Path(f"results/paper/{own}+limit-4")
+
+
+def test_changed_parameters_make_rows_of_their_own(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    plan = make_plan(load_suite(str(toy_suite)), load_settings(), Options(data=toy_tree, limit=8), {"steps": 5})
+    run = plan.run("toy+steps=5")
+    assert run.params["steps"] == 5
+    assert run.path.name == "toy+steps=5"
+
+
+def test_planned_row_has_no_run(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    plan = planned(toy_suite, toy_tree)
+    with pytest.raises(ConcordError, match="'tedigan'.*planned"):
+        plan.run("tedigan")
+    with pytest.raises(ConcordError, match="no row 'nosuch': expected one of.*toy"):
+        plan.run("nosuch")
+    with pytest.raises(ConcordError, match="no row or method 'nosuch': expected one of.*toy"):
+        plan.select(["nosuch"])
+
+
+@pytest.mark.parametrize(("option", "words"), [({"limit": 0}, "--limit 0"), ({"seed_set": -1}, "--seed-set -1")])
+def test_options_out_of_range(toy: str, toy_suite: Path, toy_tree: Path, option: dict[str, int], words: str) -> None:
+    with pytest.raises(ConcordError, match=words):
+        make_plan(load_suite(str(toy_suite)), load_settings(), Options(data=toy_tree, **option))  # type: ignore[arg-type]
+
+
+def test_conditions_are_read_at_the_image_size(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    requests = planned(toy_suite, toy_tree).requests
+    first = requests.request(requests.requests[0], ["mask"])
+    assert first.conditions.names() == ("mask",)
+    assert first.conditions.mask is not None
+    assert first.conditions.mask.shape == (64, 64)
+    np.testing.assert_array_equal(first.conditions.mask, requests.requests[0].item.mask(64))
+
+
+# ------------------------------------------------------------------------------------------------- settings and matrix
+
+
+def test_settings_of_the_repo() -> None:
+    settings = load_settings()
+    for suite in load_suites():
+        assert settings.size(suite.request_set, "default") >= 128
+    with pytest.raises(ConcordError, match="unknown profile 'huge': expected one of embedded, paper"):
+        settings.profile("huge")
+    with pytest.raises(ConcordError, match="unknown size 'big': expected one of default, full"):
+        settings.size("face-generation", "big")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("batch_size: many", ["profiles.embedded.batch_size", "'many'"]),
+        ("batch_size: 65", ["profiles.embedded.batch_size", "64"]),
+        ("batch: 8", ["unknown key 'profiles.embedded.batch'", "batch_size"]),
+    ],
+)
+def test_mistakes_in_settings(tmp_path: Path, line: str, words: list[str]) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"profiles:\n  embedded:\n    image_size: 64\n    {line}\n    datasets: {{}}\nsizes: {{}}\n")
+    with pytest.raises(ConcordError) as error:
+        load_settings(path)
+    assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+def test_matrix_names_each_run_once_with_its_source(tmp_path: Path) -> None:
+    suites, settings = load_suites(), load_settings()
+    matrix = make_matrix(suites, settings, profile="embedded", size="default")
+    runs = matrix["runs"]
+    assert runs["face-generation.collaborative"]["source"] == "methods/collaborative.py"
+    assert runs["face-generation.ground-truth"]["source"] == "benchmarks/makers.py"
+    assert "face-generation.tedigan" not in runs
+    assert all((Path(__file__).parents[2] / run["source"]).is_file() for run in runs.values())
+    assert 2 * len(runs) < STAGES
+    full = make_matrix(suites, settings, profile="embedded", size="full")
+    assert full["faces"]["items_n"] == 3000
+    path = tmp_path / "matrix.yaml"
+    assert write_matrix(matrix, path)
+    assert not write_matrix(matrix, path)
+    assert write_matrix(full, path)
+
+
+def test_matrix_of_a_profile_without_data(tmp_path: Path) -> None:
+    settings = Settings.model_validate(load_settings().model_dump())
+    with pytest.raises(ConcordError, match="profile 'paper' names no folder for dataset 'faces'"):
+        make_matrix(load_suites(), settings, profile="paper", size="default")

@@ -1,0 +1,109 @@
+"""The training loop: the same weights with and without a kill, checks, cards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.checkpoints import load_weights, save_weights, weight_path
+from data.errors import ConcordError
+from methods.training import all_tasks, get_task
+from methods.training.trainer import Recipe, Task, train
+
+
+class Line(Task):
+    """Learns y = 2x - 1 from noisy points."""
+
+    name = "line"
+    recipe = Recipe(steps=160, batch=16, rate=0.2, warmup=5, ema=0.9)
+    stop_at: int | None = None
+
+    def build(self) -> nn.Module:
+        self.calls = 0
+        return nn.Linear(1, 1)
+
+    def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        x = torch.randn((batch, 1), generator=generator)
+        return (self.model(x) - (2 * x - 1 + 0.01 * torch.randn((batch, 1), generator=generator))).square().mean()
+
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        return {self.name: (model.state_dict(), {"inputs": 1})}
+
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        return {"slope": round(float(model.weight), 3)}
+
+
+def task(folder: Path, stop_at: int | None = None) -> Line:
+    line = Line(torch.device("cpu"), folder)
+    line.stop_at = stop_at
+    return line
+
+
+def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path) -> None:
+    train(task(tmp_path / "a"), checkpoints=tmp_path / "ca", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(task(tmp_path / "b", stop_at=37), checkpoints=tmp_path / "cb", every_seconds=0, progress=False)
+    assert (tmp_path / "cb" / "line.pt").is_file() and not weight_path("line", tmp_path / "b").exists()
+    resumed = task(tmp_path / "b")
+    train(resumed, checkpoints=tmp_path / "cb", every_seconds=0, progress=False)
+    assert resumed.calls == 160 - 37
+    (one, card), (two, _) = load_weights("line", tmp_path / "a"), load_weights("line", tmp_path / "b")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert card["held_out"]["slope"] == pytest.approx(2, abs=0.05)
+    assert {"seed", "recipe", "loss", "seconds", "device", "git_commit", "sha256", "data_seed"} <= set(card)
+    assert not (tmp_path / "cb" / "line.pt").exists()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cb" / "line.log.jsonl").read_text().splitlines()]
+    assert steps == [1, 51, 101, 151, 160]
+
+
+def test_another_recipe_is_not_resumed_silently(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(task(tmp_path, stop_at=10), checkpoints=tmp_path, every_seconds=0, progress=False)
+    with pytest.raises(ConcordError, match="another recipe; pass --restart"):
+        train(task(tmp_path), steps=30, checkpoints=tmp_path, progress=False)
+    train(task(tmp_path), steps=30, resume=False, checkpoints=tmp_path, progress=False)
+    assert load_weights("line", tmp_path)[1]["recipe"]["steps"] == 30
+
+
+def test_nan_stops_the_training(tmp_path: Path) -> None:
+    class Broken(Line):
+        def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+            return super().loss(generator, batch) * float("nan")
+
+    with pytest.raises(ConcordError, match="training line: the loss became NaN at step 0"):
+        train(Broken(torch.device("cpu"), tmp_path), checkpoints=tmp_path, progress=False)
+    assert not weight_path("line", tmp_path).exists()
+
+
+def test_weights_that_are_not_the_card_s_are_refused(tmp_path: Path) -> None:
+    save_weights("w", {"a": torch.ones(3), "n": torch.arange(2)}, {}, tmp_path)
+    state, card = load_weights("w", tmp_path)
+    assert state["a"].dtype == torch.float32 and state["n"].dtype == torch.int64 and card["parameters"] == 5
+    path = weight_path("w", tmp_path)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(ConcordError, match=r"SHA-256 is .* its card says"):
+        load_weights("w", tmp_path)
+    path.unlink()
+    with pytest.raises(ConcordError, match="no such weights; restore the file from git, or run `concord train w`"):
+        load_weights("w", tmp_path)
+
+
+def test_tasks_are_listed_after_what_they_need() -> None:
+    made: set[str] = set()
+    for name, kind in all_tasks().items():
+        assert set(kind.needs) <= made, name
+        made |= set(kind.makes or (name,))
+    tasks = all_tasks()
+    for judge in (name for name in tasks if name.endswith("-judge")):
+        guide = tasks[judge.replace("-judge", "-guide")]
+        assert guide.seed != tasks[judge].seed and guide.config != tasks[judge].config  # type: ignore[attr-defined]
+    with pytest.raises(ConcordError, match="unknown network 'nope': expected one of faces-autoencoder"):
+        get_task("nope")
