@@ -64,7 +64,7 @@ def is_current(run: RunPlan, grid: int = 0) -> bool:
     """Whether the finished run is the one that the plan asks for, every file of it whole."""
     try:
         manifest = read_json(run.path / "run.json")
-    except ConcordError:
+    except (ConcordError, OSError):
         return False
     if not isinstance(manifest, dict) or not manifest.get("finished") or manifest.get("key") != run.key:
         return False

@@ -49,6 +49,7 @@ class Reference:
     folder: Path
     image_size: int
     limit: int | None = None
+    own: bool = False  # the requests' own folder: the ground-truth row is then part of its reference
 
     @cached_property
     def items(self) -> list[FaceItem]:
@@ -191,8 +192,8 @@ def _score(
         "cards": {kind: {"name": card.get("name", kind), "held_out": card.get("held_out", {})}
                   for kind, card in perception.cards.items()},
         "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
-        "reference": {"name": reference.dataset.name, "fingerprint": reference.fingerprint, "n": len(reference.items)}
-        if reference else None,
+        "reference": {"name": reference.dataset.name, "fingerprint": reference.fingerprint,
+                      "n": len(reference.items), "own": reference.own} if reference else None,
         "provenance": provenance(getattr(perception, "device", None)),
         "seconds_total": round(sum(split.values()), 3),
         "peak_memory_bytes": memory.bytes(),

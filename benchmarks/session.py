@@ -55,7 +55,7 @@ class Session:
             self._check_conditions()
         for run in pending:
             with self.bars(f"generate {run.row.name}") as progress:
-                batch_size = self.batch_size or self.plan.settings.batch_size
+                batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
                 opener = partial(open_maker, run, self.device)
                 self._account(generate_run(run, opener, batch_size, self.grid, progress))
         return pending
@@ -120,7 +120,7 @@ class Session:
         if plan.options.data is not None:
             with_images = any(item.has_image for item in plan.requests.dataset.items)
             folder = plan.root / "reference"
-            return Reference(plan.requests.dataset, folder, plan.settings.image_size) if with_images else None
+            return Reference(plan.requests.dataset, folder, plan.settings.image_size, own=True) if with_images else None
         dataset = plan.settings.datasets[plan.suite.dataset]
         real = open_faces(ROOT / dataset.reference, split="all")
         folder = plan.options.results / plan.options.profile / "reference"

@@ -102,11 +102,9 @@ def report_plan(plan: Plan) -> None:
     from reports.conditions import read_conditions
 
     store = Store(plan.root)
-    suites = []
-    for name in suite_names():
-        suite = with_plan_rows(plan) if name == plan.suite.name else read_suite(name)
-        if name == plan.suite.name or store.runs(suite.request_set):
-            suites.append(with_extra_rows(suite, store))
+    suites = [with_extra_rows(with_plan_rows(plan), store)]
+    others = [read_suite(name) for name in suite_names() if name != plan.suite.name]
+    suites += [with_extra_rows(suite, store) for suite in others if store.runs(suite.request_set)]
     conditions = {}
     finished = [run for run in plan.runs if Run(run.path).finished]
     if finished:
@@ -146,11 +144,11 @@ def compare(
     if not store.root.is_dir():
         raise ConcordError(f"{store.root}: no such folder; run `concord run SUITE` first")
     if accept:
-        names = gate.accept(store, profile)
+        names = gate.accept(store, profile, gate.BASELINE)
         typer.echo(f"{gate.BASELINE / profile}: baseline of {len(names)} rows written; commit it")
         return
     only = {f"{one.request_set}/{row}" for one in map(read_suite, suite) for row in one.row_names()} if suite else None
-    result = gate.compare_with_baseline(store, profile, tolerance=tolerance, only=only)
+    result = gate.compare_with_baseline(store, profile, gate.BASELINE, tolerance=tolerance, only=only)
     typer.echo(gate.to_markdown(result))
     if json_file is not None:
         with atomic_path(json_file) as temporary:

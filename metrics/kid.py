@@ -51,9 +51,9 @@ class KID(SetMetric):
         """From row sums: what group g took part in leaves the sum, what it shared with itself was taken twice."""
         self.check_features(generated, reference)
         sizes = group_sizes(groups, len(generated))
-        n, m = len(generated) - sizes, len(reference)                                             # (G,)
-        row = pair_sums(generated)                                                                # (N,)
-        inside = np.array([pair_sums(generated[groups == g]).sum() for g in range(len(sizes))])   # (G,)
+        n, m = len(generated) - sizes, len(reference)  # (G,)
+        row = pair_sums(generated)  # (N,)
+        inside = np.array([pair_sums(generated[groups == g]).sum() for g in range(len(sizes))])  # (G,)
         within = row.sum() - 2 * np.bincount(groups, row) + inside
         cross = cross_sums(generated, reference)
         across = cross.sum() - np.bincount(groups, cross)

@@ -29,8 +29,8 @@ class TextSimilarity(SampleMetric):
         import torch
 
         self.require_conditions(observation)
-        image, text = observation.image_embedding.double(), observation.text_embedding.double()   # (B, E) each
-        cosine = torch.nn.functional.cosine_similarity(image, text, dim=1).clamp(-1, 1)   # clamp: rounding only
+        image, text = observation.image_embedding.double(), observation.text_embedding.double()  # (B, E) each
+        cosine = torch.nn.functional.cosine_similarity(image, text, dim=1).clamp(-1, 1)  # clamp: rounding only
         found = torch.isfinite(cosine).tolist()
         return [
             Score(100 * value) if ok else self.failure("embedding not finite")

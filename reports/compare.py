@@ -96,7 +96,7 @@ class Result:
 # ------------------------------------------------------------------------------------------------------------ baseline
 
 
-def accept(store: Store, profile: str, folder: Path = BASELINE) -> list[str]:
+def accept(store: Store, profile: str, folder: Path) -> list[str]:
     """Write the stored scores of every request set as the new baseline; returns the names of its runs."""
     import pandas as pd
 
@@ -139,7 +139,7 @@ def _facts(run: Any) -> dict[str, Any]:
     }
 
 
-def read_baseline(profile: str, folder: Path = BASELINE) -> Baseline:
+def read_baseline(profile: str, folder: Path) -> Baseline:
     """The committed baseline of a profile; ConcordError when there is none or it is damaged."""
     import pandas as pd
 
@@ -177,7 +177,7 @@ def read_baseline(profile: str, folder: Path = BASELINE) -> Baseline:
 def compare_with_baseline(
     store: Store,
     profile: str,
-    folder: Path = BASELINE,
+    folder: Path,
     tolerance: float = TOLERANCE,
     facts: Mapping[str, MetricFacts] | None = None,
     only: Collection[str] | None = None,

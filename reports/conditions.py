@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,12 @@ Shown = dict[str, Conditions]
 
 def read_conditions(dataset: FaceDataset, run: Run, grid: int) -> Shown:
     """Text and mask of a run's first `grid` requests; ConcordError when the folder is not the one that was answered."""
-    known = run.manifest["data"]["fingerprint"]
-    if dataset.fingerprint != known:
+    answered = [dataset[request.rsplit("-", 1)[0]] for request in run.ids]
+    if replace(dataset, items=answered).fingerprint != run.manifest["data"]["fingerprint"]:
         raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
     size = int(run.manifest["image_size"])
     found = {}
-    for request in run.ids[:grid]:
-        item = dataset[request.rsplit("-", 1)[0]]
+    for request, item in zip(run.ids[:grid], answered, strict=False):
         found[request] = Conditions(text=item.text, mask=item.mask(size) if item.has_mask else None)
     return found
 

@@ -74,7 +74,7 @@ def notes_for(
     if profile == "embedded":
         size.append(EMBEDDED)
     for run in list(runs.values())[:1]:
-        size += _left_out(run)
+        size += [*_reference(run), *_left_out(run)]
     notes["Size and profile"] = size
     notes["Differences from the paper's protocol"] = [*suite.differences] or ["none stated in the suite file"]
     about = [f"{declared.label} of {paper.citation}", *paper.protocol]
@@ -115,6 +115,17 @@ def notes_for(
 def _method_count(rows: list[Row]) -> str:
     absent = [row.title for row in rows if row.absent]
     return f"Without results: {', '.join(absent)}." if absent else ""
+
+
+def _reference(run: Run) -> list[str]:
+    """Where the reference images are the requests' own folder, the ground truth is compared with itself."""
+    reference = run.score_info.get("reference") or {}
+    if not reference.get("own"):
+        return []
+    return [
+        f"FID and KID compare with the {reference.get('n')} images of the very folder that the requests come from: the "
+        "ground-truth row is part of its own reference, its values are no ceiling."
+    ]
 
 
 def _left_out(run: Run) -> list[str]:

@@ -132,25 +132,26 @@ def _write_trace(path: Path, ids: Sequence[str]) -> None:
 
 
 def _write_manifests(path: Path, row: str, ids: Sequence[str], judges: dict[str, str]) -> None:
-    reference = row in ("ground-truth", "shuffled")
+    is_reference = row in ("ground-truth", "shuffled")
     write_json(
         path / "run.json",
         {
-            "finished": True, "request_set": path.parent.name, "row": row, "method": None if reference else row,
-            "profile": "embedded", "params": {} if reference else {"preset": "paper", "steps": 50},
+            "finished": True, "request_set": path.parent.name, "row": row, "method": None if is_reference else row,
+            "profile": "embedded", "params": {} if is_reference else {"preset": "paper", "steps": 50},
             "conditions": ["text", "mask"], "n": len(ids), "image_size": 16,
             "data": {"name": "synthfaces", "fingerprint": "f" * 64}, "left_out": {},
-            "weights": {} if reference else {"text-unet": "d" * 64},
+            "weights": {} if is_reference else {"text-unet": "d" * 64},
             "provenance": {"git_commit": "e" * 40, "device": "cpu", "dtype": "float32", "packages": {"torch": "2"}},
             "device": "cpu", "dtype": "float32", "batch_size": 32, "seconds_total": 40.0, "seconds_per_image": 0.61,
             "peak_memory_bytes": 700 * 2**20,
-            "evaluations_per_image": {} if reference else {"text-unet": 50.0, "mask-unet": 50.0},
+            "evaluations_per_image": {} if is_reference else {"text-unet": 50.0, "mask-unet": 50.0},
             "shards": [{"shard": k // 64, "requests": list(ids[k : k + 64])} for k in range(0, len(ids), 64)],
             "requests": [{"id": request, "seed": 1} for request in ids],
         },
     )  # fmt: skip
     cards = {kind: {"name": f"judge-{kind}", "held_out": {"pixel_accuracy": 0.973, "n": 1000}} for kind in judges}
-    write_json(path / "score.json", {"networks": judges, "cards": cards, "n": len(ids)})
+    reference = {"name": "synthfaces", "fingerprint": "9" * 64 + ":1000", "n": 1000}
+    write_json(path / "score.json", {"networks": judges, "cards": cards, "n": len(ids), "reference": reference})
 
 
 def write_store(root: Path, n: int = 64, **options: Any) -> Store:

@@ -100,7 +100,40 @@ def make_judges():
     return Judges()
 
 
+def preload() -> None:
+    """Import what the command line imports on its way: forked processes then start at once."""
+    import matplotlib.figure  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+
+    import concord.report
+    import concord.run  # noqa: F401
+    import metrics.networks.perception
+    import methods.networks.bank  # noqa: F401
+    import reports.html  # noqa: F401
+    from methods.base import all_methods
+    from metrics.base import all_metrics
+
+    all_methods()
+    all_metrics()
+    metrics.networks.perception.Perception.load = classmethod(lambda cls, *args, **kwargs: make_judges())
+
+
+def run_concord(arguments: list[str], output: str) -> None:
+    """`concord ARGUMENTS` in this process, its output to a file."""
+    import os
+
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    from concord.cli import app
+
+    preload()
+    app(arguments, prog_name="concord")
+
+
 def main() -> None:
+    """The command `concord` with judges without weights."""
     sys.path.insert(0, str(ROOT))
     from metrics.networks.perception import Perception
 

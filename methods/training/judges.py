@@ -106,15 +106,15 @@ class TrainParser(JudgeTask):
 
 class TrainParserJudge(TrainParser):
     name = "faces-parser-judge"
-    recipe = Recipe(steps=3000, batch=32, rate=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 24}
+    recipe = Recipe(steps=1500, batch=32, rate=3e-3, ema=0.998)
+    config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 11
 
 
 class TrainParserGuide(TrainParser):
     name = "faces-parser-guide"
-    recipe = Recipe(steps=2500, batch=32, rate=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 16}
+    recipe = Recipe(steps=1500, batch=32, rate=3e-3, ema=0.998)
+    config: ClassVar[dict[str, Any]] = {"width": 8}
     seed = 12
 
 
@@ -169,7 +169,7 @@ class TrainFeaturesJudge(TrainFeatures):
 
 class TrainFeaturesGuide(TrainFeatures):
     name = "faces-features-guide"
-    recipe = Recipe(steps=3000, batch=32, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=32, rate=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 22
 
@@ -242,13 +242,13 @@ class TrainTextImage(JudgeTask):
 
 class TrainTextImageJudge(TrainTextImage):
     name = "faces-text-image-judge"
-    recipe = Recipe(steps=4000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
     seed = 31
 
 
 class TrainTextImageGuide(TrainTextImage):
     name = "faces-text-image-guide"
-    recipe = Recipe(steps=3000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 32

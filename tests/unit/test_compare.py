@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from fake_store import FACTS, JUDGES, LEVELS, write_run, write_store
+from typer.testing import CliRunner
 
 from benchmarks.store import Store
+from concord.cli import app
 from data.errors import ConcordError
-from reports.compare import Result, accept, compare_with_baseline, read_baseline, to_json, to_markdown
+from reports.compare import Result as Comparison
+from reports.compare import accept, compare_with_baseline, read_baseline, to_json, to_markdown
 
 METRICS = {name: fact for name, fact in FACTS.items() if name != "joint-success"}
 
@@ -24,7 +28,7 @@ def baseline(store: Store, tmp_path: Path) -> Path:
     return tmp_path / "baseline"
 
 
-def compared(store: Store, baseline: Path, **options: float) -> Result:
+def compared(store: Store, baseline: Path, **options: float) -> Comparison:
     return compare_with_baseline(store, "embedded", baseline, facts=METRICS, **options)  # type: ignore[arg-type]
 
 
@@ -76,15 +80,15 @@ def test_a_significant_loss_within_the_tolerance_passes(store: Store, baseline: 
 
 
 def test_new_seeds_alone_rarely_alarm(store: Store, baseline: Path) -> None:
-    """A/A: the same true quality under 40 other noises; at most a few calls may claim anything (5 % each)."""
+    """A/A: the same true quality under 24 other noises; at most a few calls may claim anything (5 % each)."""
     alarms = 0
-    for seed in range(1, 41):
+    for seed in range(1, 25):
         for row in ("text-only", "composable", "collaborative"):
             write_run(store.root, row, seed=seed, images=False)
         result = compared(store, baseline, tolerance=0.0)
         alarms += any(change.p_holm < 0.05 for change in result.changes)
         assert not result.incomparable
-    assert alarms <= 6  # binomial(40, 0.05) exceeds 6 in 1 of 300
+    assert alarms <= 4  # binomial(24, 0.05) exceeds 4 in 1 of 140
 
 
 def test_what_cannot_be_compared_is_named(store: Store, baseline: Path) -> None:
@@ -138,3 +142,26 @@ def test_the_baseline_is_small_and_whole(store: Store, baseline: Path) -> None:
     assert kept.info["commit"] == "e" * 40
     size = sum(path.stat().st_size for path in (baseline / "embedded").iterdir())
     assert size < 40_000
+
+
+def test_the_command_ends_with_the_exit_codes_that_it_states(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.compare.BASELINE", tmp_path / "committed")
+
+    def call(*args: str) -> Result:
+        return CliRunner().invoke(app, ["compare", "--results", str(tmp_path), *args])
+
+    missing = call()
+    assert missing.exit_code == 2
+    assert "no baseline yet: run `concord compare --accept`" in missing.stderr
+    assert call("--accept").exit_code == 0
+    assert call().exit_code == 0
+    write_run(store.root, "collaborative", levels=(27.0, 80.0, 5.0))
+    assert call("--json", str(tmp_path / "out.json")).exit_code == 1
+    assert json.loads((tmp_path / "out.json").read_text())["exit_code"] == 1
+    assert call("--suite", "influence-ablation").exit_code == 1  # it has the row
+    write_run(store.root, "collaborative")
+    write_run(store.root, "composable", n=8)
+    assert call().exit_code == 3
+    assert call("--suite", "influence-ablation").exit_code == 0  # it has not

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_store import FACTS, make_suite, write_run, write_store
+from click.testing import Result
+from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
+from typer.testing import CliRunner
 
 from benchmarks.store import Store
+from concord.cli import app
 from data.requests import Conditions
 from reports.cards import method_cards
 from reports.conditions import keep_conditions, kept_conditions
@@ -223,3 +226,83 @@ def test_a_report_does_not_load_torch() -> None:
         "sys.exit(any(name.partition('.')[0] in ('torch', 'matplotlib', 'diffusers') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(app, ["report", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder as `concord run` leaves it, with the conditions of its grid kept."""
+    root = tmp_path_factory.mktemp("results")
+    write_store(root / "embedded", n=4)
+    keep_conditions(root / "embedded/report", "face-generation", conditions(4)["face-generation"])
+    return root
+
+
+def test_report_writes_every_page_and_prints_the_tables(results: Path) -> None:
+    found = call("--results", results)
+    assert found.exit_code == 0, found.output
+    assert "# Face generation from text and mask" in found.stdout
+    assert "# Ablation of the influence functions" in found.stdout
+    assert "n = 4: far too few images" in found.stdout
+    assert found.stdout.rstrip().endswith("index.html")
+    folder = results / "embedded/report"
+    assert {"index.html", "face-generation.html", "influence-ablation.html"} <= {path.name for path in folder.iterdir()}
+    assert "A man with a beard." in (folder / "face-generation.html").read_text(encoding="utf-8")  # the kept conditions
+
+
+def test_report_prints_what_is_asked_for(results: Path) -> None:
+    assert "Ablation" not in call("face-generation", "--results", results).stdout.splitlines()[0]
+    assert "| Method" not in call("--results", results, "--quiet").stdout
+    before = (results / "embedded/report/index.html").stat().st_mtime_ns
+    shown = call("--results", results, "--where", "--suite", "influence-ablation")
+    assert "# Ablation" in shown.stdout
+    assert "# Face generation" not in shown.stdout
+    assert (results / "embedded/report/index.html").stat().st_mtime_ns == before
+
+
+def test_rows_that_no_suite_names_join_where_their_set_is_at_home(results: Path) -> None:
+    write_run(results / "embedded", "composable+steps=10", n=4, levels=LEVELS["composable"])
+    write_run(results / "embedded", "trial", n=3, levels=LEVELS["composable"])  # other requests: no table is refused
+    found = call("--results", results)
+    assert found.exit_code == 0, found.output
+    generation, ablation = found.stdout.split("# Ablation of the influence functions")
+    assert "| Composable+steps=10 |" in generation
+    assert "+steps=10" not in ablation
+    assert "Trial" not in generation
+
+
+def test_report_of_a_variant_by_name(results: Path) -> None:
+    write_store(results / "embedded" / "data-mine-0123abcd", n=2, refused=["fid"])
+    found = call("--results", results, "--data-set", "mine")
+    assert found.exit_code == 0, found.output
+    assert "n = 2: far too few images" in found.stdout
+    assert (results / "embedded/data-mine-0123abcd/report/index.html").is_file()
+    wrong = call("--results", results, "--data-set", "none")
+    assert wrong.exit_code == 2
+    assert "expected one of data-mine-0123abcd" in wrong.stderr
+
+
+def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
+    found = call("--results", tmp_path)
+    assert found.exit_code == 2
+    assert "no results of face-generation or influence-ablation" in found.stderr
+    assert "concord run face-generation" in found.stderr
+    unknown = call("no-such-suite", "--results", tmp_path)
+    assert unknown.exit_code == 2
+    assert "face-generation" in unknown.stderr
+
+
+def test_an_unequal_n_writes_the_pages_and_ends_with_two(tmp_path: Path) -> None:
+    write_store(tmp_path / "embedded", n=3)
+    write_run(tmp_path / "embedded", "composable", n=2)
+    found = call("--results", tmp_path)
+    assert found.exit_code == 2
+    assert "unequal n in one table" in found.stderr
+    assert len(found.stderr.strip().splitlines()) <= 2
+    assert (tmp_path / "embedded/report/face-generation.html").is_file()

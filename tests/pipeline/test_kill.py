@@ -1,0 +1,128 @@
+"""kill -9 at random moments of `concord run`: what is finished is kept, and the scores end up the same to the bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import toy_world
+
+KILLS = 10
+N = 192  # three shards of three batches
+SLEEP = 0.05  # seconds a batch: the ten kills then fall into every kind of work
+
+Start = Callable[[Path], BaseProcess]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts `concord run` into a results folder: a process of its own, forked from one that has imported everything."""
+    folder = tmp_path_factory.mktemp("kill")
+    tree, suite = toy_world.write_tree(folder / "tree", N), toy_world.write_suite(folder)
+    suite.write_text(suite.read_text().replace("method: toy}", f"method: toy, params: {{sleep: {SLEEP}}}}}"))
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["toy_preload"])
+    old = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    def begin(results: Path) -> BaseProcess:
+        arguments = ["run", str(suite), "--data", str(tree), "--limit", str(N), "--results", str(results),
+                     "--plugin", str(toy_world.TOY), "--batch-size", "22"]  # fmt: skip
+        process = server.Process(target=toy_world.run_concord, args=(arguments, str(folder / "output.txt")))
+        process.start()
+        return process
+
+    yield begin
+    if old is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = old
+
+
+def finish(process: BaseProcess, seconds: float = 120) -> None:
+    process.join(seconds)
+    assert process.exitcode == 0, f"exit code {process.exitcode}"
+
+
+def only(results: Path) -> Path:
+    """The folder of the toy suite's runs."""
+    (folder,) = results.glob("embedded/*/toys")
+    return folder
+
+
+def assert_same(results: Path, undisturbed: Path) -> None:
+    """The same images, traces, features and scores, to the bit."""
+    for row in ("ground-truth", "shuffled", "toy"):
+        ours, theirs = only(results) / row, only(undisturbed) / row
+        for path in sorted((theirs / "images").glob("*.tar")):
+            assert (ours / "images" / path.name).read_bytes() == path.read_bytes(), f"{row} {path.name}"
+        for name in ("scores.parquet", "sets.parquet"):
+            pd.testing.assert_frame_equal(pd.read_parquet(ours / name), pd.read_parquet(theirs / name), check_exact=True)
+        for name in ("features.npz", "trace.npz"):
+            if (theirs / name).is_file():
+                with np.load(ours / name) as a, np.load(theirs / name) as b:
+                    for key in b.files:
+                        np.testing.assert_array_equal(a[key], b[key])
+    assert not list(results.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(start: Start, tmp_path: Path) -> None:
+    finish(start(tmp_path / "warm-up"))  # the server's imports are not part of the time
+    begun = time.monotonic()
+    finish(start(tmp_path / "undisturbed"))
+    duration = time.monotonic() - begun
+
+    moments = random.Random(20)
+    killed, resumed, attempt = 0, 0, 0
+    results = tmp_path / "0"
+    while killed < KILLS:
+        process = start(results)
+        process.join(moments.uniform(0.02, 0.6) * duration)
+        if process.is_alive():
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            killed += 1
+        else:  # this folder was finished between the kills: compare it and go on with a fresh one
+            finish(process)
+            assert_same(results, tmp_path / "undisturbed")
+            resumed, attempt = resumed + 1, attempt + 1
+            results = tmp_path / str(attempt)
+    finish(start(results))
+    assert_same(results, tmp_path / "undisturbed")
+
+
+def test_two_at_once_do_no_harm(start: Start, tmp_path: Path) -> None:
+    """The second one is told who is writing, or comes when all is done; what stands in the end is whole."""
+    first, second = start(tmp_path / "both"), start(tmp_path / "both")
+    first.join(120)
+    second.join(120)
+    codes = sorted([first.exitcode, second.exitcode])  # type: ignore[type-var]
+    assert codes in ([0, 0], [0, 2]), codes
+    finish(start(tmp_path / "both"))
+    finish(start(tmp_path / "alone"))
+    assert_same(tmp_path / "both", tmp_path / "alone")
+
+
+def test_interrupt_says_that_work_is_kept(start: Start, tmp_path: Path) -> None:
+    process = start(tmp_path / "results")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "results").rglob("toy/images/00000.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert not list((tmp_path / "results").rglob("*.part"))
+    finish(start(tmp_path / "results"))
