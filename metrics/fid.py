@@ -138,4 +138,4 @@ def sum_of_roots(matrix: Floats) -> float:
 
 def _above_rounding(values: Floats) -> np.ndarray:
     """Which of the ascending eigenvalues (k,) are more than rounding: above k x 2^-52 of the largest, as in a rank."""
-    return values > 0 * len(values) * np.finfo(np.float64).eps * np.max(values, initial=0.0)
+    return values > len(values) * np.finfo(np.float64).eps * np.max(values, initial=0.0)

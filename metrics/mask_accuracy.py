@@ -3,8 +3,9 @@
     100 * (pixels with parse = mask) / (H W)                                               0 .. 100, higher is better
 
 What Collaborative Diffusion's Table 1 calls "Mask (%)": by its authors' word, pixel accuracy of a CelebAMask-HQ parser
-against the true mask (Collaborative-Diffusion#29; no script was released, and #31 got another number). All 19 classes count, the background with them: hair and background alone make most of it, so read
-it beside `mask-miou`. Compared at the mask's own size.
+against the true mask (Collaborative-Diffusion#29; no script was released, and #31 got another number). All 19 classes
+count, the background with them: hair and background alone make most of it, so read it beside `mask-miou`. Compared at
+the mask's own size.
 """
 
 from __future__ import annotations

@@ -188,10 +188,10 @@ def influence_figure(
     figure = _new_figure(width, height)
     _write(figure, margin, 14, title, 13, weight="bold")
     first = margin + left_width
-    _write(figure, first - 12, head - 8, "t =", 9, color=FAINT, ha="right", va="bottom")
+    _write(figure, first - 12, head - 8, "t =", 10.5, color=FAINT, ha="right", va="bottom")
     for column, index in enumerate(picked):
         x = first + column * (size + gap) + size / 2
-        _write(figure, x, head - 8, f"{int(steps[index])}", 9, ha="center", va="bottom", color=FAINT)
+        _write(figure, x, head - 8, f"{int(steps[index])}", 10.5, ha="center", va="bottom", color=FAINT)
     for position, request in enumerate(chosen):
         top = head + position * block
         maps = influence[traced.index(request.id)]
@@ -200,13 +200,13 @@ def influence_figure(
             if picture is not None:
                 x = margin + column * (size + gap)
                 _place(figure, picture, x, top, size)
-                _write(figure, x + size / 2, top + size + 4, label, 8, ha="center", color=FAINT)
+                _write(figure, x + size / 2, top + size + 4, label, 9.5, ha="center", color=FAINT)
         _write(
-            figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 33)[:6]), 8, linespacing=1.35
+            figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 29)[:6]), 9.5, linespacing=1.35
         )
         for branch, name in enumerate(names):
             y = top + branch * (size + gap)
-            _write(figure, first - 12, y + size / 2, f"{name}\nbranch", 9, ha="right", va="center", linespacing=1.3)
+            _write(figure, first - 12, y + size / 2, f"{name}\nbranch", 10.5, ha="right", va="center", linespacing=1.3)
             for column, index in enumerate(picked):
                 left = first + column * (size + gap)
                 _place(figure, maps[index, branch], left, y, size, vmin=0, vmax=1, cmap=MAPS)
@@ -214,9 +214,9 @@ def influence_figure(
     right = first + len(picked) * (size + gap) + 10
     bar = figure.add_axes((right / width, 1 - (head + bar_height) / height, 12 / width, bar_height / height))
     colours = figure.colorbar(ScalarMappable(Normalize(0, 1), MAPS), cax=bar, ticks=[0, 0.5, 1])
-    colours.ax.tick_params(labelsize=8, colors=FAINT, length=2)
+    colours.ax.tick_params(labelsize=9.5, colors=FAINT, length=2)
     colours.outline.set_visible(False)
-    colours.set_label("influence", fontsize=8, color=FAINT)
+    colours.set_label("influence", fontsize=9.5, color=FAINT)
     _save(figure, path)
 
 

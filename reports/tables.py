@@ -341,12 +341,19 @@ def judge_sentence(judge: dict[str, Any]) -> str:
     """'parser (judge): pixel accuracy 0.973, miou 0.81 (n = 1000)'."""
     held_out = dict(judge.get("held_out") or {})
     n = held_out.pop("n", None)
-    numbers = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in held_out.items())
+    numbers = _numbers(held_out)
     return f"{judge['name']}: {numbers or 'no held-out measurement in its card'}" + (f" (n = {n})" if n else "")
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _numbers(values: dict[str, Any]) -> str:
+    """'miou 0.81, accuracy (Smiling 0.99, Young 0.98)': groups of numbers stand in brackets."""
+    parts = []
+    for key, value in values.items():
+        said = (
+            f"({_numbers(value)})" if isinstance(value, dict) else f"{value:.4g}" if isinstance(value, float) else value
+        )
+        parts.append(f"{key.replace('_', ' ')} {said}")
+    return ", ".join(parts)
 
 
 # --------------------------------------------------------------------------------------------------- terminal

@@ -25,6 +25,7 @@ from reports.tables import (
     Table,
     decimals_for,
     format_paper,
+    judge_sentence,
     paper_verdict,
     to_frame,
     to_markdown,
@@ -300,6 +301,12 @@ def test_text_cannot_become_html_or_break_a_cell(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- numbers as words
+
+
+def test_judge_errors_in_groups_stay_readable() -> None:
+    judge = {"name": "features", "held_out": {"accuracy": {"Smiling": 0.99512, "Young": 1.0}, "r2": 0.53, "n": 1000}}
+    assert judge_sentence(judge) == "features: accuracy (Smiling 0.9951, Young 1), r2 0.53 (n = 1000)"
+    assert judge_sentence({"name": "a", "held_out": {}}) == "a: no held-out measurement in its card"
 
 
 def test_decimals_follow_the_interval() -> None:
