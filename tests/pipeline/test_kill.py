@@ -31,8 +31,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     suite.write_text(suite.read_text().replace("method: toy}", f"method: toy, params: {{sleep: {SLEEP}}}}}"))
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["toy_preload"])
-    old = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OMP_NUM_THREADS", "1")
+    patch.setenv("PYTHONPATH", f"{toy_world.HERE}{os.pathsep}{toy_world.ROOT}")  # the server starts from these alone
 
     def begin(results: Path) -> BaseProcess:
         arguments = ["run", str(suite), "--data", str(tree), "--limit", str(N), "--results", str(results),
@@ -42,10 +43,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         return process
 
     yield begin
-    if old is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = old
+    patch.undo()
 
 
 def finish(process: BaseProcess, seconds: float = 120) -> None:

@@ -117,6 +117,19 @@ def test_cells_hold_mean_interval_and_the_papers_value(table: Table, store: Stor
     assert fid.paper == 111.36
 
 
+def test_images_of_one_item_are_one_unit_of_sampling(tmp_path: Path) -> None:
+    ids = [f"{27000 + i // 4}-{i % 4}" for i in range(64)]
+    for row in ("composable", "collaborative"):
+        write_run(tmp_path, row, ids=ids)
+    table = build_table(make_suite(), Store(tmp_path), "embedded", FACTS)
+    scores = Store(tmp_path).run("face-generation", "composable").scores()
+    values = scores[scores["metric"] == "mask-accuracy"]["value"]
+    cell = table.row("composable").cells["mask-accuracy"]
+    expected = st.mean_interval(values, [request.split("-")[0] for request in ids], (0, 100))
+    assert (cell.low, cell.high) == pytest.approx((expected.low, expected.high))
+    assert cell.high - cell.low != pytest.approx(2 * st.mean_interval(values).half_width, rel=0.01)
+
+
 def test_joint_success_is_both_metrics_on_the_same_image(table: Table, store: Store) -> None:
     def values(row: str, metric: str) -> np.ndarray:
         scores = store.run("face-generation", row).scores()
