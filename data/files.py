@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
+        # Not mkstemp: its files are for their owner alone, and a report is to be read by others too.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise ConcordError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as file:

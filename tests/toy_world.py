@@ -101,22 +101,23 @@ def make_judges():
 
 
 def preload() -> None:
-    """Import what the command line imports on its way: forked processes then start at once."""
-    import matplotlib.figure  # noqa: F401
-    import pandas  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
+    """Import what the command line imports on its way: processes forked after it start at once."""
+    import importlib
 
-    import concord.report
-    import concord.run  # noqa: F401
-    import metrics.networks.perception
-    import methods.networks.bank  # noqa: F401
-    import reports.html  # noqa: F401
+    for name in (
+        "benchmarks.scoring", "benchmarks.session", "concord.cli", "concord.report", "concord.run", "matplotlib.figure",
+        "matplotlib.backends.backend_agg", "methods.networks.bank", "metrics.networks.perception", "pandas",
+        "pyarrow.dataset", "pyarrow.parquet", "reports.conditions", "reports.html", "rich.table",
+    ):  # fmt: skip
+        importlib.import_module(name)
     from methods.base import all_methods
     from metrics.base import all_metrics
+    from metrics.networks.perception import Perception
 
+    Image.init()
     all_methods()
     all_metrics()
-    metrics.networks.perception.Perception.load = classmethod(lambda cls, *args, **kwargs: make_judges())
+    Perception.load = classmethod(lambda cls, *args, **kwargs: make_judges())
 
 
 def run_concord(arguments: list[str], output: str) -> None:
