@@ -1,0 +1,87 @@
+"""Every method keeps the contract, and the contract's checks find methods that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import toy_world
+
+import methods.base as base
+from benchmarks.contract import Check, Contract
+from methods.networks.bank import Bank
+
+STEPS = 3
+"""Sampling steps where a method has such a parameter: what is tested does not depend on their number."""
+
+
+def checks(name: str, **params: object) -> dict[str, Check]:
+    """Check name (its letter) -> result."""
+    contract = Contract(base.make_method(name, params, lambda: Bank.load("embedded", torch.device("cpu"))))
+    names = [attribute for attribute in dir(contract) if attribute.startswith("check_")]
+    return dict(zip(names, contract.run(), strict=True))
+
+
+@pytest.mark.parametrize("name", base.all_methods())
+def test_method_keeps_the_contract(name: str) -> None:
+    steps = {"steps": STEPS} if "steps" in base.get_method(name).Params.model_fields else {}
+    failed = [f"{check.name}: {check.detail}" for check in checks(name, **steps).values() if not check.passed]
+    assert not failed
+
+
+def test_template_keeps_the_contract() -> None:
+    before = base.all_methods()
+    base.load_plugin(Path(base.__file__).parent / "template.py")
+    try:
+        failed = [check for check in checks("template", steps=STEPS).values() if not check.passed]
+    finally:
+        base._REGISTRY.methods.clear()
+        base._REGISTRY.methods.update(before)
+    assert not failed
+
+
+# ------------------------------------------------------------------------------------------- the checks find mistakes
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Iterator[Path]:
+    """Where to write a broken copy of the toy, 'broken'; it is forgotten afterwards."""
+    before = base.all_methods()
+    yield tmp_path / "broken.py"
+    base._REGISTRY.methods.clear()
+    base._REGISTRY.methods.update(before)
+
+
+@pytest.mark.parametrize(
+    ("found_by", "old", "new"),
+    [
+        ("check_a_shape", "return x", "return x * float('nan')"),
+        ("check_a_shape", "return x", "return torch.zeros_like(x)"),
+        ("check_a_shape", "return x", "return x[:, :1]"),
+        ("check_b_repetition", "generator=g", ""),
+        ("check_b_repetition", "x = noise / 4 + mask", "torch.rand(1); x = noise / 4 + mask"),
+        ("check_c_batches", "return x", "return x - x.mean(0) + 0.5"),
+        ("check_d_order", "return x", "return x * torch.arange(1, len(x) + 1).view(-1, 1, 1, 1) / 4"),
+        ("check_e_seeds", "generator=g", "generator=torch.Generator().manual_seed(0)"),
+        ("check_e_seeds", "return x", "return x - x.mean(0) + 0.5"),
+        ("check_f_inputs", "time.sleep", "[c.mask.fill(0) for c in batch.conditions]; time.sleep"),
+        ("check_g_traces", 'trace("influence"', 'trace("other"'),
+        ("check_g_traces", "x = noise / 4 + mask", "x = noise / 4 + mask + 0.1 * len(trace.wanted)"),
+        ("check_h_foreign", "def networks", "def check(self, request): pass\n\n    def networks"),
+        ("check_j_parameters", "class Params(Method.Params):", "class Params(Method.Params, extra='ignore'):"),
+    ],
+)
+def test_mistake_is_found(broken: Path, found_by: str, old: str, new: str) -> None:
+    source = toy_world.TOY.read_text().replace('"toy"', '"broken"')
+    assert old in source
+    broken.write_text(source.replace(old, new))
+    base.load_plugin(broken)
+    results = checks("broken")
+    assert not results[found_by].passed
+    assert "\n" not in results[found_by].detail
+
+
+def test_toy_keeps_the_contract(toy: str) -> None:
+    assert all(check.passed for check in checks(toy).values())
