@@ -119,7 +119,7 @@ class Contract:
                     np.random.RandomState(1).get_state(),
                     torch.Generator().manual_seed(1).get_state(),
                 )
-            )  # noqa: NPY002
+            )
             before = _fingerprint(_global_state())
             again = self.method.generate(self.requests)
             after = _fingerprint(_global_state())

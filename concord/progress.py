@@ -34,19 +34,20 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(what: str, every: float = 30.0) -> Iterator[Callable[[int, int], None]]:
-    """For a log: a line every half minute, and one at the end."""
+    """For a log: a line every half minute, and one at the end. The rate counts from the first report, after loading."""
     start = last = time.monotonic()
+    first: tuple[float, int] | None = None
     seen = (0, 0)
 
     def report(done: int, total: int) -> None:
-        nonlocal last, seen
-        seen = (done, total)
-        if time.monotonic() - last >= every and done:
-            last = time.monotonic()
-            left = (last - start) / done * (total - done)
-            print(
-                f"{what}: {done} of {total}, {last - start:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True
-            )
+        nonlocal last, first, seen
+        now, seen = time.monotonic(), (done, total)
+        first = first or (now, done)
+        if now - last >= every and done > first[1]:
+            last = now
+            left = (now - first[0]) / (done - first[1]) * (total - done)
+            print(f"{what}: {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield report
-    print(f"{what}: {seen[0]} of {seen[1]}, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    if seen[1]:  # else there was nothing to do
+        print(f"{what}: {seen[0]} of {seen[1]}, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

@@ -193,7 +193,8 @@ def with_plan_rows(plan: Plan) -> Suite:
     """The plan's suite with the rows that --set renamed beside the rows that they come from."""
     known = {row.name for row in plan.suite.rows}
     changed = [run.row for run in plan.runs if not run.is_reference and run.row.name not in known]
-    return plan.suite.model_copy(update={"rows": [*plan.suite.rows, *changed]})
+    reference = [name for name in plan.suite.reference if name not in plan.skipped]  # the folder may have no images
+    return plan.suite.model_copy(update={"rows": [*plan.suite.rows, *changed], "reference": reference})
 
 
 def _results_root(options: object, data_set: str | None) -> Path:

@@ -294,29 +294,42 @@ def _conclude(session: Session, runs: list[RunPlan], made: list[RunPlan], scored
 
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
     """One line a run, each run once: which state it is in, and where."""
+    from benchmarks.settings import ROOT
+
+    rows: dict[Path, tuple[str, ...]] = {}
+    for suite in suites:
+        dataset = settings.profile(options.profile).datasets[suite.dataset]
+        if all((ROOT / folder).is_dir() for folder in (dataset.items, dataset.reference)):
+            related = [other for other in suites if other.request_set == suite.request_set]
+            rows.update(_states(suite, options, settings, related))
+        else:
+            names = [name for name in suite.row_names() if name in suite.reference or suite.row(name).method]
+            for name in names:
+                path = Path(suite.request_set) / name
+                rows[path] = (suite.request_set, name, "-", "to do", "to do", "the data are drawn first")
+    _table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+
+
+def _states(
+    suite: Suite, options: Options, settings: Settings, related: Sequence[Suite]
+) -> dict[Path, tuple[str, ...]]:
+    """The state of each run of a suite, by its folder."""
     from benchmarks.plan import make_plan
     from benchmarks.runner import run_status
     from benchmarks.scoring import is_scored
     from benchmarks.session import Session
-    from data.errors import ConcordError
 
-    rows: dict[Path, tuple[str, ...]] = {}
-    for suite in suites:
-        try:
-            related = [other for other in suites if other.request_set == suite.request_set]
-            session = Session(make_plan(suite, settings, options, related=related))
-            for run in session.plan.runs:
-                status = run_status(run, session.grid)
-                done = status.state == "up to date" and is_scored(run, session.metrics, session.reference)
-                shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
-                rows.setdefault(run.path, (run.requests.name, run.row.name, str(len(run.requests)), status.state,
-                                           "up to date" if done else "to do", shards))  # fmt: skip
-        except ConcordError:  # no data yet: drawn by the first stage
-            for name in suite.row_names():
-                rows.setdefault(
-                    Path(suite.request_set) / name, (suite.request_set, name, "-", "to do", "to do", "no data yet")
-                )
-    _table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+    session = Session(make_plan(suite, settings, options, related=related))
+    states: dict[Path, tuple[str, ...]] = {}
+    for run in session.plan.runs:
+        status = run_status(run, session.grid)
+        done = status.state == "up to date" and is_scored(run, session.metrics, session.reference)
+        shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
+        scores = "up to date" if done else "to do"
+        states[run.path] = (
+            run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shards,
+        )  # fmt: skip
+    return states
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

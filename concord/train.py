@@ -54,9 +54,11 @@ def train(
     for kind in kinds:
         missing = [need for need in kind.needs if not weight_path(need).is_file()]
         if missing:
-            raise ConcordError(f"{kind.name} needs {', '.join(missing)}: train that first (`concord train {missing[0]}`)")
+            absent = ", ".join(missing)
+            raise ConcordError(f"{kind.name} needs {absent}: train that first (`concord train {missing[0]}`)")
         for card in run(kind(place, out or EMBEDDED), steps, resume=not restart):
-            typer.echo(f"{card['name']}: {card['parameters'] / 1e6:.2f} M parameters, {card['seconds']:.0f} s, held out: {card['held_out']}")
+            size, seconds = f"{card['parameters'] / 1e6:.2f} M parameters", f"{card['seconds']:.0f} s"
+            typer.echo(f"{card['name']}: {size}, {seconds}, held out: {card['held_out']}")
 
 
 def _list() -> None:
@@ -75,5 +77,6 @@ def _list() -> None:
                 continue
             card = read_json(card_path(file))
             held_out = ", ".join(f"{k} {v}" for k, v in card["held_out"].items() if not isinstance(v, dict | list))
-            table.add_row(file, name, f"{card['parameters'] / 1e6:.2f} M", str(card["recipe"]["steps"]), f"{card['seconds']:.0f}", held_out)
+            size, steps, seconds = f"{card['parameters'] / 1e6:.2f} M", card["recipe"]["steps"], card["seconds"]
+            table.add_row(file, name, size, str(steps), f"{seconds:.0f}", held_out)
     Console().print(table)

@@ -33,10 +33,8 @@ def save_weights(name: str, state: dict[str, Tensor], card: dict[str, Any], fold
     import torch
     from safetensors.torch import save_file
 
-    half = {
-        key: (value.detach().cpu().to(torch.float16) if value.is_floating_point() else value.detach().cpu()).contiguous()
-        for key, value in state.items()
-    }
+    kept = {key: value.detach().cpu() for key, value in state.items()}
+    half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in kept.items()}
     path = weight_path(name, folder)
     with atomic_path(path) as temporary:
         save_file(half, temporary)

@@ -26,14 +26,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise ConcordError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+        reason = f"cannot be written ({error.strerror})"
+        raise ConcordError(f"{path}: {reason}; free space or choose another folder") from None
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ConcordError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+        reason = f"cannot be written ({error.strerror})"
+        raise ConcordError(f"{path}: {reason}; free space or choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some file systems refuse to sync a folder; the rename stands all the same

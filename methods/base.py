@@ -48,7 +48,7 @@ class Trace:
         self.parts: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, name: str, t: int, value: Tensor, batch_dim: int = 0, parts: Sequence[str] = ()) -> None:
-        """parts: what the value's parts are called, in their order, where there is one dimension of them after the batch."""
+        """Keep a value; parts: the names of its parts, in order, where one dimension of them follows the batch."""
         if name in self.wanted:
             self.parts[name] = tuple(parts)
             self.steps.setdefault(name, []).append(int(t))
@@ -133,7 +133,8 @@ class Method(ABC):
         images = self.sample(Batch(list(requests), generators, self.device), trace or Trace())
         if not bool(torch.isfinite(images).all()):
             bad = [r.id for r, image in zip(requests, images, strict=True) if not bool(torch.isfinite(image).all())]
-            raise ConcordError(f"method '{self.name}': NaN or infinity in the image of request {bad[0]} ({len(bad)} in all)")
+            where = f"the image of request {bad[0]} ({len(bad)} in all)"
+            raise ConcordError(f"method '{self.name}': NaN or infinity in {where}")
         return images.detach().float().clamp(0, 1).cpu()
 
     def check(self, request: Request) -> None:
@@ -167,7 +168,8 @@ def register(method: type[Method]) -> type[Method]:
     """Class decorator: make a method known by its name; its facts are checked here, once."""
     unknown = set(method.conditions) - set(CONDITION_NAMES)
     if unknown:
-        raise ConcordError(f"method '{method.name}': unknown condition {sorted(unknown)[0]!r}; known: {CONDITION_NAMES}")
+        first = sorted(unknown)[0]
+        raise ConcordError(f"method '{method.name}': unknown condition {first!r}; known: {CONDITION_NAMES}")
     other = _REGISTRY.methods.get(method.name)
     if other is not None and _source(other) != _source(method):
         raise ConcordError(f"two methods are named '{method.name}': {_source(other)} and {_source(method)}; rename one")
@@ -197,11 +199,13 @@ def load_plugin(path: Path) -> list[str]:
     """Load a method file from anywhere, under a private module name; returns the names that it registered."""
     path = Path(path).resolve()
     if not path.is_file() or path.suffix != ".py":
-        raise ConcordError(f"--plugin {path}: expected a Python file with a registered method (copy methods/template.py)")
+        expected = "a Python file with a registered method (copy methods/template.py)"
+        raise ConcordError(f"--plugin {path}: expected {expected}")
     before = set(_REGISTRY.methods)
     private = f"concord_plugin_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(private, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
     try:
@@ -237,7 +241,8 @@ def make_params(method: type[Method], values: Mapping[str, Any] | None = None) -
         if first["type"] == "extra_forbidden":
             known = ", ".join(method.Params.model_fields)
             raise ConcordError(f"method '{method.name}': unknown parameter '{name}'; expected one of {known}") from None
-        raise ConcordError(f"method '{method.name}', parameter '{name}': {first['msg']}; got {first.get('input')!r}") from None
+        problem = f"{first['msg']}; got {first.get('input')!r}"
+        raise ConcordError(f"method '{method.name}', parameter '{name}': {problem}") from None
 
 
 def make_method(name: str, values: Mapping[str, Any] | None, bank: Callable[[], Bank] | Bank) -> Method:

@@ -39,7 +39,7 @@ class Collaborative(Method):
         eta: float = Field(0.0, ge=0, le=1)  # DDIM; the authors' code samples with 1.0
         vary_in_space: bool = True  # False: each step's influence is its mean over the pixels (Table 2, w/o spatial)
         vary_in_time: bool = True  # False: each pixel's influence is its mean over the steps (Table 2, w/o temporal)
-        mask_schedule: Literal["none", "cosine_decay"] = "none"  # the authors' code rescales the mask's influence over time
+        mask_schedule: Literal["none", "cosine_decay"] = "none"  # authors' code rescales the mask's influence over time
         mask_factor: float = 2.0  # its strength there; without effect where mask_schedule is 'none'
 
         @classmethod
@@ -55,7 +55,8 @@ class Collaborative(Method):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
         assert isinstance(p, Collaborative.Params)
-        names = modalities(batch, order=("mask", *(c for c in CONDITION_NAMES if c != "mask")))  # softmax order as coded
+        order = ("mask", *(c for c in CONDITION_NAMES if c != "mask"))  # of the softmax, as the authors coded it
+        names = modalities(batch, order=order)
         experts = bind_experts(self.bank, batch, names)
         diffusers = [self.bank.dynamic_diffuser(name) for name in names]
 

@@ -29,7 +29,9 @@ class Composable(Method):
     """Average of the uni-modal predictions, or their weighted sum around an unconditional one."""
 
     name, title, paper = "composable", "Composable Diffusion", "arXiv:2206.01714"
-    citation = "Liu, Li, Du, Torralba, Tenenbaum: Compositional Visual Generation with Composable Diffusion Models. ECCV 2022"
+    citation = (
+        "Liu, Li, Du, Torralba, Tenenbaum: Compositional Visual Generation with Composable Diffusion Models. ECCV 2022"
+    )
     conditions = frozenset({"text", "mask"})
     minimum_conditions = 2
     training_free = True
@@ -57,7 +59,9 @@ class Composable(Method):
         p = self.params
         assert isinstance(p, Composable.Params)
         experts = bind_experts(self.bank, batch, modalities(batch))
-        unconditional = self.bank.expert("unconditional").bind(batch.conditions, self.bank.schedule) if self._conjunction else None
+        unconditional = None
+        if self._conjunction:
+            unconditional = self.bank.expert("unconditional").bind(batch.conditions, self.bank.schedule)
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
             eps = torch.stack([expert(x_t, t) for expert in experts])  # (M, B, C, h, w)

@@ -20,7 +20,10 @@ class SingleExpert(Method):
     """eps(x_t, t) = eps_theta_m(x_t, t, c_m) for one modality m."""
 
     paper = "arXiv:2112.10752"
-    citation = "Rombach, Blattmann, Lorenz, Esser, Ommer: High-Resolution Image Synthesis with Latent Diffusion Models. CVPR 2022"
+    citation = (
+        "Rombach, Blattmann, Lorenz, Esser, Ommer: "
+        "High-Resolution Image Synthesis with Latent Diffusion Models. CVPR 2022"
+    )
     training_free = True
     expert: ClassVar[str]
 

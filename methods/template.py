@@ -10,8 +10,8 @@ To add a method:
 4. Name it in a row of a suite (benchmarks/suites/*.yaml), or try it at once:
    `concord run face-generation --methods <name>`.
 
-What helps you: `batch.conditions` (what each image has to agree with), `batch.generators` (each request's own noise: use
-`methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks), `methods.core` (schedule,
+What helps you: `batch.conditions` (what each image has to agree with), `batch.generators` (each request's own noise:
+use `methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks), `methods.core` (schedule,
 sampler, experts) and `trace` (maps that figures are drawn from).
 """
 

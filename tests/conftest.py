@@ -1,4 +1,4 @@
-"""Fixtures of the machinery's tests: a toy method, a toy tree of faces, judges without weights, and the command line."""
+"""Fixtures of the machinery's tests: a toy method, a toy tree of faces, judges without weights, the command line."""
 
 from __future__ import annotations
 

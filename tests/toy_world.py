@@ -75,11 +75,13 @@ def make_judges():
 
     class Judges:
         role, device = "judge", torch.device("cpu")
-        sha256 = {"parser": "1" * 64, "features": "2" * 64, "text-image": "3" * 64}
-        cards = {
-            kind: {"name": f"toy-{kind}", "sha256": digest, "held_out": {"accuracy": 0.5, "n": 8}}
-            for kind, digest in sha256.items()
-        }
+
+        def __init__(self):
+            self.sha256 = {"parser": "1" * 64, "features": "2" * 64, "text-image": "3" * 64}
+            self.cards = {
+                kind: {"name": f"toy-{kind}", "sha256": digest, "held_out": {"accuracy": 0.5, "n": 8}}
+                for kind, digest in self.sha256.items()
+            }
 
         def network(self, kind):
             return torch.nn.Identity()

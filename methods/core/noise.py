@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def draw_noise(
+    generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
     """Standard normal noise (B, *shape), row i from generators[i]; each call advances every generator once."""
     rows = [torch.randn(tuple(shape), generator=generator, dtype=torch.float32) for generator in generators]
     return torch.stack(rows).to(device)

@@ -21,7 +21,7 @@ class Schedule:
 
     @classmethod
     def scaled_linear(cls, start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Schedule:
-        """beta_t = (linspace(sqrt(start), sqrt(end)))^2: the latent diffusion schedule that Collaborative Diffusion uses."""
+        """beta_t = (linspace(sqrt(start), sqrt(end)))^2: latent diffusion's, which Collaborative Diffusion uses."""
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
         return cls(torch.cumprod(1 - betas, dim=0))
 
@@ -30,7 +30,7 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def abar(self, t: int | Tensor, like: Tensor) -> Tensor:
-        """abar_t shaped to broadcast over `like` (B, ...): a scalar for an int, (B, 1, ...) for a tensor of timesteps."""
+        """abar_t, to broadcast over `like` (B, ...): a scalar for an int, (B, 1, ...) for a tensor of timesteps."""
         if isinstance(t, int):
             return self.alphas_cumprod[t].to(like.dtype).to(like.device)
         value = self.alphas_cumprod.to(t.device)[t].to(like.dtype).to(like.device)
@@ -57,7 +57,10 @@ class Schedule:
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
     def ddim_timesteps(self, steps: int) -> list[int]:
-        """`steps` timesteps, descending: range(0, T, T // steps) + 1, as latent diffusion counts (981, 961, .., 1 for 50)."""
+        """`steps` timesteps, descending: range(0, T, T // steps) + 1, as latent diffusion counts.
+
+        For 50 of 1000: 981, 961, .., 1.
+        """
         if not 1 <= steps <= self.steps:
             raise ValueError(f"steps = {steps}: expected 1..{self.steps}")
         stride = self.steps // steps

@@ -19,6 +19,11 @@ PATCH = 4
 class Autoencoder(nn.Module):
     """encode: images (B, 3, 64, 64) in [0, 1] -> latents (B, 6, 16, 16); decode: back, not clamped."""
 
+    mean: Tensor
+    basis: Tensor
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, channels: int = 6, width: int = 64, fine_width: int = 32, blocks: int = 2) -> None:
         super().__init__()
         self.channels = channels
@@ -69,7 +74,7 @@ class Autoencoder(nn.Module):
         return (self._analyse(images) - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, 6, 16, 16) -> images (B, 3, 64, 64) around [0, 1], not clamped (a guide's gradient stays alive)."""
+        """Latents (B, 6, 16, 16) -> images (B, 3, 64, 64) around [0, 1], not clamped: a guide's gradient survives."""
         z = latents * self.scale[:, None, None] + self.shift[:, None, None]
         linear = torch.einsum("cp,bchw->bphw", self.basis, z) + self.mean[:, None, None]  # (B, 48, 16, 16)
         return (pixel_shuffle(linear, PATCH) + pixel_shuffle(self.synthesis(latents), 2) + 1) / 2

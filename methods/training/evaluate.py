@@ -37,8 +37,9 @@ def evaluate(n: int, device: str = "cpu") -> dict[str, Any]:
         began = time.monotonic()
         made[name] = _sample(name, faces, bank)
         seconds[name] = round((time.monotonic() - began) / n, 3)
-    mask = {k: _mask(judge, v, faces) for k, v in {"real": real, "reconstructed": rebuilt, "mask-only": made["mask-only"]}.items()}
-    text = {k: _classes(judge, v, faces) for k, v in {"real": real, "reconstructed": rebuilt, "text-only": made["text-only"]}.items()}
+    known = {"real": real, "reconstructed": rebuilt}
+    mask = {k: _mask(judge, v, faces) for k, v in {**known, "mask-only": made["mask-only"]}.items()}
+    text = {k: _classes(judge, v, faces) for k, v in {**known, "text-only": made["text-only"]}.items()}
     psnr = float((-10 * (rebuilt - real).square().mean((1, 2, 3)).log10()).mean())
     return {"n": n, "psnr_db": round(psnr, 2), "mask": mask, "text": text, "seconds_per_image": seconds}
 
@@ -64,7 +65,8 @@ def _mask(judge: Perception, images: torch.Tensor, faces: Corpus) -> dict[str, f
     found = torch.cat([judge.labels(chunk).cpu() for chunk in images.split(BATCH)])
     confusion = torch.bincount((faces.masks.long() * 19 + found).flatten(), minlength=361).reshape(19, 19).double()
     iou = confusion.diag() / (confusion.sum(0) + confusion.sum(1) - confusion.diag())
-    return {"accuracy": round(float(confusion.diag().sum() / confusion.sum()), 4), "miou": round(float(iou.nanmean()), 4)}
+    accuracy = confusion.diag().sum() / confusion.sum()
+    return {"accuracy": round(float(accuracy), 4), "miou": round(float(iou.nanmean()), 4)}
 
 
 def _classes(judge: Perception, images: torch.Tensor, faces: Corpus) -> dict[str, float]:

@@ -86,9 +86,8 @@ class Latents:
 
     def conditions(self, index: Tensor) -> list[Conditions]:
         """Mask and trimmed caption of each face."""
-        return [
-            Conditions(text=self.corpus.beard_and_age[i], mask=self.corpus.masks[i].long().numpy()) for i in index.tolist()
-        ]
+        captions, masks = self.corpus.beard_and_age, self.corpus.masks
+        return [Conditions(text=captions[i], mask=masks[i].long().numpy()) for i in index.tolist()]
 
 
 class TrainExpert(Task):
@@ -265,9 +264,8 @@ class TrainDynamicDiffusers(Task):
             index, t, _, noise, x_t = noised(self.data, self.schedule, generator, 64, self.device)
             given = self.data.conditions(index)
             encoded = [expert.encode(given) for expert in self.experts]
-            eps = torch.stack(
-                [self.schedule.eps_from_velocity(e(x_t, t, c), x_t, t) for e, c in zip(self.experts, encoded, strict=True)]
-            )
+            velocities = [e(x_t, t, c) for e, c in zip(self.experts, encoded, strict=True)]
+            eps = torch.stack([self.schedule.eps_from_velocity(v, x_t, t) for v in velocities])
             scores = [self.diffusers[e.condition](x_t, t, c) for e, c in zip(self.experts, encoded, strict=True)]
             weight = torch.stack(scores).softmax(0)
             losses = {

@@ -134,8 +134,9 @@ class TrainFeatures(JudgeTask):
     def loss(self, generator: torch.Generator, batch: int) -> Tensor:
         index, images = self.batch(generator, batch)
         found = self.model(images)
+        levels = self.corpus.attributes[index].to(self.device)
         total = sum(
-            (cross_entropy(found[n], self.corpus.attributes[index, k].to(self.device)) for k, n in enumerate(ATTRIBUTES)),
+            (cross_entropy(found[name], levels[:, k]) for k, name in enumerate(ATTRIBUTES)),
             start=cross_entropy(found["Male"], self.corpus.male[index].to(self.device)),
         )
         total = total + binary_cross_entropy_with_logits(found["presence"], self.present[index].to(self.device))
@@ -214,7 +215,8 @@ class TrainTextImage(JudgeTask):
         pair = model
         assert isinstance(pair, TextImagePair)
         held_out = corpus("validation", 2000)
-        images = torch.cat([pair.embed_images(held_out.pictures(i).to(self.device)) for i in torch.arange(2000).split(100)])
+        chunks = torch.arange(2000).split(100)
+        images = torch.cat([pair.embed_images(held_out.pictures(i).to(self.device)) for i in chunks])
         top1, rounds = [], 20
         for k in range(rounds):
             order = torch.randperm(2000, generator=torch.Generator().manual_seed(k)).tolist()
@@ -227,7 +229,8 @@ class TrainTextImage(JudgeTask):
             found = (images[list(chosen.values())] @ texts.T).argmax(1).cpu()
             top1.append(float((found == torch.arange(64)).double().mean()))
         facts = torch.cat([held_out.attributes[:, [2, 4]], held_out.male[:, None]], 1)
-        meanings, first = {}, []
+        meanings: dict[tuple[int, ...], int] = {}
+        first = []
         for i, row in enumerate(facts.tolist()):
             if tuple(row) not in meanings:
                 meanings[tuple(row)] = len(meanings)

@@ -90,13 +90,16 @@ def train(
     state_file, log_file = checkpoints / f"{task.name}.pt", checkpoints / f"{task.name}.log.jsonl"
     model = task.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+    )
     averaged = [p.detach().clone() for p in parameters]
     first, seconds, recent = 0, 0.0, 0.0
     if resume and state_file.is_file():
         saved = torch.load(state_file, map_location=task.device, weights_only=True)
         if saved["recipe"] != asdict(recipe):
-            raise ConcordError(f"{state_file}: made by another recipe; pass --restart to begin anew, or the same --steps")
+            remedy = "pass --restart to begin anew, or the same --steps"
+            raise ConcordError(f"{state_file}: made by another recipe; {remedy}")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         averaged = [a.to(task.device) for a in saved["averaged"]]
@@ -113,7 +116,7 @@ def train(
                 group["lr"] = recipe.rate * _rate(step, recipe)
             loss = task.loss(_generator(task.seed, step), recipe.batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             decay = min(recipe.ema, (1 + step) / (10 + step))
@@ -138,8 +141,9 @@ def train(
     model.eval()
     card = {
         "task": task.name, "data": "SynthFaces", "data_seed": _world_seed(), "seed": task.seed,
-        "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1), "device": _device(task.device),
-        "torch": torch.__version__, "git_commit": _commit(), "held_out": task.evaluate(model),
+        "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
+        "device": _device(task.device), "torch": torch.__version__, "git_commit": _commit(),
+        "held_out": task.evaluate(model),
     }  # fmt: skip
     cards = [
         save_weights(name, state, {**card, "config": config}, task.folder)

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution starting at zero; (B, C, H, W) -> (B, C', H, W)."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the second convolution starting at zero.
+
+    (B, C, H, W) -> (B, C', H, W).
+    """
 
     def __init__(self, channels: int, out_channels: int | None = None, groups: int = 8) -> None:
         super().__init__()
@@ -21,7 +24,8 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         last = self.body[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.skip = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)

@@ -25,7 +25,7 @@ Start = Callable[[Path], BaseProcess]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts `concord run` into a results folder: a process of its own, forked from one that has imported everything."""
+    """Starts `concord run` into a results folder, in a process forked from one that has imported everything."""
     folder = tmp_path_factory.mktemp("kill")
     tree, suite = toy_world.write_tree(folder / "tree", N), toy_world.write_suite(folder)
     text = suite.read_text().replace("method: toy}", f"method: toy, params: {{sleep: {SLEEP}}}}}")
@@ -65,7 +65,9 @@ def assert_same(results: Path, undisturbed: Path) -> None:
         for path in sorted((theirs / "images").glob("*.tar")):
             assert (ours / "images" / path.name).read_bytes() == path.read_bytes(), f"{row} {path.name}"
         for name in ("scores.parquet", "sets.parquet"):
-            pd.testing.assert_frame_equal(pd.read_parquet(ours / name), pd.read_parquet(theirs / name), check_exact=True)
+            pd.testing.assert_frame_equal(
+                pd.read_parquet(ours / name), pd.read_parquet(theirs / name), check_exact=True
+            )
         for name in ("features.npz", "trace.npz"):
             if (theirs / name).is_file():
                 with np.load(ours / name) as a, np.load(theirs / name) as b:

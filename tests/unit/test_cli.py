@@ -47,7 +47,8 @@ def run(concord: Cli, toy_suite: Path, toy_tree: Path, tmp_path: Path) -> Cli:
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    code = "import sys; from concord.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from concord.cli import app; app(['--help'], standalone_mode=False); "
+    code += "print(*sys.modules, file=sys.stderr)"
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
@@ -130,6 +131,24 @@ def test_list_names_what_there_is(concord: Cli) -> None:
     assert result.exit_code == 0, result.output
     for name in ("face-generation", "collaborative", "mask-miou", "toy"):
         assert name in result.stdout
+
+
+def test_plan_writes_the_matrix_when_it_changed(concord: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import matrix
+
+    path, real = tmp_path / "matrix.yaml", matrix.write_matrix
+    monkeypatch.setattr(matrix, "write_matrix", lambda content: real(content, path))
+    first = concord("plan", "--results", tmp_path / "results")
+    assert first.exit_code == 0, first.output
+    assert "collaborative-without-temporal" in first.stdout
+    assert first.stdout.rstrip().endswith("written")
+    assert concord("plan", "--results", tmp_path / "results").stdout.rstrip().endswith("unchanged")
+    one = concord("plan", "--results", tmp_path / "results", "--suite", "influence-ablation", "--size", "full")
+    assert one.stdout.rstrip().endswith("written")
+    assert "text-only" not in path.read_text()
+    assert "items_n: 3000" in path.read_text()
+    refused(concord("plan", "--suite", "nosuch"), "unknown suite 'nosuch'", "face-generation")
+    refused(concord("plan", "--profile", "paper"), "profile 'paper'", "--data")
 
 
 def test_check_passes_on_the_toy_and_fails_on_a_broken_method(concord: Cli, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_wrong_requests_and_parameters_are_named() -> None:
         make_method("nope", {}, lambda: pytest.fail("the networks must not be loaded"))  # type: ignore[arg-type]
     with pytest.raises(ConcordError, match="unknown parameter 'stepz'; expected one of preset, steps"):
         make_method("composable", {"stepz": 1}, lambda: pytest.fail("the networks must not be loaded"))  # type: ignore[arg-type]
-    with pytest.raises(ConcordError, match="parameter 'steps': .*; got 'many'"):
+    with pytest.raises(ConcordError, match=r"parameter 'steps': .*; got 'many'"):
         make_method("composable", {"steps": "many"}, lambda: pytest.fail("the networks must not be loaded"))  # type: ignore[arg-type]
 
 

@@ -59,7 +59,7 @@ def test_adaptive_layer_norm_is_equation_9() -> None:
     norm = AdaptiveLayerNorm(6, 5)
     h, time = torch.randn(2, 6, 3, 4), torch.randn(2, 5)
     out = norm(h, time)
-    s, b = norm.project.weight[:6] @ time[1] + norm.project.bias[:6], norm.project.weight[6:] @ time[1] + norm.project.bias[6:]
+    s, b = (norm.project.weight @ time[1] + norm.project.bias).split(6)
     pixel = h[1, :, 2, 3]
     normal = (pixel - pixel.mean()) / (pixel.var(unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(out[1, :, 2, 3], (1 + s) * normal + b)
@@ -127,7 +127,8 @@ def test_padding_changes_nothing() -> None:
 def test_hidden_words_are_words() -> None:
     ids = torch.tensor([[START, 5, 6, 7, PAD, PAD]]).repeat(500, 1)
     hidden = hide_words(ids, 0.3, torch.Generator().manual_seed(0))
-    assert bool((hidden[:, 0] == START).all()) and bool((hidden[:, 4:] == PAD).all())
+    assert bool((hidden[:, 0] == START).all())
+    assert bool((hidden[:, 4:] == PAD).all())
     share = float((hidden[:, 1:4] == UNKNOWN).float().mean())
     assert 0.25 < share < 0.35
 

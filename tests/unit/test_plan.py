@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from benchmarks.makers import derangement
 from benchmarks.matrix import STAGES, make_matrix, write_matrix
 from benchmarks.plan import (
-    Options, Plan, PlannedRequest, make_plan, make_request_set, results_root, source_hash, weights_current,
+    Options,
+    Plan,
+    PlannedRequest,
+    make_plan,
+    make_request_set,
+    results_root,
+    source_hash,
+    weights_current,
 )  # fmt: skip
 from benchmarks.settings import Settings, load_settings
 from benchmarks.suite import load_suite, load_suites
@@ -61,7 +68,7 @@ def test_items_that_lack_something_are_left_out_and_counted(tmp_path: Path) -> N
 def test_nothing_to_ask_names_the_reason(tmp_path: Path) -> None:
     tree = toy_world.write_tree(tmp_path / "tree", 2)
     shutil.rmtree(tree / "CelebAMask-HQ-mask-anno")
-    with pytest.raises(ConcordError, match="no item has text and mask.*2 have no mask"):
+    with pytest.raises(ConcordError, match=r"no item has text and mask.*2 have no mask"):
         make_request_set("toys", open_faces(tree), ["text", "mask"], 64, 9)
 
 
@@ -70,7 +77,7 @@ def test_masks_without_images_make_no_reference_rows(toy: str, toy_suite: Path, 
     shutil.rmtree(tree / "CelebA-HQ-img")
     plan = planned(toy_suite, tree)
     assert [run.row.name for run in plan.runs] == ["toy"]
-    assert plan.skipped == {name: "the dataset has no images" for name in ("ground-truth", "shuffled")}
+    assert plan.skipped == dict.fromkeys(("ground-truth", "shuffled"), "the dataset has no images")
     with pytest.raises(ConcordError, match="'ground-truth' cannot be made: the dataset has no images"):
         plan.select(["ground-truth"])
 
@@ -152,7 +159,7 @@ def test_weights_are_current_while_their_files_have_the_recorded_hash(
     assert weights_current({"a plugin's own": "0" * 64})
 
 
-# ------------------------------------------------------------------------------------------------------- where things go
+# ------------------------------------------------------------------------------------------------------ where things go
 
 
 def test_trials_get_folders_of_their_own(toy_tree: Path) -> None:
@@ -162,7 +169,9 @@ def test_trials_get_folders_of_their_own(toy_tree: Path) -> None:
     assert results_root(Options(limit=4), dataset) == base / "limit-4"
     assert results_root(Options(seed_set=2), dataset) == base / "seeds-2"
     own = f"data-tree-{dataset.fingerprint[:8]}"
-    assert results_root(Options(data=toy_tree, limit=4, profile="paper"), dataset) == Path(f"results/paper/{own}+limit-4")
+    assert results_root(Options(data=toy_tree, limit=4, profile="paper"), dataset) == Path(
+        f"results/paper/{own}+limit-4"
+    )
 
 
 def test_changed_parameters_make_rows_of_their_own(toy: str, toy_suite: Path, toy_tree: Path) -> None:
@@ -174,11 +183,11 @@ def test_changed_parameters_make_rows_of_their_own(toy: str, toy_suite: Path, to
 
 def test_planned_row_has_no_run(toy: str, toy_suite: Path, toy_tree: Path) -> None:
     plan = planned(toy_suite, toy_tree)
-    with pytest.raises(ConcordError, match="'tedigan'.*planned"):
+    with pytest.raises(ConcordError, match=r"'tedigan'.*planned"):
         plan.run("tedigan")
-    with pytest.raises(ConcordError, match="no row 'nosuch': expected one of.*toy"):
+    with pytest.raises(ConcordError, match=r"no row 'nosuch': expected one of.*toy"):
         plan.run("nosuch")
-    with pytest.raises(ConcordError, match="no row or method 'nosuch': expected one of.*toy"):
+    with pytest.raises(ConcordError, match=r"no row or method 'nosuch': expected one of.*toy"):
         plan.select(["nosuch"])
 
 

@@ -1,4 +1,4 @@
-"""Generation: any batch size gives the same images, a stopped run goes on, an old one stays until the new one stands."""
+"""Generation: any batch size gives the same images, a stopped run goes on, an old run stays until then."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_temporary_files_of_killed_processes_are_removed(plan: Plan) -> None:
     (images / ".00000.tar.x1.part").write_bytes(b"half")
     (images.parent / ".run.json.x2.part").write_bytes(b"half")
     generate(plan)
-    assert not [path for path in images.parent.rglob("*.part")]
+    assert not list(images.parent.rglob("*.part"))
 
 
 # ------------------------------------------------------------------------------------------------------------ old runs
@@ -260,6 +260,7 @@ def test_results_folder_that_cannot_be_written(plan: Plan, tmp_path: Path) -> No
 
 def test_full_disk_keeps_what_is_finished(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(plan, 2)
+
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "00001.tar")
 
@@ -268,5 +269,5 @@ def test_full_disk_keeps_what_is_finished(plan: Plan, monkeypatch: pytest.Monkey
         generate(plan)
     monkeypatch.undo()
     assert run_status(plan.run("toy"), GRID).shards_done == 1
-    assert not [path for path in plan.root.rglob("*.part")]
+    assert not list(plan.root.rglob("*.part"))
     assert generate(plan).finished

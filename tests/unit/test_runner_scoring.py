@@ -41,7 +41,7 @@ def session(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> Iterator[S
     options = Options(data=tree, limit=40, results=tmp_path / "results")
     plan = make_plan(load_suite(str(toy_suite)), load_settings(), options)
     judges = Counting()
-    yield Session(plan, "cpu", open_perception=lambda: judges)  # type: ignore[arg-type, return-value]
+    return Session(plan, "cpu", open_perception=lambda: judges)  # type: ignore[arg-type, return-value]
 
 
 def test_every_request_has_a_score_of_every_metric(session: Session) -> None:

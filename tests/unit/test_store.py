@@ -45,7 +45,9 @@ def test_shard_comes_back_and_its_bytes_follow_from_the_images(tmp_path: Path) -
     assert first["sha256"] == second["sha256"]
     assert first["requests"] == list(images)
     assert read_info(tmp_path / "a", 0) == first
-    for (name, image), (expected_name, expected) in zip(read_images(tar_path(tmp_path / "a", 0)), images.items(), strict=True):
+    for (name, image), (expected_name, expected) in zip(
+        read_images(tar_path(tmp_path / "a", 0)), images.items(), strict=True
+    ):
         assert name == expected_name
         np.testing.assert_array_equal(image, expected)
 
@@ -89,10 +91,10 @@ def test_store_lists_finished_runs_alone(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     run = Run(tmp_path / "set" / "row")
-    with pytest.raises(ConcordError, match="not generated yet.*concord generate set row"):
+    with pytest.raises(ConcordError, match=r"not generated yet.*concord generate set row"):
         _ = run.manifest
     make_run(run.path)
-    with pytest.raises(ConcordError, match="not scored yet.*concord score set row"):
+    with pytest.raises(ConcordError, match=r"not scored yet.*concord score set row"):
         run.scores()
     assert run.trace() is None
     tar_path(run.path / "images", 1).unlink()

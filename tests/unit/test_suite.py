@@ -8,7 +8,15 @@ import pytest
 import toy_world
 
 from benchmarks.suite import (
-    Row, check_shared, load_suite, load_suites, metrics_of, read_suite, related_suites, settle, suite_names,
+    Row,
+    check_shared,
+    load_suite,
+    load_suites,
+    metrics_of,
+    read_suite,
+    related_suites,
+    settle,
+    suite_names,
 )  # fmt: skip
 from data.errors import ConcordError
 
@@ -50,7 +58,7 @@ def test_own_suite_file(toy: str, toy_suite: Path) -> None:
 
 
 def test_unknown_suite_lists_the_known() -> None:
-    with pytest.raises(ConcordError, match="unknown suite 'nosuch'.*face-generation"):
+    with pytest.raises(ConcordError, match=r"unknown suite 'nosuch'.*face-generation"):
         load_suite("nosuch")
 
 

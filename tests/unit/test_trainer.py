@@ -51,7 +51,8 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path) -> None:
     train(task(tmp_path / "a"), checkpoints=tmp_path / "ca", progress=False)
     with pytest.raises(KeyboardInterrupt):
         train(task(tmp_path / "b", stop_at=37), checkpoints=tmp_path / "cb", every_seconds=0, progress=False)
-    assert (tmp_path / "cb" / "line.pt").is_file() and not weight_path("line", tmp_path / "b").exists()
+    assert (tmp_path / "cb" / "line.pt").is_file()
+    assert not weight_path("line", tmp_path / "b").exists()
     resumed = task(tmp_path / "b")
     train(resumed, checkpoints=tmp_path / "cb", every_seconds=0, progress=False)
     assert resumed.calls == 160 - 37
@@ -86,7 +87,9 @@ def test_nan_stops_the_training(tmp_path: Path) -> None:
 def test_weights_that_are_not_the_card_s_are_refused(tmp_path: Path) -> None:
     save_weights("w", {"a": torch.ones(3), "n": torch.arange(2)}, {}, tmp_path)
     state, card = load_weights("w", tmp_path)
-    assert state["a"].dtype == torch.float32 and state["n"].dtype == torch.int64 and card["parameters"] == 5
+    assert state["a"].dtype == torch.float32
+    assert state["n"].dtype == torch.int64
+    assert card["parameters"] == 5
     path = weight_path("w", tmp_path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(ConcordError, match=r"SHA-256 is .* its card says"):
@@ -104,6 +107,7 @@ def test_tasks_are_listed_after_what_they_need() -> None:
     tasks = all_tasks()
     for judge in (name for name in tasks if name.endswith("-judge")):
         guide = tasks[judge.replace("-judge", "-guide")]
-        assert guide.seed != tasks[judge].seed and guide.config != tasks[judge].config  # type: ignore[attr-defined]
+        assert guide.seed != tasks[judge].seed
+        assert guide.config != tasks[judge].config  # type: ignore[attr-defined]
     with pytest.raises(ConcordError, match="unknown network 'nope': expected one of faces-autoencoder"):
         get_task("nope")

@@ -1,0 +1,138 @@
+"""dvc.yaml as a graph, with a stand-in for `concord` that only leaves the files of each stage: what runs again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.matrix import AROUND, MATRIX, STAGES, make_matrix, write_matrix
+from benchmarks.settings import load_settings
+from benchmarks.suite import load_suites
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("benchmarks", "data", "methods", "metrics", "reports", "concord")
+STAND_IN = """#!{python}
+import pathlib, sys
+verb, rest = sys.argv[1], sys.argv[2:]
+option = lambda name: rest[rest.index("--" + name) + 1]
+with open("log.txt", "a") as log:
+    print(verb, *[word for word in rest[:2] if not word.startswith("--")], file=log)
+place = lambda: pathlib.Path(option("results"), option("profile"))
+if verb == "data":
+    target = pathlib.Path(option("out"), "world.json")
+elif verb == "report":
+    target = place() / "report" / "index.html"
+elif "--reference" in rest:
+    target = place() / "reference" / "features.npz"
+else:
+    target = place() / "face-generation" / rest[1] / {{"generate": "run.json", "score": "score.json"}}[verb]
+target.parent.mkdir(parents=True, exist_ok=True)
+if verb == "generate" and pathlib.Path("die").exists():
+    (target.parent / "shard").write_text("kept")
+    sys.exit(137)
+target.write_text(str(sys.argv) + "".join(p.read_text() for p in pathlib.Path("methods").glob("*.py")))
+"""
+
+Repro = Callable[[], list[str]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what dvc.yaml stands on, weights left out, with the stand-in on its PATH."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    (tmp_path / "data/weights/embedded").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data/weights/embedded/faces-features-judge.safetensors").write_bytes(b"0")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/concord").write_text(STAND_IN.format(python=sys.executable))
+    (tmp_path / "bin/concord").chmod(0o755)
+    matrix = make_matrix(load_suites(), load_settings(), profile="embedded", size="default")
+    write_matrix(matrix, tmp_path / "benchmarks/matrix.yaml")
+    return tmp_path
+
+
+@pytest.fixture
+def repro(project: Path) -> Repro:
+    """Runs `dvc repro` and gives the commands that it started."""
+    environment = os.environ | {
+        "PATH": f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(project / "site"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+    def call() -> list[str]:
+        (project / "log.txt").unlink(missing_ok=True)
+        result = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro"], cwd=project, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0 or (project / "die").exists(), result.stdout + result.stderr
+        return (project / "log.txt").read_text().splitlines() if (project / "log.txt").exists() else []
+
+    return call
+
+
+def test_what_the_stages_depend_on_is_in_the_repo() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in stages.values():
+        for path in stage.get("do", stage)["deps"]:
+            assert "${" in path or path.startswith("data/weights/") or (ROOT / path).exists(), path
+
+
+def test_stages_are_few_enough() -> None:
+    matrix = make_matrix(load_suites(), load_settings(), profile="embedded", size="default")
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert len(stages) - 2 == AROUND
+    assert 2 * len(matrix["runs"]) + AROUND <= STAGES
+
+
+def test_matrix_is_ignored_by_git() -> None:
+    assert f"/{MATRIX.relative_to(ROOT)}" in (ROOT / ".gitignore").read_text().split()
+
+
+@pytest.mark.slow
+def test_only_what_changed_runs_again(project: Path, repro: Repro) -> None:
+    first = repro()
+    rows = {line.split()[2] for line in first if line.startswith("generate")}
+    assert {"ground-truth", "shuffled", "collaborative", "collaborative-without-spatial"} <= rows
+    assert first[-1] == "report"
+    assert len(first) == 2 * len(rows) + AROUND
+    assert repro() == []
+
+    # A trial beside the benchmark's own results, a lock file, compiled Python: nothing to DVC.
+    (project / "results/embedded/limit-4").mkdir()
+    (project / "results/embedded/face-generation/collaborative/.lock").write_text("1")
+    (project / "methods/core/__pycache__").mkdir()
+    (project / "methods/core/__pycache__/x.pyc").write_bytes(b"1")
+    assert repro() == []
+
+    with (project / "methods/composable.py").open("a") as file:
+        file.write("# changed\n")
+    assert repro() == ["generate face-generation composable", "score face-generation composable", "report"]
+
+    with (project / "reports/tables.py").open("a") as file:
+        file.write("# changed\n")
+    assert repro() == ["report"]
+
+
+@pytest.mark.slow
+def test_a_stage_that_died_finds_its_work_again(project: Path, repro: Repro) -> None:
+    (project / "die").touch()
+    repro()
+    shards = list(project.glob("results/embedded/*/*/shard"))
+    assert len(shards) == 1
+    (project / "die").unlink()
+    assert repro()
+    assert shards[0].read_text() == "kept"
