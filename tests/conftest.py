@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concord  # noqa: F401, I001 - first: it sets how torch's threads wait
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ class TrainAutoencoder(Task):
     """L1 and squared error on the reconstruction; noise on the latents makes the decoder forgive a sampler's errors."""
 
     name = "faces-autoencoder"
-    recipe = Recipe(steps=2500, batch=32, rate=1.5e-3)
+    recipe = Recipe(steps=1500, batch=32, rate=1.5e-3)
     noise = 0.05  # of a latent's unit standard deviation
 
     def build(self) -> nn.Module:
@@ -166,7 +166,7 @@ class TrainUnconditional(TrainExpert):
     name = "faces-unconditional"
     condition = "unconditional"
     trunk = None
-    recipe = Recipe(steps=5000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=3000, batch=32, rate=1e-3, ema=0.9993)
 
     def encoded(self, index: Tensor) -> Encoded:
         expert = self.model
@@ -178,7 +178,7 @@ class TrainMask(TrainExpert):
     name = "faces-mask"
     condition = "mask"
     seed = 1
-    recipe = Recipe(steps=5000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=3500, batch=32, rate=1e-3, ema=0.9993)
 
     def encoded(self, index: Tensor) -> Encoded:  # straight from the label maps: the boundary's checks cost more
         expert = self.model
@@ -190,7 +190,7 @@ class TrainText(TrainExpert):
     name = "faces-text"
     condition = "text"
     seed = 2
-    recipe = Recipe(steps=8000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=5000, batch=32, rate=1e-3, ema=0.9993)
     unknown = 0.03  # of the words are hidden, so that a word outside the vocabulary does no harm
 
     def encoder_config(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class TrainDynamicDiffusers(Task):
     needs = ("faces-autoencoder", "faces-mask", "faces-text")
     makes = ("faces-dynamic-mask", "faces-dynamic-text")
     seed = 3
-    recipe = Recipe(steps=2500, batch=32, rate=2e-3, ema=0.999)
+    recipe = Recipe(steps=1200, batch=32, rate=2e-3, ema=0.999)
 
     def build(self) -> nn.Module:
         self.data = Latents("train", self.device)

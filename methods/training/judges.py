@@ -245,7 +245,7 @@ class TrainTextImage(JudgeTask):
 
 class TrainTextImageJudge(TrainTextImage):
     name = "faces-text-image-judge"
-    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=1500, batch=64, rate=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
     seed = 31
 
