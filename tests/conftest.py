@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import concord  # noqa: F401, I001 - first: it sets how torch's threads wait
-
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy_world
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as concord/__init__.py does, before torch is imported
 
 
 @pytest.fixture(scope="session")
