@@ -101,19 +101,27 @@ def open_plan(
     plugin: list[Path] | None = None,
     methods: list[str] | None = None,
     changes: list[str] | None = None,
+    row: str | None = None,
 ) -> Plan:
-    """The plan that the options ask for; registered methods named by --methods or --plugin join as rows."""
+    """The plan that the options ask for; registered methods named by --methods or --plugin join as rows.
+
+    row: the only row that is wanted. A reference row needs no method, so that none is imported for it.
+    """
     from benchmarks.plan import Options, make_plan
     from benchmarks.settings import load_settings
-    from benchmarks.suite import load_suite, related_suites
+    from benchmarks.suite import REFERENCES, load_suite, read_suite, related_suites
     from concord.datasets import ensure_dataset
     from methods.base import all_methods
 
-    joining = load_plugins(plugin)
-    joining += [name for name in methods or [] if name in all_methods() and name not in joining]
     settings = load_settings()
     options = Options(profile, size, limit, data, seed_set, results)
-    found = load_suite(suite, extra=joining)
+    if row in REFERENCES and not changes:
+        found = read_suite(suite)
+        found = found.model_copy(update={"rows": []})
+    else:
+        joining = load_plugins(plugin)
+        joining += [name for name in methods or [] if name in all_methods() and name not in joining]
+        found = load_suite(suite, extra=joining)
     ensure_dataset(found, settings, options)
     return make_plan(found, settings, options, parse_changes(changes), related_suites(suite))
 

@@ -103,7 +103,7 @@ def generate(
     """
     plan = open_plan(
         suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        changes=changes,
+        changes=changes, row=row,
     )  # fmt: skip
     runs = _pick(plan, row, bool(changes))
     session = open_session(plan, device, batch_size)
@@ -139,7 +139,7 @@ def score(
 
     plan = open_plan(
         suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        changes=changes,
+        changes=changes, row="ground-truth" if reference else row,
     )  # fmt: skip
     session = open_session(plan, device, None)
     if reference:

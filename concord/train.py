@@ -28,7 +28,7 @@ def train(
 
       concord train faces-mask
 
-      concord train faces-parser-judge --steps 500 --out /tmp/weights
+      concord train faces-parser-judge --steps 500 --out my-weights
 
       concord train --all --device cuda
     """

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from scipy import linalg
 
 from metrics.fid import FID, frechet_distance
 from metrics.kid import KID, cubic_kernel
@@ -33,6 +32,8 @@ def make_features(n: int, dimensions: int, seed: int, shift: float = 0.0) -> np.
 
 def sqrtm_distance(generated: Moments, reference: Moments) -> float:
     """The references' route: the square root of the non-symmetric product."""
+    from scipy import linalg  # half a second, and every command imports this folder
+
     first, second = generated.covariance, reference.covariance
     offset = generated.mean - reference.mean
     root = linalg.sqrtm(first @ second)

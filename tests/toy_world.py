@@ -125,7 +125,10 @@ def preload() -> None:
 def run_concord(arguments: list[str], output: str) -> None:
     """`concord ARGUMENTS` in this process, its output to a file."""
     import os
+    import signal
 
+    # A shell starts its background jobs with interrupts ignored, and children inherit that; here they are to count.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
