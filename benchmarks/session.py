@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from benchmarks.makers import open_maker, use_all_cores
+from benchmarks.meter import process_started
 from benchmarks.plan import Plan, RunPlan
 from benchmarks.runner import Outcome, Progress, generate_run, is_current
 from benchmarks.scoring import Reference, is_scored, score_run
@@ -44,7 +45,7 @@ class Session:
     bars: Bars = no_bars
     open_perception: Callable[[], Perception] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=process_started)
 
     # ------------------------------------------------------------------------------------------------------ generate
 
@@ -62,10 +63,9 @@ class Session:
 
     def _check_conditions(self) -> None:
         """Read every condition before any network loads: bad input is known in seconds, not after an hour."""
-        start = time.perf_counter()
         requests = self.plan.requests
-        requests.conditions_of(requests.requests[0], requests.conditions)
-        self.seconds["decode"] += time.perf_counter() - start
+        with self.measure("decode"):
+            requests.conditions_of(requests.requests[0], requests.conditions)
 
     @cached_property
     def grid(self) -> int:
@@ -88,13 +88,10 @@ class Session:
         """The features that FID and KID compare with."""
         if self.reference is None:
             return
-        start = time.perf_counter()
-        perception = self.perception
-        self.seconds["load"] += time.perf_counter() - start
-        start = time.perf_counter()
-        with self.bars("reference features") as progress:
+        with self.measure("load"):
+            perception = self.perception
+        with self.measure("reference"), self.bars("reference features") as progress:
             self.reference.features(perception, progress)
-        self.seconds["reference"] += time.perf_counter() - start
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -128,17 +125,26 @@ class Session:
 
     # ---------------------------------------------------------------------------------------------------------- costs
 
+    @contextlib.contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        """Count what happens inside as seconds of that kind."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - start
+
     def _account(self, outcome: Outcome) -> None:
         for kind, seconds in outcome.seconds.items():
             self.seconds[kind] += seconds
 
     def split(self) -> dict[str, float]:
-        """Seconds of this session by kind; 'other' is what no kind covers."""
+        """Seconds since the process began, by kind; 'other' is what no kind covers, the first imports among it."""
         total = time.perf_counter() - self.started
         known = {kind: seconds for kind, seconds in self.seconds.items() if kind != "other"}
         return {**known, "other": max(0.0, total - sum(known.values()))}
 
     def overhead(self) -> float:
-        """The share of this session's seconds in which no method and no network ran."""
+        """The share of these seconds in which no method and no network ran."""
         split = self.split()
         return 1 - sum(split.get(kind, 0.0) for kind in NETWORKS) / max(sum(split.values()), 1e-9)

@@ -75,8 +75,10 @@ def run(
     _introduce(plan)
     made = session.generate(runs)
     scored = session.score(runs)
-    _conclude(session, runs, made, scored)
-    report_plan(plan)
+    _conclude(runs, made, scored)
+    with session.measure("report"):
+        report_plan(plan)
+    _tell_seconds(session)
 
 
 def generate(
@@ -108,7 +110,8 @@ def generate(
     runs = _pick(plan, row, bool(changes))
     session = open_session(plan, device, batch_size)
     made = session.generate(runs)
-    _conclude(session, runs, made, [])
+    _conclude(runs, made, [])
+    _tell_seconds(session)
 
 
 def score(
@@ -149,7 +152,8 @@ def score(
     if row is None:
         runs = [run for run in runs if Run(run.path).finished]
     scored = session.score(runs)
-    _conclude(session, runs, [], scored)
+    _conclude(runs, [], scored)
+    _tell_seconds(session)
 
 
 def plan(
@@ -268,8 +272,8 @@ def _introduce(plan: Plan) -> None:
             typer.echo(f"row '{row.name}': {row.planned}", err=True)
 
 
-def _conclude(session: Session, runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan]) -> None:
-    """What each row cost, and where the time went."""
+def _conclude(runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan]) -> None:
+    """What each row cost, and whether anything had to be done."""
     from benchmarks.store import Run
 
     rows = []
@@ -284,12 +288,15 @@ def _conclude(session: Session, runs: list[RunPlan], made: list[RunPlan], scored
         seconds, memory = f"{facts['seconds_per_image']:.3f}", f"{facts['peak_memory_bytes'] / 2**20:.0f}"
         rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
     _table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
-    if made or scored:
-        split = {kind: seconds for kind, seconds in session.split().items() if seconds >= 0.05}
-        parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(split.items(), key=lambda pair: -pair[1]))
-        typer.echo(f"seconds: {parts}; {session.overhead():.0%} spent outside methods and networks")
-    else:
+    if not made and not scored:
         typer.echo("everything is up to date")
+
+
+def _tell_seconds(session: Session) -> None:
+    """Where the time of this process went, the largest part first."""
+    split = sorted(session.split().items(), key=lambda pair: -pair[1])
+    parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in split if seconds >= 0.05)
+    typer.echo(f"seconds: {parts}; {session.overhead():.0%} outside methods and networks")
 
 
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:

@@ -84,7 +84,7 @@ def test_run_makes_everything_and_the_second_time_nothing(run: Cli, tmp_path: Pa
     first = run()
     assert first.exit_code == 0, first.output
     assert "n = 6: far too few" in first.stderr
-    assert "spent outside methods and networks" in first.stdout
+    assert "outside methods and networks" in first.stdout
     (folder,) = (tmp_path / "results/embedded").iterdir()
     assert folder.name.startswith("data-tree-")
     assert folder.name.endswith("+limit-6")
