@@ -40,7 +40,7 @@ BATCH = 32
 
 @dataclass
 class Reference:
-    """What FID and KID compare with: the features of a folder's images, kept in `folder`/<fingerprint>.npz.
+    """What FID and KID compare with: the features of a folder's images, kept in `folder`/<fingerprint>-<kind>.npz.
 
     limit: the first so many images; all of them for None.
     """
@@ -59,33 +59,32 @@ class Reference:
     def fingerprint(self) -> str:
         return replace(self.dataset, items=self.items).fingerprint
 
-    def features(self, perception: Perception, progress: Progress | None = None) -> np.ndarray:
-        """float32 (M, D); computed when they are not kept yet, or the feature network has changed since."""
-        path = self.folder / f"{self.fingerprint}.npz"
-        facts = json.dumps(
-            {
-                "network": _feature_network(perception),
-                "image_size": self.image_size,
-                "items": [i.id for i in self.items],
-            }
-        )
-        kept = _kept_features(path, facts)
-        if kept is None:
-            parts: list[np.ndarray] = []
-            for start in range(0, len(self.items), BATCH):
-                images = np.stack([item.image(self.image_size) for item in self.items[start : start + BATCH]])
-                parts.append(perception.features(to_float(images)).float().cpu().numpy())
-                if progress is not None:
-                    progress(start + len(images), len(self.items))
-            kept = np.concatenate(parts)
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, features=kept, facts=np.array(facts))
-        return kept
+    def features(
+        self, perception: Perception, kinds: Sequence[str] = ("pool",), progress: Progress | None = None
+    ) -> dict[str, np.ndarray]:
+        """float32 (M, D) by kind; computed where they are not kept yet, or their network has changed since."""
+        facts = {kind: self._facts(perception, kind) for kind in kinds}
+        kept = {kind: _kept_features(self._path(kind), facts[kind]) for kind in kinds}
+        missing = [kind for kind in kinds if kept[kind] is None]
+        parts: dict[str, list[np.ndarray]] = {kind: [] for kind in missing}
+        for start in range(0, len(self.items) if missing else 0, BATCH):
+            images = np.stack([item.image(self.image_size) for item in self.items[start : start + BATCH]])
+            for kind, found in perception.features(to_float(images), missing).items():
+                parts[kind].append(found.float().cpu().numpy())
+            if progress is not None:
+                progress(start + len(images), len(self.items))
+        for kind in missing:
+            kept[kind] = np.concatenate(parts[kind])
+            with atomic_path(self._path(kind)) as temporary, open(temporary, "wb") as file:
+                np.savez(file, features=kept[kind], facts=np.array(facts[kind]))
+        return {kind: value for kind, value in kept.items() if value is not None}
 
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"{self.fingerprint}-{kind}.npz"
 
-def _feature_network(perception: Perception) -> str:
-    perception.network("features")  # loads it, so that its hash is known
-    return perception.sha256["features"]
+    def _facts(self, perception: Perception, kind: str) -> str:
+        network = perception.sha256[perception.feature_network(kind)]
+        return json.dumps({"network": network, "image_size": self.image_size, "items": [i.id for i in self.items]})
 
 
 def _kept_features(path: Path, facts: str) -> np.ndarray | None:
@@ -157,29 +156,34 @@ def _score(
     clock, memory = Clock(*KINDS), PeakMemory()
     with clock.measure("load"):
         perception = open_perception()
-        real = reference.features(perception) if reference else None
-    metrics = [get_metric(name) for name in names]
-    samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
-    sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
+        metrics = [get_metric(name) for name in names]
+        samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
+        sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
+        kinds = feature_kinds(sets)
+        compared = feature_kinds([metric for metric in sets if metric.needs_reference])
+        real = reference.features(perception, compared) if reference else {}
     ids: list[str] = []
     rows: list[dict[str, Any]] = []
-    features: list[np.ndarray] = []
+    features: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    paired = any(metric.needs_originals for metric in samples)
     for batch_ids, images in _batches(run, clock):
         with clock.measure("decode"):
             planned = [run.requests.requests[len(ids) + offset] for offset in range(len(batch_ids))]
             if [request.id for request in planned] != batch_ids:
                 raise ConcordError(f"{run.path}: holds other requests than planned; generate the row again")
             conditions = [run.requests.conditions_of(request, run.requests.conditions) for request in planned]
-            observation = Observation(to_float(images), conditions, perception)
+            originals = _originals(planned, run.requests.image_size) if paired else None
+            observation = Observation(to_float(images), conditions, perception, originals, kinds)
         with clock.measure("observe"):
             rows += _sample_rows(run, samples, batch_ids, observation)
-            features.append(observation.features)
+            for kind in kinds:
+                features[kind].append(observation.features(kind))
         ids += batch_ids
         if progress is not None:
             progress(len(ids), len(run.requests))
-    found = np.concatenate(features)
+    found = {kind: np.concatenate(parts) for kind, parts in features.items()}
     with clock.measure("sets"):
-        set_rows = [_set_row(run, metric, found, real) for metric in sets]
+        set_rows = [_set_row(run, metric, found[metric.features], real.get(metric.features)) for metric in sets]
     with clock.measure("write"):
         _write(run, rows, set_rows, ids, found)
     split = clock.split()
@@ -201,6 +205,18 @@ def _score(
     }  # fmt: skip
     write_json(run.path / "score.json", info)
     return split
+
+
+def feature_kinds(metrics: Sequence[SetMetric]) -> list[str]:
+    """The kinds of features that set metrics read, each once."""
+    return list(dict.fromkeys(metric.features for metric in metrics))
+
+
+def _originals(planned: Sequence[Any], image_size: int) -> Any:
+    """The items' own pictures, float32 (B, 3, H, W) in [0, 1]; None where an item has none."""
+    if not all(request.item.has_image for request in planned):
+        return None
+    return to_float(np.stack([request.item.image(image_size) for request in planned]))
 
 
 def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -229,9 +245,11 @@ def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.nda
     n = len(features)
     row = {**_place(run), "metric": metric.name, "value": float("nan"), "n": n,
            "n_reference": 0 if real is None else len(real), "status": "ok", "replicates": []}  # fmt: skip
+    if not metric.needs_reference:
+        real = np.zeros((0, features.shape[1]), np.float32)
     if real is None:
         row["status"] = "refused: the dataset has no images to compare with"
-    elif min(n, len(real)) < metric.minimum_n:
+    elif n < metric.minimum_n or (metric.needs_reference and len(real) < metric.minimum_n):
         which = f"n = {n}" if n < metric.minimum_n else f"{len(real)} reference images"
         row["status"] = f"refused: {which}, at least {metric.minimum_n} needed"
     else:
@@ -246,8 +264,9 @@ def _place(run: RunPlan) -> dict[str, str]:
 
 
 def _write(
-    run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], ids: list[str], features: np.ndarray
-) -> None:
+    run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], ids: list[str],
+    features: dict[str, np.ndarray],
+) -> None:  # fmt: skip
     """The files that score.json will vouch for; an older score.json goes first."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -265,7 +284,7 @@ def _write(
         with atomic_path(run.path / name) as temporary:
             pq.write_table(pa.Table.from_pylist(content, schema=schema), temporary)
     with atomic_path(run.path / "features.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, requests=np.array(ids), features=features)
+        np.savez(file, requests=np.array(ids), **{f"features_{kind}": value for kind, value in features.items()})
 
 
 def to_float(images: np.ndarray) -> Any:

@@ -15,9 +15,10 @@ from benchmarks.makers import open_maker, use_all_cores
 from benchmarks.meter import process_started
 from benchmarks.plan import Plan, RunPlan
 from benchmarks.runner import Outcome, Progress, generate_run, is_current
-from benchmarks.scoring import Reference, is_scored, score_run
+from benchmarks.scoring import Reference, feature_kinds, is_scored, score_run
 from benchmarks.settings import ROOT
 from benchmarks.suite import metrics_of
+from metrics.base import SetMetric, get_metric
 
 if TYPE_CHECKING:
     from metrics.networks.perception import Perception
@@ -91,12 +92,18 @@ class Session:
         with self.measure("load"):
             perception = self.perception
         with self.measure("reference"), self.bars("reference features") as progress:
-            self.reference.features(perception, progress)
+            self.reference.features(perception, self.feature_kinds, progress)
 
     @cached_property
     def metrics(self) -> list[str]:
         """Of all suites that share the request set, so that a shared row is scored once."""
         return metrics_of(self.plan.related)
+
+    @cached_property
+    def feature_kinds(self) -> list[str]:
+        """The kinds of features that the metrics compare with the reference's."""
+        found = [get_metric(name) for name in self.metrics]
+        return feature_kinds([metric for metric in found if isinstance(metric, SetMetric) and metric.needs_reference])
 
     @cached_property
     def perception(self) -> Perception:

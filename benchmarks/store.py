@@ -77,10 +77,10 @@ class Run:
         """suite, method, metric, value, n, n_reference, status, replicates: one row per set metric."""
         return self._parquet("sets.parquet")
 
-    def features(self) -> tuple[list[str], np.ndarray]:
-        """Request ids and float32 features (n, D)."""
+    def features(self, kind: str = "pool") -> tuple[list[str], np.ndarray]:
+        """Request ids and float32 features (n, D) of one kind."""
         with np.load(self.path / "features.npz", allow_pickle=False) as file:
-            return [str(name) for name in file["requests"]], file["features"]
+            return [str(name) for name in file["requests"]], file[f"features_{kind}"]
 
     def images(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """(request id, uint8 (H, W, 3) RGB), in the order of the request set; only `ids` where given."""

@@ -17,6 +17,12 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     restart: Annotated[bool, typer.Option(help="Begin anew instead of resuming from the last checkpoint.")] = False,
+    further: Annotated[
+        bool, typer.Option("--further", help="Begin with the weights that are there; --steps says for how long.")
+    ] = False,
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Instead of the recipe's learning rate.", show_default=False)
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the weights; default: data/weights/embedded.")] = None,
 ) -> None:
@@ -29,6 +35,8 @@ def train(
       concord train faces-mask
 
       concord train faces-parser-judge --steps 500 --out my-weights
+
+      concord train faces-text --further --steps 4000 --rate 5e-4
 
       concord train --all --device cuda
     """
@@ -56,7 +64,7 @@ def train(
         if missing:
             absent = ", ".join(missing)
             raise ConcordError(f"{kind.name} needs {absent}: train that first (`concord train {missing[0]}`)")
-        for card in run(kind(place, out or EMBEDDED), steps, resume=not restart):
+        for card in run(kind(place, out or EMBEDDED), steps, not restart, further=further, rate=rate):
             size, seconds = f"{card['parameters'] / 1e6:.2f} M parameters", f"{card['seconds']:.0f} s"
             typer.echo(f"{card['name']}: {size}, {seconds}, held out: {card['held_out']}")
 

@@ -43,22 +43,34 @@ class Observation:
 
     images: float32 (B, 3, H, W) RGB in [0, 1].
     conditions: one per image: what the image was asked to agree with.
+    originals: float32 like images: the picture that each condition was taken from; None where there are none.
+    kinds: the kinds of features that will be asked for, so that one pass of a network can give several of them.
     """
 
-    def __init__(self, images: Tensor, conditions: Sequence[Conditions], perception: Perception) -> None:
+    def __init__(
+        self, images: Tensor, conditions: Sequence[Conditions], perception: Perception,
+        originals: Tensor | None = None, kinds: Sequence[str] = ("pool",),
+    ) -> None:  # fmt: skip
         if len(images) != len(conditions):
             raise ValueError(f"{len(images)} images but {len(conditions)} conditions")
+        if originals is not None and len(originals) != len(images):
+            raise ValueError(f"{len(images)} images but {len(originals)} originals")
         self.images, self.conditions, self.perception = images, list(conditions), perception
+        self.originals, self.kinds = originals, tuple(kinds)
+        self._features: dict[str, np.ndarray] = {}
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Parsed classes, int64 (B, H, W), CelebAMask-HQ order."""
         return self.perception.labels(self.images).cpu().numpy()
 
-    @cached_property
-    def features(self) -> np.ndarray:
-        """Features for the distribution metrics, float32 (B, D)."""
-        return self.perception.features(self.images).float().cpu().numpy()
+    def features(self, kind: str = "pool") -> np.ndarray:
+        """Features of one kind for the set metrics, float32 (B, D); the kinds announced come from one pass."""
+        if kind not in self._features:
+            wanted = [k for k in dict.fromkeys((kind, *self.kinds)) if k not in self._features]
+            found = self.perception.features(self.images, wanted)
+            self._features.update({k: v.float().cpu().numpy() for k, v in found.items()})
+        return self._features[kind]
 
     @cached_property
     def image_embedding(self) -> Tensor:
@@ -81,6 +93,7 @@ class Metric(ABC):
     bounds: ClassVar[tuple[float, float]]
     minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
     needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
+    needs_originals: ClassVar[bool] = False  # compares with the picture that the conditions were taken from
     networks: ClassVar[tuple[str, ...]] = ()  # which perception networks it uses: 'parser', 'text-image', 'features'
     paper_key: ClassVar[str | None] = None  # its column in reports/papers/*.yaml, where a paper prints it
 
@@ -115,10 +128,22 @@ class SampleMetric(Metric):
                     f"metric '{self.name}' scores against condition '{lacking[0]}', which image {number} of the batch "
                     "does not have; leave the metric out, or give every item that condition"
                 )
+        if self.needs_originals and observation.originals is None:
+            raise ConcordError(
+                f"metric '{self.name}' compares with the original pictures, which the dataset does not have; "
+                "leave the metric out, or give a dataset with images"
+            )
 
 
 class SetMetric(Metric):
-    """One value per set of images, from float32 features (N, D)."""
+    """One value per set of images, from float32 features (N, D).
+
+    Metrics of one feature kind share its pass; a metric that looks at the generated images alone (`needs_reference`
+    False, such as the Inception Score) is given an empty reference (0, D).
+    """
+
+    features: ClassVar[str] = "pool"  # 'pool', 'logits', 'spatial', ...: what `Perception.features` calls it
+    needs_reference: ClassVar[bool] = True
 
     @abstractmethod
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:

@@ -106,7 +106,7 @@ def write_run(
         "replicates": [] if turned_down else [float(cost[groups != g].mean()) for g in range(groups.max() + 1)],
     }  # fmt: skip
     pd.DataFrame([sets]).to_parquet(path / "sets.parquet", index=False)
-    np.savez(path / "features.npz", requests=np.array(ids), features=np.zeros((len(ids), 4), np.float32))
+    np.savez(path / "features.npz", requests=np.array(ids), features_pool=np.zeros((len(ids), 4), np.float32))
     if trace:
         _write_trace(path, ids[:3])
     _write_manifests(path, row, ids, judges or JUDGES)

@@ -89,11 +89,15 @@ def make_judges():
         def labels(self, images):
             return (images.mean(1) * 18.99).long()
 
-        def features(self, images):
-            return torch.nn.functional.adaptive_avg_pool2d(images, (4, 4)).flatten(1)  # (B, 48)
+        def features(self, images, kinds=("pool",)):
+            return {"pool": torch.nn.functional.adaptive_avg_pool2d(images, (4, 4)).flatten(1)}  # (B, 48)
+
+        def feature_network(self, kind):
+            return "features"
 
         def embed_images(self, images):
-            return torch.nn.functional.normalize(self.features(images)[:, :16] - 0.5, dim=1)
+            pooled = torch.nn.functional.adaptive_avg_pool2d(images, (4, 4)).flatten(1)
+            return torch.nn.functional.normalize(pooled[:, :16] - 0.5, dim=1)
 
         def embed_texts(self, texts):
             rows = [[(sum(map(ord, text)) * (k + 1)) % 17 - 8.0 for k in range(16)] for text in texts]

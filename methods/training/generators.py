@@ -246,6 +246,10 @@ class TrainDynamicDiffusers(Task):
         predicted = (weight * torch.stack(eps)).sum(dim=0)  # line 10
         return mse_loss(predicted, noise)  # line 11
 
+    def take_up(self) -> None:
+        for condition in self.conditions:
+            self.diffusers[condition].load_state_dict(load_weights(f"faces-dynamic-{condition}", self.folder)[0])
+
     @property
     def diffusers(self) -> nn.ModuleDict:
         assert isinstance(self.model, nn.ModuleDict)

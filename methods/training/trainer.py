@@ -1,6 +1,7 @@
 """The one training loop: any task, any device, resumable after a kill, with a log of losses and a final card.
 
-What step k sees depends on (task seed, k) alone: a resumed run sees what an undisturbed one would have seen.
+What step k sees depends on (task seed, k) alone: a resumed run sees what an undisturbed one would have seen. Weights
+can be trained further: steps are counted on from where the card says that they stopped, under a new schedule.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import EMBEDDED, save_weights
+from data.checkpoints import EMBEDDED, card_path, load_weights, save_weights
 from data.errors import ConcordError
-from data.files import atomic_path
+from data.files import atomic_path, read_json
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -68,6 +69,11 @@ class Task(ABC):
     def start(self) -> None:  # noqa: B027 - most tasks have nothing to prepare
         """Called once before a fresh training, never on resume: closed-form parts, a trunk's weights."""
 
+    def take_up(self) -> None:
+        """Called instead of `start` to train further: the weights that were kept become the first ones."""
+        (name,) = self.outputs(self.model)
+        self.model.load_state_dict(load_weights(name, self.folder)[0])
+
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Figures on held-out faces, for the card."""
         return {}
@@ -80,13 +86,18 @@ def train(
     checkpoints: Path = CHECKPOINTS,
     every_seconds: float = 120.0,
     progress: bool = True,
+    further: bool = False,
+    rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """Train a task to its end and write weights and cards; returns the cards.
 
-    steps: overrides the recipe's number. A checkpoint is written every `every_seconds`; with `resume` the newest one of
-    the same recipe is taken up.
+    steps, rate: override the recipe's numbers. A checkpoint is written every `every_seconds`; with `resume` the newest
+    one of the same recipe is taken up. further: begin with the weights that are there, not anew.
     """
-    recipe = task.recipe if steps is None else Recipe(**{**asdict(task.recipe), "steps": steps})
+    changes = {"steps": steps, "rate": rate}
+    recipe = Recipe(**{**asdict(task.recipe), **{k: v for k, v in changes.items() if v is not None}})
+    earlier = _earlier(task) if further else []
+    before = sum(part["recipe"]["steps"] for part in earlier)
     state_file, log_file = checkpoints / f"{task.name}.pt", checkpoints / f"{task.name}.log.jsonl"
     model = task.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -97,7 +108,7 @@ def train(
     first, seconds, recent = 0, 0.0, 0.0
     if resume and state_file.is_file():
         saved = torch.load(state_file, map_location=task.device, weights_only=True)
-        if saved["recipe"] != asdict(recipe):
+        if saved["recipe"] != asdict(recipe) or saved["before"] != before:
             remedy = "pass --restart to begin anew, or the same --steps"
             raise ConcordError(f"{state_file}: made by another recipe; {remedy}")
         model.load_state_dict(saved["model"])
@@ -105,7 +116,7 @@ def train(
         averaged = [a.to(task.device) for a in saved["averaged"]]
         first, seconds, recent = saved["step"], saved["seconds"], saved["recent"]
     else:
-        task.start()
+        task.take_up() if further else task.start()
         averaged = [p.detach().clone() for p in parameters]
         log_file.unlink(missing_ok=True)
 
@@ -114,7 +125,7 @@ def train(
         for step in range(first, recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * _rate(step, recipe)
-            loss = task.loss(_generator(task.seed, step), recipe.batch)
+            loss = task.loss(_generator(task.seed, before + step), recipe.batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -131,7 +142,7 @@ def train(
             if step % 50 == 0 or last:
                 _log(log_file, {"step": step + 1, "loss": value, "recent": recent, "seconds": seconds + now - began})
             if now - saved_at > every_seconds or last:
-                _save(state_file, model, optimizer, averaged, step + 1, seconds + now - began, recent, recipe)
+                _save(state_file, model, optimizer, averaged, step + 1, seconds + now - began, recent, recipe, before)
                 saved_at = now
     seconds += time.monotonic() - began
 
@@ -143,7 +154,7 @@ def train(
         "task": task.name, "data": "SynthFaces", "data_seed": _world_seed(), "seed": task.seed,
         "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
         "device": _device(task.device), "torch": torch.__version__, "git_commit": _commit(),
-        "held_out": task.evaluate(model),
+        "held_out": task.evaluate(model), **({"earlier": earlier} if earlier else {}),
     }  # fmt: skip
     cards = [
         save_weights(name, state, {**card, "config": config}, task.folder)
@@ -151,6 +162,16 @@ def train(
     ]
     state_file.unlink(missing_ok=True)
     return cards
+
+
+def _earlier(task: Task) -> list[dict[str, Any]]:
+    """How the weights that are to be trained further were made, oldest part first, from their card."""
+    name = next(iter(task.makes or (task.name,)))
+    if not card_path(name, task.folder).is_file():
+        raise ConcordError(f"{card_path(name, task.folder)}: no such weights to train further; leave out --further")
+    card = read_json(card_path(name, task.folder))
+    kept = ("recipe", "loss", "seconds", "device", "git_commit", "sha256", "history")
+    return [*card.get("earlier", []), {key: card[key] for key in kept if key in card}]
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -168,11 +189,11 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 def _save(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], step: int, seconds: float,
-    recent: float, recipe: Recipe,
+    recent: float, recipe: Recipe, before: int,
 ) -> None:  # fmt: skip
     state = {
         "model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step,
-        "seconds": seconds, "recent": recent, "recipe": asdict(recipe),
+        "seconds": seconds, "recent": recent, "recipe": asdict(recipe), "before": before,
     }  # fmt: skip
     with atomic_path(path) as temporary:
         torch.save(state, temporary)

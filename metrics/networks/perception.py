@@ -69,9 +69,19 @@ class Perception:
         return self.parse(images).argmax(1)
 
     @torch.inference_mode()
-    def features(self, images: Tensor) -> Tensor:
-        """Features (B, 64) for the distribution metrics."""
-        return self._features.features(self._images(images))
+    def features(self, images: Tensor, kinds: Sequence[str] = ("pool",)) -> dict[str, Tensor]:
+        """Features for the set metrics by kind, one pass for all of them: 'pool' (B, 64)."""
+        for kind in kinds:
+            if kind != "pool":
+                raise ConcordError(f"features '{kind}': the embedded judges have only 'pool'")
+        return {"pool": self._features.features(self._images(images))}
+
+    def feature_network(self, kind: str) -> str:
+        """Which network (a key of `sha256`) gives a kind of features; it is loaded, so that its hash is known."""
+        if kind != "pool":
+            raise ConcordError(f"features '{kind}': the embedded judges have only 'pool'")
+        self.network("features")
+        return "features"
 
     @torch.inference_mode()
     def attributes(self, images: Tensor) -> dict[str, Tensor]:

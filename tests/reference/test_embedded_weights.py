@@ -74,7 +74,7 @@ def test_attributes(role: str) -> None:
     for k, name in enumerate(names):
         right = float((logits[name].argmax(1).cpu().numpy() == faces().attributes[:, k]).mean())
         assert right >= held_out[name] - 0.08, name
-    assert perception(role).features(images()).shape == (N, 64)
+    assert perception(role).features(images())["pool"].shape == (N, 64)
 
 
 @pytest.mark.parametrize("role", ["judge", "guide"])

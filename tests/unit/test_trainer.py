@@ -111,3 +111,38 @@ def test_tasks_are_listed_after_what_they_need() -> None:
         assert guide.config != tasks[judge].config  # type: ignore[attr-defined]
     with pytest.raises(ConcordError, match="unknown network 'nope': expected one of faces-autoencoder"):
         get_task("nope")
+
+
+def test_further_training_goes_on_from_the_weights_and_says_so(tmp_path: Path) -> None:
+    train(task(tmp_path), steps=40, checkpoints=tmp_path / "c", progress=False)
+    (before, first) = load_weights("line", tmp_path)
+    longer = task(tmp_path)
+    seen: list[float] = []
+    loss = longer.loss
+    longer.loss = lambda generator, batch: seen.append(float(longer.model.weight)) or loss(generator, batch)  # type: ignore[func-returns-value, method-assign]
+    train(longer, steps=30, rate=0.05, further=True, checkpoints=tmp_path / "c", progress=False)
+    (after, card) = load_weights("line", tmp_path)
+    assert seen[0] == float(before["weight"])  # begins where the other ended
+    assert (card["recipe"]["steps"], card["recipe"]["rate"]) == (30, 0.05)
+    (earlier,) = card["earlier"]
+    assert (earlier["recipe"]["steps"], earlier["sha256"]) == (40, first["sha256"])
+    assert not torch.equal(before["weight"], after["weight"])
+    train(task(tmp_path), steps=10, further=True, checkpoints=tmp_path / "c", progress=False)
+    assert [part["recipe"]["steps"] for part in load_weights("line", tmp_path)[1]["earlier"]] == [40, 30]
+
+
+def test_further_training_sees_fresh_data_and_survives_a_kill(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(task(tmp_path / name), steps=20, checkpoints=tmp_path / "c", progress=False)
+    train(task(tmp_path / "a"), steps=50, further=True, checkpoints=tmp_path / "ca", progress=False)
+    killed = task(tmp_path / "b", stop_at=17)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, steps=50, further=True, checkpoints=tmp_path / "cb", every_seconds=0, progress=False)
+    train(task(tmp_path / "b"), steps=50, further=True, checkpoints=tmp_path / "cb", progress=False)
+    one, two = load_weights("line", tmp_path / "a")[0], load_weights("line", tmp_path / "b")[0]
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_nothing_to_train_further_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConcordError, match="no such weights to train further"):
+        train(task(tmp_path), further=True, checkpoints=tmp_path / "c", progress=False)
