@@ -37,7 +37,7 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE=)
 	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(ARGS)
-	@$(PYTHON) -m dvc repro
+	@$(CONCORD) warm $(PYTHON) -m dvc repro
 	@$(CONCORD) report --where $(PICK)
 
 test: $(READY) ## Run the tests (ARGS="-m 'not slow'" leaves out the long ones)
@@ -77,7 +77,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-$(READY): requirements.lock
+$(READY): requirements.lock pyproject.toml
 	@set -e; \
 	if ! .venv/bin/python -c '' 2>/dev/null; then \
 	    for python in python3.11 python3.12 python3.13 python3 python none; do \

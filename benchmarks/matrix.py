@@ -35,7 +35,7 @@ def make_matrix(
     results: Path = Path("results"),
     plugins: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """runs: '<request set>.<row>' -> what `generate` and `score` are called with, and the file that makes the row."""
+    """methods: name -> the suites that have a row of it, and its file; what `generate` and `score` are called with."""
     datasets = settings.profile(profile).datasets
     missing = [suite for suite in suites if suite.dataset not in datasets]
     if missing:
@@ -43,14 +43,15 @@ def make_matrix(
             f"params.yaml: profile '{profile}' names no folder for dataset '{missing[0].dataset}' "
             f"(suite '{missing[0].name}'); add one, or run a suite on a folder with --data"
         )
-    runs: dict[str, dict[str, str]] = {}
+    makers: dict[str, dict[str, str]] = {}
     for suite in suites:
         for name in suite.row_names():
-            source = _source(suite, name)
-            key = f"{suite.request_set}.{name}"
-            if source is not None and key not in runs:
-                runs[key] = {"suite": suite.name, "set": suite.request_set, "row": name, "source": source}
-    stages = 2 * len(runs) + AROUND
+            method, source = _maker(suite, name)
+            if method is not None:
+                maker = makers.setdefault(method, {"source": source, "suites": suite.name})
+                if suite.name not in maker["suites"].split(","):
+                    maker["suites"] += f",{suite.name}"
+    stages = 2 * len(makers) + AROUND
     if stages > STAGES:
         raise ConcordError(f"dvc.yaml: {stages} stages, at most {STAGES}; run one suite at a time with --suite")
     faces = datasets["faces"]
@@ -69,20 +70,20 @@ def make_matrix(
             "reference": faces.reference,
             "reference_n": faces.reference_n,
         },
-        "runs": runs,
+        "methods": makers,
         "suites": [suite.name for suite in suites],
     }
 
 
-def _source(suite: Suite, name: str) -> str | None:
-    """The file that makes a row, relative to the checkout where it lies inside; None for a planned row."""
+def _maker(suite: Suite, name: str) -> tuple[str | None, str]:
+    """What makes a row ('reference', a method, None for a planned row), and the file it is written in, from ROOT."""
     if name in suite.reference:
-        return "benchmarks/makers.py"
+        return "reference", "benchmarks/makers.py"
     row = suite.row(name)
     if row.method is None:
-        return None
+        return None, ""
     path = method_file(row.method).resolve()
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+    return row.method, path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
 def write_matrix(matrix: dict[str, Any], path: Path = MATRIX) -> bool:

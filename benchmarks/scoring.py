@@ -74,9 +74,10 @@ class Reference:
             if progress is not None:
                 progress(start + len(images), len(self.items))
         for kind in missing:
-            kept[kind] = np.concatenate(parts[kind])
+            made = np.concatenate(parts[kind])
             with atomic_path(self._path(kind)) as temporary, open(temporary, "wb") as file:
-                np.savez(file, features=kept[kind], facts=np.array(facts[kind]))
+                np.savez(file, features=made, facts=np.array(facts[kind]))
+            kept[kind] = made
         return {kind: value for kind, value in kept.items() if value is not None}
 
     def _path(self, kind: str) -> Path:
@@ -284,7 +285,8 @@ def _write(
         with atomic_path(run.path / name) as temporary:
             pq.write_table(pa.Table.from_pylist(content, schema=schema), temporary)
     with atomic_path(run.path / "features.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, requests=np.array(ids), **{f"features_{kind}": value for kind, value in features.items()})
+        arrays: dict[str, Any] = {f"features_{kind}": value for kind, value in features.items()}
+        np.savez(file, requests=np.array(ids), **arrays)
 
 
 def to_float(images: np.ndarray) -> Any:

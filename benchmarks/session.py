@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -85,6 +85,10 @@ class Session:
                 self._account(score_run(run, self.metrics, lambda: self.perception, self.reference, progress))
         return pending
 
+    def share_perception(self, other: Session) -> None:
+        """Use another session's judges, which load once."""
+        self.open_perception = lambda: other.perception
+
     def make_reference(self) -> None:
         """The features that FID and KID compare with."""
         if self.reference is None:
@@ -147,11 +151,24 @@ class Session:
 
     def split(self) -> dict[str, float]:
         """Seconds since the process began, by kind; 'other' is what no kind covers, the first imports among it."""
-        total = time.perf_counter() - self.started
-        known = {kind: seconds for kind, seconds in self.seconds.items() if kind != "other"}
-        return {**known, "other": max(0.0, total - sum(known.values()))}
+        return split_of([self])
 
     def overhead(self) -> float:
         """The share of these seconds in which no method and no network ran."""
-        split = self.split()
-        return 1 - sum(split.get(kind, 0.0) for kind in NETWORKS) / max(sum(split.values()), 1e-9)
+        return overhead_of(self.split())
+
+
+def split_of(sessions: Sequence[Session]) -> dict[str, float]:
+    """Seconds by kind of all sessions of this process, 'other' included."""
+    known: dict[str, float] = defaultdict(float)
+    for session in sessions:
+        for kind, seconds in session.seconds.items():
+            if kind != "other":
+                known[kind] += seconds
+    total = time.perf_counter() - min(session.started for session in sessions)
+    return {**known, "other": max(0.0, total - sum(known.values()))}
+
+
+def overhead_of(split: Mapping[str, float]) -> float:
+    """The share of seconds by kind in which no method and no network ran."""
+    return 1 - sum(split.get(kind, 0.0) for kind in NETWORKS) / max(sum(split.values()), 1e-9)

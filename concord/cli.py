@@ -15,8 +15,8 @@ from data.errors import ConcordError
 VERBS: dict[str, tuple[str, str]] = {
     "list": ("concord.run:list_all", "Suites, methods and metrics, and what has results."),
     "run": ("concord.run:run", "A whole suite: generate, score, report."),
-    "generate": ("concord.run:generate", "Make the images of a suite's rows."),
-    "score": ("concord.run:score", "Score a suite's finished rows."),
+    "generate": ("concord.stages:generate", "Make the images of a suite's rows."),
+    "score": ("concord.stages:score", "Score a suite's finished rows."),
     "plan": ("concord.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
     "report": ("concord.report:report", "Write tables, figures and pages from stored results."),
     "compare": ("concord.report:compare", "Measure stored results against a baseline."),

@@ -1,4 +1,4 @@
-"""`concord list | run | generate | score | plan`."""
+"""`concord list | run | plan`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from concord.options import (
     Plugins,
     ProfileName,
     Results,
-    RowName,
     SeedSet,
     SizeName,
     SuiteName,
@@ -27,10 +26,10 @@ from concord.options import (
     open_session,
     split_names,
 )  # fmt: skip
+from concord.telling import conclude, table, tell_seconds
 
 if TYPE_CHECKING:
-    from benchmarks.plan import Options, Plan, RunPlan
-    from benchmarks.session import Session
+    from benchmarks.plan import Options, Plan
     from benchmarks.settings import Settings
     from benchmarks.suite import Suite
 
@@ -75,85 +74,10 @@ def run(
     _introduce(plan)
     made = session.generate(runs)
     scored = session.score(runs)
-    _conclude(runs, made, scored)
+    conclude(runs, made, scored)
     with session.measure("report"):
         report_plan(plan)
-    _tell_seconds(session)
-
-
-def generate(
-    suite: SuiteName,
-    row: RowName = None,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    device: Device = "auto",
-    batch_size: BatchSize = None,
-    profile: ProfileName = "embedded",
-    results: Results = RESULTS,
-    plugin: Plugins = None,
-    changes: Changes = None,
-    seed_set: SeedSet = 0,
-) -> None:
-    """Make the images of one row of a suite, or of all its rows, where they are not up to date.
-
-    Examples:
-
-      concord generate face-generation collaborative
-
-      concord generate influence-ablation --device cuda --batch-size 64
-    """
-    plan = open_plan(
-        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        changes=changes, row=row,
-    )  # fmt: skip
-    runs = _pick(plan, row, bool(changes))
-    session = open_session(plan, device, batch_size)
-    made = session.generate(runs)
-    _conclude(runs, made, [])
-    _tell_seconds(session)
-
-
-def score(
-    suite: SuiteName,
-    row: RowName = None,
-    reference: Annotated[
-        bool, typer.Option("--reference", help="Only the features that FID and KID compare with; no row.")
-    ] = False,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    device: Device = "auto",
-    profile: ProfileName = "embedded",
-    results: Results = RESULTS,
-    plugin: Plugins = None,
-    changes: Changes = None,
-    seed_set: SeedSet = 0,
-) -> None:
-    """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
-
-    Examples:
-
-      concord score face-generation collaborative
-
-      concord score face-generation --reference
-    """
-    from benchmarks.store import Run
-
-    plan = open_plan(
-        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        changes=changes, row="ground-truth" if reference else row,
-    )  # fmt: skip
-    session = open_session(plan, device, None)
-    if reference:
-        session.make_reference()
-        return
-    runs = _pick(plan, row, bool(changes))
-    if row is None:
-        runs = [run for run in runs if Run(run.path).finished]
-    scored = session.score(runs)
-    _conclude(runs, [], scored)
-    _tell_seconds(session)
+    tell_seconds([session])
 
 
 def plan(
@@ -174,6 +98,7 @@ def plan(
 
       concord plan --suite face-generation --size full
     """
+    from benchmarks.marks import remove_untrue
     from benchmarks.matrix import MATRIX, make_matrix, write_matrix
     from benchmarks.plan import Options
     from benchmarks.settings import load_settings
@@ -193,8 +118,9 @@ def plan(
         suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or []
     )  # fmt: skip
     changed = write_matrix(matrix)
+    remove_untrue(results / profile / "stages", results / profile)
     _show_status(suites, Options(profile, size, results=results), settings)
-    typer.echo(f"{MATRIX.name}: {len(matrix['runs'])} runs, {len(matrix['suites'])} suites, "
+    typer.echo(f"{MATRIX.name}: {len(matrix['methods'])} methods, {len(matrix['suites'])} suites, "
                f"{'written' if changed else 'unchanged'}")  # fmt: skip
 
 
@@ -228,32 +154,21 @@ def list_all(
         sizes = settings.sizes.get(suite.request_set)
         n = f"{sizes.default} / {sizes.full}" if sizes else "-"
         rows.append((suite.name, suite.title, f"{suite.paper} {suite.table}", " ".join(suite.conditions), n, done))
-    _table(f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows)
+    table(f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows)
     methods = [
         (name, method.title, " ".join(sorted(method.conditions)), "no" if method.training_free else "yes", method.paper)
         for name, method in all_methods().items()
     ]
-    _table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
+    table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
     metrics = [
         (name, metric.label, "higher" if metric.higher_is_better else "lower",
          "set" if issubclass(metric, SetMetric) else "image", " ".join(sorted(metric.needs)), str(metric.minimum_n))
         for name, metric in all_metrics().items()
     ]  # fmt: skip
-    _table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
+    table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
 
 
 # -------------------------------------------------------------------------------------------------------------- telling
-
-
-def _pick(plan: Plan, row: str | None, changed: bool) -> list[RunPlan]:
-    """The run of a row, or all; under --set a row is named without its changes."""
-    if row is None:
-        return list(plan.runs)
-    if changed:
-        return [run for run in plan.runs if run.row.name == row or run.row.name.startswith(f"{row}+")] or [
-            plan.run(row)
-        ]
-    return [plan.run(row)]
 
 
 def _introduce(plan: Plan) -> None:
@@ -272,33 +187,6 @@ def _introduce(plan: Plan) -> None:
             typer.echo(f"row '{row.name}': {row.planned}", err=True)
 
 
-def _conclude(runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan]) -> None:
-    """What each row cost, and whether anything had to be done."""
-    from benchmarks.store import Run
-
-    rows = []
-    for run in runs:
-        stored = Run(run.path)
-        if not stored.finished:
-            continue
-        facts = stored.manifest
-        evaluations = ", ".join(f"{name} {count:g}" for name, count in facts["evaluations_per_image"].items()) or "-"
-        state = "made" if run in made else "up to date"
-        state += ", scored" if run in scored else ""
-        seconds, memory = f"{facts['seconds_per_image']:.3f}", f"{facts['peak_memory_bytes'] / 2**20:.0f}"
-        rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
-    _table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
-    if not made and not scored:
-        typer.echo("everything is up to date")
-
-
-def _tell_seconds(session: Session) -> None:
-    """Where the time of this process went, the largest part first."""
-    split = sorted(session.split().items(), key=lambda pair: -pair[1])
-    parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in split if seconds >= 0.05)
-    typer.echo(f"seconds: {parts}; {session.overhead():.0%} outside methods and networks")
-
-
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
     """One line a run, each run once: which state it is in, and where."""
     from benchmarks.settings import ROOT
@@ -314,7 +202,7 @@ def _show_status(suites: list[Suite], options: Options, settings: Settings) -> N
             for name in names:
                 path = Path(suite.request_set) / name
                 rows[path] = (suite.request_set, name, "-", "to do", "to do", "the data are drawn first")
-    _table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+    table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
 
 
 def _states(
@@ -337,17 +225,3 @@ def _states(
             run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shards,
         )  # fmt: skip
     return states
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-    console.print()

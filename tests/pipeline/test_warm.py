@@ -1,0 +1,83 @@
+"""`concord warm`: stages that are forks behave as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from concord.warm import SOCKET, VERBS, forward
+
+ROOT = Path(__file__).resolve().parents[2]
+CONCORD = f"{sys.executable} -m concord"
+PLUGIN = """
+import os, pathlib, time
+pathlib.Path("pid").write_text(str(os.getpid()))
+pathlib.Path("parent").write_text(str(os.getppid()))
+time.sleep({seconds})
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def run_warm(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "concord", "warm", "sh", "-c", script]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_stage_keeps_its_folder_output_and_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "plugin.py").write_text(PLUGIN.format(seconds=0))
+    call = f"{CONCORD} generate no-such-suite --plugin plugin.py"
+    done = run_warm(f"cd deep; {call} 2> errors; echo stage ended with $?; echo $PPID > server; exit 5", tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert "stage ended with 2" in done.stdout
+    (line,) = (tmp_path / "deep" / "errors").read_text().splitlines()
+    assert "no method was registered" in line  # read in the stage's folder: the plugin's path is relative
+    assert (tmp_path / "deep" / "parent").read_text() == (tmp_path / "deep" / "server").read_text().strip()  # a fork
+
+
+@pytest.mark.slow
+def test_a_stage_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(PLUGIN.format(seconds=100))
+    script = f"{CONCORD} generate x --plugin plugin.py & echo $! > client; wait $!; echo client ended with $?"
+    command = [sys.executable, "-m", "concord", "warm", "sh", "-c", script]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        stage = int(wait_for_text(tmp_path / "pid"))
+        os.kill(int((tmp_path / "client").read_text()), signal.SIGKILL)
+        out, _ = process.communicate(timeout=30)
+    assert "client ended with 137" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(stage, 0)
+
+
+def wait_for_text(path: Path, seconds: float = 90) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.is_file() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} was not written")
+
+
+def test_without_a_server_a_command_runs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SOCKET, raising=False)
+    assert forward(["generate", "x"]) is None
+    monkeypatch.setenv(SOCKET, str(tmp_path / "gone"))
+    assert forward(["generate", "x"]) is None
+    assert forward(["data", "make"]) is None
+    assert "data" not in VERBS  # it starts processes of its own, which would import the server's script
+
+
+def test_the_exit_code_is_the_commands(tmp_path: Path) -> None:
+    assert run_warm("exit 3", tmp_path).returncode == 3
+    assert run_warm("true", tmp_path).stdout == ""  # nothing ran, nothing is told
+    assert run_warm("kill -9 $$", tmp_path).returncode == 137
