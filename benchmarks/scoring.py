@@ -84,7 +84,8 @@ class Reference:
         return self.folder / f"{self.fingerprint}-{kind}.npz"
 
     def _facts(self, perception: Perception, kind: str) -> str:
-        network = perception.sha256[perception.feature_network(kind)]
+        name = perception.feature_network(kind)  # loads it: only then is its hash known
+        network = perception.sha256[name]
         return json.dumps({"network": network, "image_size": self.image_size, "items": [i.id for i in self.items]})
 
 

@@ -168,6 +168,19 @@ def test_reference_features_are_kept_and_follow_the_network(session: Session) ->
     assert path.stat().st_mtime_ns != written
 
 
+def test_reference_features_with_judges_that_load_when_first_used(session: Session) -> None:
+    judges = toy_world.make_judges()
+    hashes, judges.sha256 = judges.sha256, {}
+
+    def feature_network(kind: str) -> str:
+        judges.sha256 = {"features": hashes["features"]}
+        return "features"
+
+    judges.feature_network = feature_network
+    assert session.reference is not None
+    assert len(session.reference.features(judges)["pool"]) == 40
+
+
 def test_seconds_add_up(session: Session) -> None:
     session.generate(session.plan.runs)
     session.score(session.plan.runs)
