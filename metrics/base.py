@@ -12,10 +12,10 @@ import importlib
 import math
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,9 +25,11 @@ from data.requests import Conditions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metrics.layout import Instance
     from metrics.networks.perception import Perception
 
 OK = "ok"
+CONFUSION = "confusion"  # the kind of features that is counted, not a network's
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ class Observation:
         return self.perception.labels(self.images).cpu().numpy()
 
     def features(self, kind: str = "pool") -> np.ndarray:
-        """Features of one kind for the set metrics, float32 (B, D); the kinds announced come from one pass."""
+        """Features of one kind for the set metrics, float32 (B, D); the kinds announced come from one pass.
+
+        'confusion' is no network's: the confusion matrix of each image's mask and parse, (B, 361).
+        """
+        if kind == CONFUSION:
+            return self.confusions
         if kind not in self._features:
-            wanted = [k for k in dict.fromkeys((kind, *self.kinds)) if k not in self._features]
+            announced = [k for k in self.kinds if k != CONFUSION]
+            wanted = [k for k in dict.fromkeys((kind, *announced)) if k not in self._features]
             found = self.perception.features(self.images, wanted)
             self._features.update({k: v.float().cpu().numpy() for k, v in found.items()})
         return self._features[kind]
@@ -81,6 +89,83 @@ class Observation:
     def text_embedding(self) -> Tensor:
         """Unit vectors (B, E) of each condition's caption."""
         return self.perception.embed_texts([c.text or "" for c in self.conditions])
+
+    @cached_property
+    def instances(self) -> list[list[Instance]]:
+        """What became of each instance of each image's layout, by the detector and the segmenter."""
+        from metrics.layout import evaluate_batch
+
+        return evaluate_batch(self)
+
+    @cached_property
+    def confusions(self) -> np.ndarray:
+        """Confusion matrix of each condition's mask (rows) and its image's parse, float32 (B, 19 * 19) pixel counts."""
+        from metrics.masks import confusion_matrix, mask_pairs
+
+        matrices = [confusion_matrix(wanted, parsed).ravel() for wanted, parsed in mask_pairs(self)]
+        return np.stack(matrices).astype(np.float32)  # exact: a picture has fewer than 2^24 pixels
+
+    @cached_property
+    def identities(self) -> tuple[Tensor, list[str]]:
+        """Unit vectors float32 (B, D) of the images' faces, and for each 'ok' or why it has none."""
+        return self.perception.embed_faces(self.images)
+
+    @cached_property
+    def wanted_identities(self) -> tuple[Tensor, list[str]]:
+        """Unit vectors (B, D) of the people whom the conditions show, by the same network; status of each."""
+        return embed_people(self.conditions, self.perception.embed_faces, self.identities[0])
+
+    @cached_property
+    def landmarks(self) -> tuple[Tensor, list[str]]:
+        """Landmarks of the images, float32 (B, 68, 2), x and y in pixels, and for each 'ok' or why it has none."""
+        return self.perception.landmarks(self.images)
+
+    @cached_property
+    def freedom(self) -> Any:
+        """The networks of FreeDoM's own distances: apart from the judges at the papers' scale, the judges elsewhere."""
+        return getattr(self.perception, "freedom", self.perception)
+
+
+def embed_people(
+    conditions: Sequence[Conditions], embed: Callable[[Tensor], tuple[Tensor, list[str]]], like: Tensor
+) -> tuple[Tensor, list[str]]:
+    """Unit vectors (B, D) of the conditions' identities, with statuses; pictures of one size are embedded together.
+
+    An identity is a picture uint8 (H, W, 3) RGB, or a vector (D,) of the network's own. like: vectors (B, D) of it.
+    """
+    import torch
+
+    vectors, statuses = torch.zeros(len(conditions), like.shape[1]), [OK] * len(conditions)
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for number, condition in enumerate(conditions):
+        identity, what = condition.identity, f"condition 'identity' of image {number} of the batch"
+        if identity is None:
+            raise ConcordError(f"image {number} of the batch has no condition 'identity' to score against")
+        if identity.ndim == 1 and np.issubdtype(identity.dtype, np.floating):
+            if identity.shape != like.shape[1:] or not np.isfinite(identity).all() or not np.any(identity):
+                expected = f"{like.shape[1]} finite numbers of the scoring network, not all 0"
+                raise ConcordError(f"{what} is a vector of {len(identity)}: expected {expected}, or a picture")
+            vector = torch.from_numpy(np.asarray(identity, np.float32))
+            vectors[number] = torch.nn.functional.normalize(vector, dim=0)
+        elif identity.ndim == 3 and identity.shape[2] == 3 and identity.dtype == np.uint8:
+            by_size.setdefault(identity.shape, []).append(number)
+        else:
+            given = f"shape {identity.shape} and type {identity.dtype}"
+            raise ConcordError(f"{what} has {given}: expected a picture uint8 (H, W, 3) RGB of the person")
+    for numbers in by_size.values():
+        pictures = torch.from_numpy(np.stack([conditions[number].identity for number in numbers]))  # type: ignore[misc]
+        found, reasons = embed(pictures.permute(0, 3, 1, 2).float().div(255).contiguous())
+        for number, vector, reason in zip(numbers, found.float().cpu(), reasons, strict=True):
+            vectors[number], statuses[number] = vector, reason
+    return vectors, statuses
+
+
+def joined(statuses: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """Statuses of images compared with something that can fail too: the image's own reason comes first."""
+    return [
+        own if own != OK or theirs == OK else f"{theirs} in the {where}"
+        for own, theirs in zip(statuses, wanted, strict=True)
+    ]
 
 
 class Metric(ABC):
@@ -118,6 +203,21 @@ class SampleMetric(Metric):
         if not math.isfinite(self.worst):
             raise ValueError(f"metric '{self.name}' has no finite worst value for a failure: bounds {self.bounds}")
         return Score(self.worst, reason)
+
+    def scores(self, values: Sequence[float], not_finite: str, statuses: Sequence[str] | None = None) -> list[Score]:
+        """Values as scores, cut to the bounds; a status that is not 'ok', or a value that is no number, is a failure.
+
+        not_finite: the reason that is given for NaN and infinity.
+        """
+        made = []
+        for value, status in zip(values, statuses if statuses is not None else [OK] * len(values), strict=True):
+            if status != OK:
+                made.append(self.failure(status))
+            elif not math.isfinite(value):
+                made.append(self.failure(not_finite))
+            else:
+                made.append(Score(min(max(value, self.bounds[0]), self.bounds[1])))
+        return made
 
     def require_conditions(self, observation: Observation) -> None:
         """Raise ConcordError where a condition that the metric scores against is missing."""

@@ -6,6 +6,14 @@ mu and S are mean and unbiased covariance (ddof = 1, as np.cov) of the features;
 'embedded' the features are those of a 64-d network trained on SynthFaces: such a value is comparable only with others
 of the same network. The name promises the distance, the score's record says which network.
 
+Protocols. In profile 'paper' all read Inception's pool3 and differ in how an image reaches 299 x 299
+(metrics/resize.py), which can move FID by more than two methods differ: each is a metric of its own, and no column
+mixes them.
+
+    fid          clean-fid's antialiased bicubic resize
+    fid-legacy   pytorch-fid's bilinear resize of [0, 1]: what Collaborative Diffusion's authors used
+    fid-tf       TensorFlow 1's bilinear resize of 0..255: torch-fidelity, ADM's evaluator
+
 The trace. S_1 S_2 is similar to R^T S_1 R for any R with R R^T = S_2, which is symmetric: its eigenvalues are real and
 not negative, so tr (S_1 S_2)^(1/2) is the sum of their square roots, taken by `eigvalsh`. R is the Cholesky factor, or
 where S_2 is singular or nearly so, V diag(w)^(1/2) of its `eigh`. The references take the square root of the
@@ -28,6 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,24 +62,44 @@ class FID(SetMetric):
     # word). It is no promise of quality: see 'Bias' above, and the n and the ground-truth row in every table.
     minimum_n = 50
     networks = ("features",)
-    paper_key = "fid"
+    paper_key: ClassVar[str | None] = "fid"
 
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         self.check_features(generated, reference)
-        target = Target.of(Moments.of(reference))
-        if _fewer_than_dimensions(generated):
+        target = Target.of_features(reference)
+        if fewer_than_dimensions(generated):
             return target.distance_to_few(generated.astype(np.float64))
         return target.distance(Moments.of(generated))
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         self.check_features(generated, reference)
         count = len(group_sizes(groups, len(generated)))
-        target = Target.of(Moments.of(reference))
-        if _fewer_than_dimensions(generated):
+        target = Target.of_features(reference)
+        if fewer_than_dimensions(generated):
             features = generated.astype(np.float64)
             return np.array([target.distance_to_few(features[groups != g]) for g in range(count)])
         whole = Moments.of(generated)
         return np.array([target.distance(whole - Moments.of(generated[groups == g])) for g in range(count)])
+
+
+@register
+class FIDLegacy(FID):
+    """FID by pytorch-fid's protocol, with its weights."""
+
+    name = "fid-legacy"
+    label = "FID (pytorch-fid)"
+    features = "pool-legacy"
+    paper_key = None
+
+
+@register
+class FIDTensorFlow(FID):
+    """FID by the protocol of TensorFlow 1, torch-fidelity and ADM's evaluator."""
+
+    name = "fid-tf"
+    label = "FID (TF)"
+    features = "pool-tf"
+    paper_key = None
 
 
 def frechet_distance(generated: Moments, reference: Moments) -> float:
@@ -78,7 +107,8 @@ def frechet_distance(generated: Moments, reference: Moments) -> float:
     return Target.of(reference).distance(generated)
 
 
-def _fewer_than_dimensions(features: np.ndarray) -> bool:
+def fewer_than_dimensions(features: np.ndarray) -> bool:
+    """Whether the covariance of features (N, D) is singular for want of images: then `Target.distance_to_few`."""
     return len(features) <= features.shape[1]  # n images span at most n - 1 dimensions around their mean
 
 
@@ -94,6 +124,16 @@ class Target:
     def of(cls, reference: Moments) -> Target:
         covariance = reference.covariance
         return cls(reference.mean, float(np.trace(covariance)), square_root(covariance))
+
+    @classmethod
+    def of_features(cls, reference: np.ndarray) -> Target:
+        """Of features (M, D). Of fewer images than dimensions R is their deviations, and nothing is decomposed."""
+        if not fewer_than_dimensions(reference):
+            return cls.of(Moments.of(reference))
+        rows = reference.astype(np.float64)
+        mean = rows.mean(axis=0)
+        root = (rows - mean).T / math.sqrt(len(rows) - 1)  # (D, M)
+        return cls(mean, float(np.square(root).sum()), root)
 
     def distance(self, generated: Moments) -> float:
         """FID of at least two images; exact where they outnumber the dimensions (else see `distance_to_few`)."""

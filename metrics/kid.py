@@ -11,16 +11,22 @@ The references (clean-fid, torch-fidelity, torchmetrics) average the same statis
 1000 images: the same expectation with more noise, differing between libraries by their random streams (clean-fid's is
 not even seeded), and the standard deviation over overlapping subsets that they print is no standard error. On one
 subset that holds all images they agree with this file.
+
+`kid` reads the profile's default features (clean-fid's resize in profile 'paper'), `kid-tf` those of torch-fidelity's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from metrics.base import SetMetric, group_sizes, register
 from metrics.moments import Floats
+
+Kernel = Callable[[np.ndarray, np.ndarray], Floats]
+"""(n, D), (m, D) -> float64 (n, m); symmetric, and the same for each pair wherever it stands."""
 
 TILE = 1024
 """Kernel values are made in tiles of TILE x TILE: 8 MiB of them at a time, whatever the number of images."""
@@ -61,6 +67,15 @@ class KID(SetMetric):
         return np.asarray(within / (n * (n - 1)) + within_reference - 2 * across / (n * m))
 
 
+@register
+class KIDTensorFlow(KID):
+    """KID by the protocol of TensorFlow 1 and torch-fidelity (see metrics/fid.py)."""
+
+    name = "kid-tf"
+    label = "KID (TF)"
+    features = "pool-tf"
+
+
 def cubic_kernel(x: np.ndarray, y: np.ndarray) -> Floats:
     """(x.y / D + 1)^3 for each pair of rows: (n, D), (m, D) -> float64 (n, m)."""
     inner = x.astype(np.float64) @ y.astype(np.float64).T
@@ -69,24 +84,24 @@ def cubic_kernel(x: np.ndarray, y: np.ndarray) -> Floats:
     return np.asarray(inner * inner * inner)
 
 
-def pair_sums(x: np.ndarray) -> Floats:
+def pair_sums(x: np.ndarray, kernel: Kernel = cubic_kernel) -> Floats:
     """For each row of (n, D), the sum of its kernel with every other row: float64 (n,). Each pair is computed once."""
     sums = np.zeros(len(x))
     for i in range(0, len(x), TILE):
-        own = cubic_kernel(x[i : i + TILE], x[i : i + TILE])
+        own = kernel(x[i : i + TILE], x[i : i + TILE])
         np.fill_diagonal(own, 0)
         sums[i : i + TILE] += own.sum(axis=1)
         for j in range(i + TILE, len(x), TILE):
-            tile = cubic_kernel(x[i : i + TILE], x[j : j + TILE])
+            tile = kernel(x[i : i + TILE], x[j : j + TILE])
             sums[i : i + TILE] += tile.sum(axis=1)
             sums[j : j + TILE] += tile.sum(axis=0)
     return sums
 
 
-def cross_sums(x: np.ndarray, y: np.ndarray) -> Floats:
+def cross_sums(x: np.ndarray, y: np.ndarray, kernel: Kernel = cubic_kernel) -> Floats:
     """For each row of x (n, D), the sum of its kernel with every row of y (m, D): float64 (n,)."""
     sums = np.zeros(len(x))
     for i in range(0, len(x), TILE):
         for j in range(0, len(y), TILE):
-            sums[i : i + TILE] += cubic_kernel(x[i : i + TILE], y[j : j + TILE]).sum(axis=1)
+            sums[i : i + TILE] += kernel(x[i : i + TILE], y[j : j + TILE]).sum(axis=1)
     return sums

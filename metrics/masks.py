@@ -6,13 +6,14 @@ both in the CelebAMask-HQ order; those of several images add up.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 
 from data.errors import ConcordError
-from data.labels import CLASSES, check_classes
-from metrics.base import Observation
+from data.labels import CELEBAMASK_HQ, CLASSES, check_classes
+from metrics.base import CONFUSION, Observation, SetMetric
 
 
 def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -63,3 +64,51 @@ def set_miou(confusion: np.ndarray) -> float:
     if np.isnan(iou).all():
         raise ValueError("the confusion matrix is empty: no pixels were compared")
     return float(100 * np.nanmean(iou))
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of each class's wanted pixels that the parse gives to it, float64 (19,); NaN for a class not wanted."""
+    wanted = confusion.sum(axis=1).astype(np.float64)
+    right = np.diagonal(confusion).astype(np.float64)
+    return np.divide(right, wanted, out=np.full(len(right), np.nan), where=wanted > 0)
+
+
+def by_class(values: np.ndarray) -> dict[str, float]:
+    """Values (19,), such as each class's IoU, under the classes' names; classes without a value are left out."""
+    return {name: float(value) for name, value in zip(CELEBAMASK_HQ, values, strict=True) if not np.isnan(value)}
+
+
+class ConfusionMetric(SetMetric):
+    """A set metric of the summed confusion matrix of all images; the 'features' of an image are its own matrix."""
+
+    unit = ""
+    higher_is_better = True
+    bounds = (0.0, 1.0)
+    minimum_n = 2  # the jackknife leaves one out
+    needs = frozenset({"mask"})
+    networks = ("parser",)
+    features = CONFUSION
+    needs_reference = False
+
+    @abstractmethod
+    def of(self, confusion: np.ndarray) -> float:
+        """The value of a summed confusion matrix, float64 (19, 19), row = wanted class."""
+
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        return self.of(_summed(generated))
+
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        count = int(groups.max()) + 1
+        if groups.shape != (len(generated),) or count < 2:
+            raise ValueError(
+                f"groups {groups.shape}, {count} of them: expected two or more over {len(generated)} images"
+            )
+        whole = _summed(generated)
+        return np.array([self.of(whole - _summed(generated[groups == g])) for g in range(count)])
+
+
+def _summed(confusions: np.ndarray) -> np.ndarray:
+    """Rows (N, 361) of pixel counts -> float64 (19, 19); sums stay whole numbers far beyond any set's size."""
+    if confusions.ndim != 2 or confusions.shape[1] != CLASSES**2:
+        raise ValueError(f"confusion matrices of shape {confusions.shape}: expected (N, {CLASSES**2})")
+    return confusions.sum(axis=0, dtype=np.float64).reshape(CLASSES, CLASSES)

@@ -37,6 +37,19 @@ class Moments:
             total += cls(len(rows), mean, rows.T @ rows)
         return total
 
+    @classmethod
+    def of_statistics(cls, mean: np.ndarray, covariance: np.ndarray, count: int = 2) -> Moments:
+        """From a stored mean (D,) and unbiased covariance (D, D), as the libraries' .npz files have them (mu, sigma).
+
+        Those files do not say of how many images: `count` matters where such statistics are merged, not for a distance.
+        """
+        mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or count < 2:
+            raise ValueError(
+                f"mean {mean.shape}, covariance {covariance.shape}, {count} images: expected (D,), (D, D), 2+"
+            )
+        return cls(count, mean, covariance * (count - 1))
+
     def __add__(self, other: Moments) -> Moments:
         """Of both sets of images together."""
         count = self.count + other.count

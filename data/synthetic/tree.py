@@ -6,6 +6,7 @@
     captions_hq_beard_and_age_2022-08-19.json   {"i.jpg": {"Beard_and_Age": "..."}}
     attributes.json             {"i.jpg": {"sex": "...", "Bangs": 0, ...}}
     landmarks.npz, identities.npz   indices (N,) and landmarks (N, 68, 2) or identities (N, 24)
+    identity-references/{i}.jpg     where asked for: another picture of the same person (other age, smile, pose, light)
     world.json                  world seed, renderer version, range or list of indices
 
 The real layout wants .jpg files; against the rendered picture that leaves a PSNR of 44.6 dB on average and 43.8 dB at
@@ -30,10 +31,13 @@ import numpy as np
 from PIL import Image
 
 from data.errors import ConcordError
+from data.faces import LANDMARK_FILE, REFERENCE_FOLDER
 from data.labels import CELEBAMASK_HQ
+from data.synthetic.draw import SIZE
 from data.synthetic.world import RENDERER_VERSION, WORLD_SEED, Face, FaceArrays, iter_faces, stack
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 98, "subsampling": 0}
+REFERENCE_VARIANT = 1  # which other picture of a person (data/synthetic/world.py)
 _NOTE = "SynthFaces: drawn portraits in the layout of CelebAMask-HQ and CelebA-Dialog; no real person is shown."
 
 
@@ -43,9 +47,11 @@ def write_tree(
     world_seed: int = WORLD_SEED,
     progress: bool = True,
     workers: int | None = None,
+    references: bool = False,
 ) -> None:
     """Render faces and write them as a tree at ``root``, which must not exist yet or be empty.
 
+    ``references``: draw every person a second time too, as the picture by which an identity is told.
     The tree is built in a temporary folder beside ``root`` and renamed at the end: a killed run leaves no half tree.
     """
     root = Path(root)
@@ -62,7 +68,12 @@ def write_tree(
         for face in iter_faces(wanted, world_seed, workers, progress, "Writing faces"):
             _write_pixels(folder, face)
             faces.append(face)
-        _write_tables(folder, stack(faces), wanted, world_seed)
+        if references:
+            (folder / REFERENCE_FOLDER).mkdir()
+            title = "Writing identity references"
+            for other in iter_faces(wanted, world_seed, workers, progress, title, REFERENCE_VARIANT):
+                Image.fromarray(other.image).save(folder / REFERENCE_FOLDER / f"{other.index}.jpg", **JPEG)
+        _write_tables(folder, stack(faces), wanted, world_seed, references)
 
 
 def jpeg_loss(image: np.ndarray) -> float:
@@ -84,7 +95,7 @@ def _write_pixels(folder: Path, face: Face) -> None:
             part.save(parts / f"{face.index:05d}_{CELEBAMASK_HQ[number]}.png", compress_level=1)
 
 
-def _write_tables(folder: Path, faces: FaceArrays, wanted: list[int], world_seed: int) -> None:
+def _write_tables(folder: Path, faces: FaceArrays, wanted: list[int], world_seed: int, references: bool) -> None:
     names = [f"{i}.jpg" for i in wanted]
     said = list(zip(names, faces.captions))
     columns = ("Bangs", "Eyeglasses", "No_Beard", "Smiling", "Young")
@@ -103,7 +114,7 @@ def _write_tables(folder: Path, faces: FaceArrays, wanted: list[int], world_seed
             for name, sex, levels in zip(names, faces.sex, faces.attributes)
         },
     )
-    np.savez(folder / "landmarks.npz", indices=faces.indices, landmarks=faces.landmarks)
+    np.savez(folder / LANDMARK_FILE, indices=faces.indices, landmarks=faces.landmarks, size=np.int64(SIZE))
     np.savez(folder / "identities.npz", indices=faces.indices, identities=faces.identities)
     contiguous = wanted == list(range(wanted[0], wanted[-1] + 1))
     _write_json(
@@ -113,6 +124,7 @@ def _write_tables(folder: Path, faces: FaceArrays, wanted: list[int], world_seed
             "world_seed": world_seed,
             "renderer_version": RENDERER_VERSION,
             "faces": len(wanted),
+            "identity_references": references,
             "indices": {"start": wanted[0], "stop": wanted[-1] + 1} if contiguous else wanted,
         },
     )

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 def all_tasks() -> dict[str, type[Task]]:
     """Every training task by name, in the order of `make train`."""
+    from methods.training import faces as f
     from methods.training import generators as g
     from methods.training import judges as j
 
     tasks: tuple[type[Task], ...] = (
         g.TrainAutoencoder, j.TrainParserJudge, j.TrainFeaturesJudge, j.TrainTextImageJudge,
+        f.TrainIdentityJudge, f.TrainLandmarksJudge,
         g.TrainUnconditional, g.TrainMask, g.TrainText, g.TrainDynamicDiffusers,
         j.TrainParserGuide, j.TrainFeaturesGuide, j.TrainTextImageGuide,
+        f.TrainIdentityGuide, f.TrainLandmarksGuide,
     )  # fmt: skip
     return {task.name: task for task in tasks}
 

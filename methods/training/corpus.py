@@ -74,3 +74,34 @@ def _split(split: str) -> Corpus:
             beard_and_age=[str(c) for c in arrays["beard_and_age"]],
             overall=[str(c) for c in arrays["overall"]],
         )
+
+
+@cache
+def landmarks(split: str) -> Tensor:
+    """The 68 landmarks of every face of a split, float32 (N, 68, 2) in pixels: geometry alone, nothing is painted."""
+    from data.synthetic.geometry import head_pose, landmarks_of, shape_of
+    from data.synthetic.world import SPLITS, describe
+
+    found = []
+    for index in SPLITS[split]:
+        _, person, attributes, scene, _ = describe(index)
+        shape = shape_of(person, attributes)
+        found.append(landmarks_of(shape, head_pose(scene, shape)))
+    return torch.from_numpy(np.stack(found))
+
+
+@cache
+def variants(split: str, variant: int, limit: int) -> Tensor:
+    """Another picture (other age, smile, pose, light, clothes) of each of a split's first `limit` persons.
+
+    uint8 (limit, 3, 64, 64); kept in the cache. Row i shows the person of row i of `corpus(split)`.
+    """
+    from data.synthetic.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
+
+    path = CACHE / f"synthfaces-{WORLD_SEED}-v{RENDERER_VERSION}-{split}-variant{variant}-{limit}.npz"
+    if not path.is_file():
+        faces = render_many(SPLITS[split][:limit], progress=True, variant=variant)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, images=faces.images)
+    with np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["images"]).movedim(-1, 1).contiguous()

@@ -56,6 +56,9 @@ class Pyramid(nn.Module):
         # A drawn face is centred: where a thing is says what it is, so the 4x4 grid is kept rather than averaged away.
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * w * 16, features))
 
+    def maps(self, images: Tensor) -> Tensor:
+        """What the head reads, (B, 4 w, 4, 4)."""
+        return self.body(torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2))
+
     def forward(self, images: Tensor) -> Tensor:
-        x = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2)
-        return self.head(self.body(x))
+        return self.head(self.maps(images))

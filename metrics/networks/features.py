@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from metrics.networks.blocks import Pyramid
 
 FEATURES = 64
+KINDS = ("pool", "logits", "spatial")
+"""What the set metrics can ask for: see `FeatureNetwork.views`."""
+CLASS_JUDGE = ("Young", "Male")
+"""The heads whose classes, joined, are the Inception Score's: six ages of each sex, 12 classes."""
 
 
 class FeatureNetwork(nn.Module):
@@ -30,6 +34,26 @@ class FeatureNetwork(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """The features (B, 64), after the last smooth activation."""
         return torch.nn.functional.silu(self.trunk(images))
+
+    def views(self, images: Tensor, kinds: Sequence[str] = KINDS) -> dict[str, Tensor]:
+        """What the set metrics read, from one pass of the trunk.
+
+        pool     (B, 64)   the features, for FID, KID, precision and recall.
+        logits   (B, 12)   of the class judge, for the Inception Score: the heads of `CLASS_JUDGE` taken as independent,
+                           so that the softmax of a pair's summed logits is the product of the heads' probabilities.
+        spatial  (B, 112)  for sFID: as Inception's, the first 7 channels of a map whose places are about 1/16 of the
+                           image apart (here the trunk's last, 4 x 4), flattened as (row, column, channel).
+        """
+        maps = self.trunk.maps(images)
+        found: dict[str, Tensor] = {}
+        if "spatial" in kinds:
+            found["spatial"] = maps[:, :7].permute(0, 2, 3, 1).flatten(1)
+        if "pool" in kinds or "logits" in kinds:
+            found["pool"] = torch.nn.functional.silu(self.trunk.head(maps))
+        if "logits" in kinds:
+            first, second = (self.heads[name](found["pool"]) for name in CLASS_JUDGE)
+            found["logits"] = (first[:, :, None] + second[:, None, :]).flatten(1)
+        return {kind: found[kind] for kind in kinds}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits by head, with 'presence' (B, 19) and 'identity' (B, D)."""

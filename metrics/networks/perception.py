@@ -11,12 +11,24 @@ from torch import Tensor, nn
 
 from data.checkpoints import load_weights
 from data.errors import ConcordError
-from metrics.networks.features import FeatureNetwork
+from metrics.networks.features import KINDS, FeatureNetwork
+from metrics.networks.identity import IdentityNetwork
+from metrics.networks.landmarks import LandmarkNetwork
 from metrics.networks.parser import FaceParser
+from metrics.networks.perceptual import PERCEPTUAL_LAYERS, STYLE_LAYERS, perceptual_distance, trunk_activations
 from metrics.networks.text_image import TextImagePair
 
 Role = Literal["judge", "guide"]
-CLASSES: dict[str, type[nn.Module]] = {"parser": FaceParser, "features": FeatureNetwork, "text-image": TextImagePair}
+CLASSES: dict[str, type[nn.Module]] = {
+    "parser": FaceParser, "features": FeatureNetwork, "text-image": TextImagePair, "identity": IdentityNetwork,
+    "landmarks": LandmarkNetwork,
+}  # fmt: skip
+FACE_PARTS = {(1,): 135, (2,): 3, (3, 4, 5): 24, (10, 11, 12): 6}
+"""Classes of skin, nose, eyes or glasses, and mouth -> pixels; half of the least on 1,000 faces of 64x64."""
+SURE = {"judge": 0.92, "guide": 0.89}
+"""The parser's mean probability of what it sees: the least on 1,000 faces is 0.955 (judge) and 0.918 (guide); on noise,
+decoded noise and 240 style references none reaches these values with all parts of a face in the picture."""
+NO_FACE = "no face found"
 
 
 class Perception:
@@ -34,19 +46,32 @@ class Perception:
 
     @classmethod
     def load(cls, profile: str = "embedded", role: Role = "judge", device: torch.device | str = "cpu") -> Perception:
+        """The networks of a profile: 'embedded', or 'paper', whose guides are FreeDoM's and whose files are fetched."""
+        if profile == "paper":
+            from metrics.networks.paper.freedom import FreeDoMNetworks
+            from metrics.networks.paper.perception import PaperPerception
+
+            paper = PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)
+            return paper  # type: ignore[return-value]  # the same methods, and no other network behind them
         if profile != "embedded":
-            raise ConcordError(f"profile '{profile}': only 'embedded' has its scoring networks in this version")
+            raise ConcordError(f"profile '{profile}': expected embedded or paper")
         return cls(role, device)
 
     def network(self, kind: str) -> nn.Module:
         """The network itself, in evaluation mode, its parameters frozen."""
+        if kind not in CLASSES:
+            raise ConcordError(
+                f"network '{kind}': profile 'embedded' has {', '.join(CLASSES)}; leave out the metrics that look "
+                "through it, or score with profile 'paper'"
+            )
         if kind not in self.networks:
             name = f"faces-{kind}-{self.role}"
-            state, card = load_weights(name)
-            network = CLASSES[kind](**card["config"])
-            network.load_state_dict(state)
-            network = network.to(self.device).eval().requires_grad_(False)
-            self.networks[kind], self.cards[kind] = network.to(memory_format=torch.channels_last), card
+            with torch.inference_mode(False):  # first used while scoring, it still has to let gradients through
+                state, card = load_weights(name)
+                network = CLASSES[kind](**card["config"])
+                network.load_state_dict(state)
+                network = network.to(self.device).eval().requires_grad_(False)
+                self.networks[kind], self.cards[kind] = network.to(memory_format=torch.channels_last), card
         return self.networks[kind]
 
     @property
@@ -70,16 +95,18 @@ class Perception:
 
     @torch.inference_mode()
     def features(self, images: Tensor, kinds: Sequence[str] = ("pool",)) -> dict[str, Tensor]:
-        """Features for the set metrics by kind, one pass for all of them: 'pool' (B, 64)."""
+        """Features for the set metrics by kind, one pass for all of them: see `FeatureNetwork.views`."""
         for kind in kinds:
-            if kind != "pool":
-                raise ConcordError(f"features '{kind}': the embedded judges have only 'pool'")
-        return {"pool": self._features.features(self._images(images))}
+            self.feature_network(kind)
+        return self._features.views(self._images(images), kinds)
 
     def feature_network(self, kind: str) -> str:
         """Which network (a key of `sha256`) gives a kind of features; it is loaded, so that its hash is known."""
-        if kind != "pool":
-            raise ConcordError(f"features '{kind}': the embedded judges have only 'pool'")
+        if kind not in KINDS:
+            raise ConcordError(
+                f"features '{kind}': profile 'embedded' has {', '.join(KINDS)}; leave out the metrics that read them, "
+                "or score with profile 'paper'"
+            )
         self.network("features")
         return "features"
 
@@ -88,6 +115,15 @@ class Perception:
         """Logits by attribute, (B, levels) each."""
         logits = self._features(self._images(images))
         return {name: logits[name] for name in self._features.heads}
+
+    def style_features(self, images: Tensor) -> list[Tensor]:
+        """Early activations (B, C, h, w) of the feature network, for `metrics.networks.perceptual`; differentiable."""
+        return trunk_activations(self._features, self._images(images), STYLE_LAYERS)
+
+    def perceptual_distance(self, images: Tensor, originals: Tensor) -> Tensor:
+        """(B,) in [0, 4]: LPIPS's form over the feature network, without learnt weights; differentiable."""
+        sides = [trunk_activations(self._features, self._images(x), PERCEPTUAL_LAYERS) for x in (images, originals)]
+        return perceptual_distance(*sides)
 
     @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:
@@ -98,6 +134,42 @@ class Perception:
     def embed_texts(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors (B, 64)."""
         return self._pair.embed_texts(list(captions))
+
+    @torch.inference_mode()
+    def image_features(self, images: Tensor) -> Tensor:
+        """What `embed_images` brings to length 1, (B, 64)."""
+        return self._pair.image(self._images(images))
+
+    @torch.inference_mode()
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """What `embed_texts` brings to length 1, (B, 64)."""
+        pair = self._pair
+        ids = pair.tokenizer(list(captions)).to(self.device)
+        return pair.project(pair.text.pool(pair.text(ids), ids))
+
+    def has_face(self, images: Tensor) -> Tensor:
+        """bool (B,): whether the parser sees every part that a face has, and is sure of what it sees."""
+        probability, classes = self.parse(images).softmax(1).max(1)  # (B, 64, 64) each
+        found = probability.mean((1, 2)) >= SURE[self.role]
+        for kinds, least in FACE_PARTS.items():
+            found = found & (torch.isin(classes, torch.tensor(kinds, device=classes.device)).sum((1, 2)) >= least)
+        return found
+
+    def face_status(self, images: Tensor) -> list[str]:
+        """'ok' or 'no face found'."""
+        return ["ok" if face else NO_FACE for face in self.has_face(images).tolist()]
+
+    @torch.inference_mode()
+    def embed_faces(self, images: Tensor) -> tuple[Tensor, list[str]]:
+        """Who it is: unit vectors (B, E), with 'ok' or why there is none; a vector without a face means nothing."""
+        network = self.network("identity")
+        assert isinstance(network, IdentityNetwork)
+        return network.embed(self._images(images)), self.face_status(images)
+
+    @torch.inference_mode()
+    def landmarks(self, images: Tensor) -> tuple[Tensor, list[str]]:
+        """The 68 points in iBUG order (B, 68, 2), pixels, with 'ok' or why there are none."""
+        return self.network("landmarks")(self._images(images)), self.face_status(images)
 
     @cached_property
     def _features(self) -> FeatureNetwork:
