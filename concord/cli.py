@@ -20,7 +20,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("concord.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
     "report": ("concord.report:report", "Write tables, figures and pages from stored results."),
     "compare": ("concord.report:compare", "Measure stored results against a baseline."),
+    "tune": ("concord.tune:tune", "Look for a suite's guidance strengths on validation faces."),
     "check": ("concord.check:check", "Contract tests on a method."),
+    "export": ("concord.external:export", "Write a suite's requests as a folder, for a method that lives outside."),
+    "import": ("concord.external:take_in", "Take the images of an answered export in as a method."),
+    "fetch": ("concord.fetch:fetch", "Fetch what a profile needs: datasets and weights."),
+    "weights": ("concord.fetch:weights", "Fetch and list the papers' weights."),
     "data": ("concord.data:app", "Make, verify and preview datasets."),
     "train": ("concord.train:train", "Make the embedded weights again."),
 }

@@ -8,9 +8,18 @@ from typing import Annotated
 
 import typer
 
+from concord.fetch import fetch_data, prepare_data
 from data.errors import ConcordError
 
-app = typer.Typer(help="Make, check and look at datasets of faces.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Make, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.command(
+    "fetch", short_help="Fetch a dataset.", epilog="Examples: concord data fetch coco-mig | "
+    "concord data fetch celebamask-hq --from-file Downloads/CelebAMask-HQ.zip --yes",
+)(fetch_data)  # fmt: skip
+app.command(
+    "prepare", short_help="Make compact shards of a fetched dataset.", epilog="Examples: "
+    "concord data prepare celebamask-hq | concord data prepare celebamask-hq --from path/to/CelebAMask-HQ",
+)(prepare_data)  # fmt: skip
 
 DEFAULT_OUT = Path("datasets/synthfaces")
 FINGERPRINT = "fingerprint.json"
@@ -52,6 +61,14 @@ def make(
     force: Annotated[
         bool, typer.Option("--force", help="Replace SynthFaces of another range or a damaged tree.")
     ] = False,
+    identity_references: Annotated[
+        bool | None,
+        typer.Option(
+            help="Draw every person a second time, as identity references; without it, for all but the splits train "
+            "and validation.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write faces of the embedded world, SynthFaces, as a CelebAMask-HQ + CelebA-Dialog tree.
 
@@ -60,7 +77,8 @@ def make(
     if split is None and out is not None:
         raise ConcordError("--out needs --split: expected the one split that is written there; add --split test")
     for name in (split,) if split is not None else DEFAULT_SPLITS:
-        _make(out or DEFAULT_OUT / name, _indices(name, n), workers, force)
+        references = name not in ("train", "validation") if identity_references is None else identity_references
+        _make(out or DEFAULT_OUT / name, _indices(name, n), workers, force, references)
 
 
 def _indices(split: str, n: int | None) -> range:
@@ -79,7 +97,7 @@ def _indices(split: str, n: int | None) -> range:
     return faces if n is None else faces[:n]
 
 
-def _make(out: Path, faces: range, workers: int | None, force: bool) -> None:
+def _make(out: Path, faces: range, workers: int | None, force: bool, references: bool) -> None:
     """Write one tree, unless it is there; its fingerprint is kept with it, to tell later whether it still is whole."""
     import shutil
 
@@ -89,7 +107,7 @@ def _make(out: Path, faces: range, workers: int | None, force: bool) -> None:
 
     what = f"faces {faces.start}..{faces.stop}"
     if out.is_dir() and any(out.iterdir()):
-        problem = _difference(out, faces)
+        problem = _difference(out, faces, references)
         if problem is None:
             typer.echo(f"{out}: {len(faces):,} {what} are there already; nothing to do")
             return
@@ -100,12 +118,12 @@ def _make(out: Path, faces: range, workers: int | None, force: bool) -> None:
                 f"{out}: {problem}; expected {what}; add --force to write it anew, or choose another --out"
             )
         shutil.rmtree(out)
-    write_tree(out, faces, workers=workers)
+    write_tree(out, faces, workers=workers, references=references)
     write_json(out / FINGERPRINT, {"fingerprint": open_faces(out, "all").fingerprint})
     typer.echo(f"{out}: {len(faces):,} {what} written")
 
 
-def _difference(out: Path, faces: range) -> str | None:
+def _difference(out: Path, faces: range, references: bool) -> str | None:
     """What is wrong with the tree that is there; None when it holds these very faces and is whole."""
     from data.faces import open_faces
     from data.files import read_json
@@ -123,6 +141,8 @@ def _difference(out: Path, faces: range) -> str | None:
         return "holds faces of another world or renderer"
     if [face.id for face in dataset] != [str(i) for i in faces]:
         return f"holds {len(dataset):,} other faces, from {dataset.items[0].id} to {dataset.items[-1].id}"
+    if references and not world.get("identity_references"):
+        return "has no identity references"
     return None if kept.get("fingerprint") == dataset.fingerprint else "is damaged: files are missing or have changed"
 
 

@@ -4,6 +4,8 @@
     CelebAMask-HQ-mask-anno/{i//2000}/{i:05d}_{part}.png  512x512, one file a part (also spelled CelebAMaskHQ-mask-anno)
     CelebAMask-HQ-mask/{i}.png                            or masks of class numbers (also CelebAMaskHQ-mask, masks)
     captions_hq.json, captions_hq_beard_and_age_*.json    captions (data/captions.py)
+    identity-references/{i}.jpg                           another picture of the same person, where there is one
+    landmarks.npz                                         indices (N,), landmarks (N, 68, 2) in pixels of the pictures
 
 A plain folder of index masks (`*.png`, or `masks/*.png`) with a caption file is read too; its faces have no pictures.
 Opening lists the folders once and decodes nothing; pictures and masks are decoded when asked for.
@@ -13,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,9 @@ IMAGE_FOLDERS = ("CelebA-HQ-img", "images")
 PART_FOLDERS = ("CelebAMask-HQ-mask-anno", "CelebAMaskHQ-mask-anno")
 INDEX_FOLDERS = ("CelebAMask-HQ-mask", "CelebAMaskHQ-mask", "masks")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+REFERENCE_FOLDER = "identity-references"
+LANDMARK_FILE = "landmarks.npz"
+DRAWN = "world.json"  # a tree with this file was drawn by a program, which can draw a person a second time
 
 FULL_SET = 29_900  # CelebAMask-HQ has 30,000 faces; with a few lost it still is the full set, and has a test split
 TEST_KEYS = 3_000  # Collaborative Diffusion: the last 3,000 keys of the caption file
@@ -48,6 +54,7 @@ class Listing:
     masks: dict[str, str] = field(default_factory=dict)  # id -> file of class numbers
     image_folder: str | None = None
     mask_folder: str | None = None
+    references: dict[str, str] = field(default_factory=dict)  # id -> another picture of the same person
     strays: list[tuple[str, str, str]] = field(default_factory=list)  # (file, 'unknown name' | 'duplicate', what)
 
     @property
@@ -81,6 +88,8 @@ def list_tree(root: Path | str) -> Listing:
         index_folder = "."
         _list_files(listing, "", listing.masks, (".png",), None)
     listing.mask_folder = part_folder or index_folder
+    if (root / REFERENCE_FOLDER).is_dir():
+        _list_files(listing, REFERENCE_FOLDER, listing.references, IMAGE_SUFFIXES, "{i}.jpg")
     if not listing.ids:
         raise ConcordError(
             f"{root}: no faces here; expected {IMAGE_FOLDERS[0]}/ with {PART_FOLDERS[0]}/, or index masks (*.png)"
@@ -159,6 +168,8 @@ class FaceItem:
     root: Path
     image_file: str | None  # these are relative to root: half a million Path objects would slow the opening
     mask_files: tuple[tuple[int, str], ...]  # (class, part file) in the order of drawing; (-1, file of class numbers)
+    identity_file: str | None = None  # a picture of the same person: another one, or where there is none its own
+    landmark_row: int | None = None  # in landmarks.npz
 
     @property
     def has_image(self) -> bool:
@@ -171,6 +182,18 @@ class FaceItem:
     @property
     def has_text(self) -> bool:
         return self.text is not None
+
+    @property
+    def has_identity(self) -> bool:
+        return self.identity_file is not None
+
+    @property
+    def has_landmarks(self) -> bool:
+        return self.landmark_row is not None
+
+    @property
+    def has_style(self) -> bool:
+        return True
 
     def image(self, size: int | None = None) -> np.ndarray:
         """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
@@ -188,6 +211,65 @@ class FaceItem:
             raise ConcordError(f"face {self.id}: has no mask; expected part files or an index mask in the dataset")
         mask = compose_mask(tuple((number, self.root / file) for number, file in self.mask_files))
         return mask if size is None else reduce_labels(mask, size)
+
+    def identity(self, size: int | None = None) -> np.ndarray:
+        """A picture of this person, uint8 (size, size, 3) RGB, reduced as `image` is."""
+        if self.identity_file is None:
+            raise ConcordError(
+                f"face {self.id}: has no picture of its person; expected {REFERENCE_FOLDER}/{self.id}.jpg"
+            )
+        return read_image(self.root / self.identity_file, size).copy()  # a picture of Pillow's cannot be written to
+
+    def landmarks(self, size: int | None = None) -> np.ndarray:
+        """The 68 points in iBUG order, float32 (68, 2), in pixels of a picture of that size (pixel centres at .5)."""
+        if self.landmark_row is None:
+            raise ConcordError(f"face {self.id}: has no landmarks; expected a row in {LANDMARK_FILE}")
+        points, side = read_landmarks(self.root / LANDMARK_FILE)
+        found = points[self.landmark_row]
+        if size is not None:
+            found = found * (size / (side or len(self.image())))
+        return found.astype(np.float32)
+
+    def style(self, size: int) -> np.ndarray:
+        """The style reference that this item is given, uint8 (size, size, 3) RGB (data/synthetic/styles.py)."""
+        from data.synthetic.styles import style_image, style_of
+
+        return style_image(style_of(self.id), size)
+
+    def kept_for(self, conditions: Iterable[str]) -> FaceItem:
+        """The item without the files that only other conditions read."""
+        named = set(conditions)
+        return replace(
+            self,
+            identity_file=self.identity_file if "identity" in named else None,
+            landmark_row=self.landmark_row if "landmarks" in named else None,
+        )
+
+
+def read_landmarks(path: Path) -> tuple[np.ndarray, int | None]:
+    """The points float32 (N, 68, 2) of a landmark file, and the side of the pictures that they were placed in, if said.
+
+    Raises ConcordError when the file is broken, of another shape, or holds numbers that are not finite.
+    """
+    points, _, side = _landmark_file(path, path.stat().st_mtime_ns)
+    return points, side
+
+
+@lru_cache(maxsize=8)
+def _landmark_file(path: Path, _changed: int) -> tuple[np.ndarray, tuple[str, ...], int | None]:
+    expected = "expected 'indices' (N,) and 'landmarks' (N, 68, 2)"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            points, indices = np.asarray(file["landmarks"], np.float32), np.asarray(file["indices"])
+            side = int(file["size"]) if "size" in file.files else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ConcordError(f"{path}: cannot be read ({str(error).splitlines()[0][:80]}); {expected}") from None
+    if points.ndim != 3 or points.shape[1:] != (68, 2) or indices.shape != (len(points),):
+        raise ConcordError(f"{path}: arrays of shapes {indices.shape} and {points.shape}; {expected}")
+    bad = np.flatnonzero(~np.isfinite(points).all((1, 2)))
+    if len(bad):
+        raise ConcordError(f"{path}: the landmarks of face {indices[bad[0]]} are not finite; mend or remove its row")
+    return points, tuple(str(index) for index in indices), side
 
 
 def compose_mask(files: tuple[tuple[int, Path], ...]) -> np.ndarray:
@@ -250,11 +332,14 @@ class FaceDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the names and sizes of the faces' files and the bytes of their captions; decodes nothing."""
+        """SHA-256 over the names and sizes of the faces' files, their captions and landmarks; decodes no picture."""
         digest = hashlib.sha256()
         for face in self.items:
             digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())
-            for file in ([face.image_file] if face.image_file else []) + [file for _, file in face.mask_files]:
+            if face.has_landmarks:
+                digest.update(face.landmarks().tobytes())
+            single = [file for file in (face.image_file, face.identity_file) if file]
+            for file in single + [file for _, file in face.mask_files]:
                 try:
                     size = (self.root / file).stat().st_size
                 except OSError as error:
@@ -282,8 +367,14 @@ def open_faces(root: Path | str, split: str = "test", captions: str = "auto") ->
     """
     if split not in SPLITS:
         raise ConcordError(f"split '{split}': expected one of {', '.join(SPLITS)}")
+    if (Path(root) / "prepared.json").is_file():  # shards that data/prepare.py made of a tree
+        from data.prepare import open_prepared
+
+        return open_prepared(Path(root), split, captions)
     listing = list_tree(root)
     known = load_captions(listing.root, captions)
+    rows = landmark_rows(listing.root)
+    drawn = (listing.root / DRAWN).is_file()
     texts = known.texts if known else {}
     ids = listing.ids
     there = set(ids)
@@ -305,5 +396,15 @@ def open_faces(root: Path | str, split: str = "test", captions: str = "auto") ->
         if known is not None and item not in texts:
             missing.append(Missing(item, "caption", known.path.name))
         if image is not None or files:
-            items.append(FaceItem(item, texts.get(item), listing.root, image, files))
+            # a drawn tree without references would make a person recognise the very picture: it has none then
+            person = listing.references.get(item, None if drawn else image)
+            items.append(FaceItem(item, texts.get(item), listing.root, image, files, person, rows.get(item)))
     return FaceDataset(listing.root, listing.root.resolve().name, split, known.kind if known else None, items, missing)
+
+
+def landmark_rows(root: Path) -> dict[str, int]:
+    """Which row of a tree's landmark file belongs to which face; empty where there is no such file."""
+    path = root / LANDMARK_FILE
+    if not path.is_file():
+        return {}
+    return {item: row for row, item in enumerate(_landmark_file(path, path.stat().st_mtime_ns)[1])}

@@ -270,9 +270,9 @@ def fetched_file(manifest: Manifest, file: str | None = None, cache: Path | None
         raise ConcordError(absence(manifest, wanted, path))
     lock = Lock(manifest, cache)
     if wanted.unpack is None:
-        lock.check(wanted, path)
+        lock.check(wanted)
         return path
-    return lock.check_member(wanted, path, inside) if inside else path
+    return lock.check_member(wanted, inside) if inside else path
 
 
 def _locate(manifest: Manifest, file: str | None) -> tuple[File, str | None]:
@@ -301,16 +301,18 @@ def absence(manifest: Manifest, file: File, path: Path) -> str:
 
 
 class Lock:
-    """What was had of one manifest: `<cache>/locks/<name>.json`.
+    """What was had of one manifest: `<cache>/locks/<name>.json`, the same on every machine that had the same.
 
-    files: name -> {size, sha256, source, mtime_ns}; mtime_ns is the file's when it was last hashed, so that a file that
-    has not changed since is not read again. An archive has `members` in place of mtime_ns: path -> [size, sha256].
-    accepted: the licence that the user agreed to.
+    files: name -> {size, sha256, source}, for an archive with `members`: path -> [size, sha256]. accepted: the licence
+    that the user agreed to. Beside it, `<name>.seen.json` holds [size, mtime in ns] of the files that were hashed here:
+    one that has not changed since is not read again.
     """
 
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         self.manifest = manifest
+        self.folder = manifest.folder(cache)
         self.path = (cache or cache_folder()) / "locks" / f"{manifest.name}.json"
+        self.seen_path = self.path.with_suffix(".seen.json")
         self.content: dict[str, Any] = {"files": {}}
         if self.path.is_file():
             content = read_json(self.path)
@@ -339,10 +341,12 @@ class Lock:
             return f"has {size:,} bytes, the manifest says {file.size:,}"
         return None
 
-    def record(self, file: File, **facts: Any) -> None:
-        """Keep facts of a file."""
-        self.content["files"][file.name] = {**self.entry(file), **facts}
-        write_json(self.path, self.content)
+    def record(self, file: File, size: int, sha256: str, source: str, **more: Any) -> None:
+        """Keep what a file is."""
+        entry = {"size": size, "sha256": sha256, "source": source, **more}
+        if entry != self.entry(file):
+            self.content["files"][file.name] = entry
+            write_json(self.path, self.content)
 
     @property
     def accepted(self) -> bool:
@@ -354,37 +358,49 @@ class Lock:
         self.content["accepted"] = self.manifest.licence.name
         write_json(self.path, self.content)
 
-    def check(self, file: File, path: Path) -> None:
-        """ConcordError with both hashes unless `path` is the file that was expected."""
-        try:
-            stat, known = path.stat(), self.entry(file)
-            seen = known.get("size") == stat.st_size and known.get("mtime_ns") == stat.st_mtime_ns
-            digest = known["sha256"] if seen else sha256_file(path)
-        except OSError as error:
-            raise ConcordError(f"{path}: cannot be read ({error.strerror}); expected a fetched file") from None
-        problem = self.refusal(file, stat.st_size, digest)
+    def check(self, file: File) -> None:
+        """ConcordError with both hashes unless what stands in the cache is the file that was expected."""
+        path, known = self.folder / file.result, self.entry(file)
+        size, digest = self._digest(path, known.get("sha256"))
+        problem = self.refusal(file, size, digest)
         if problem:
             raise ConcordError(f"{path}: {problem}; remove the file and run `{self.manifest.command}`")
-        if not seen:
-            with contextlib.suppress(ConcordError):  # a cache that cannot be written costs the next call a hash
-                source = known.get("source", "found in the cache")
-                self.record(file, size=stat.st_size, sha256=digest, mtime_ns=stat.st_mtime_ns, source=source)
+        with contextlib.suppress(ConcordError):  # a cache that cannot be written costs the next call a hash
+            self.record(file, size, digest, known.get("source", "found in the cache"))
 
-    def check_member(self, file: File, folder: Path, inside: str) -> Path:
+    def check_member(self, file: File, inside: str) -> Path:
         """The path of a file inside an unpacked archive, verified against what was unpacked."""
+        folder = self.folder / file.result
         path, again = folder / inside, f"remove {folder} and run `{self.manifest.command}`"
         if not path.is_file():
             raise ConcordError(f"{path}: not in the fetched archive {file.name}; {again}")
         members = self.entry(file).get("members", {})
-        if inside not in members:
-            return path  # an archive of many thousand files keeps no hash of each
-        size, sha256, mtime_ns = members[inside]
-        stat = path.stat()
-        if stat.st_mtime_ns == mtime_ns and stat.st_size == size:
-            return path
-        digest = sha256_file(path)
-        if digest != sha256:
-            raise ConcordError(f"{path}: SHA-256 is {digest}, the archive's was {sha256}; {again}")
-        with contextlib.suppress(ConcordError):
-            self.record(file, members={**members, inside: [size, sha256, stat.st_mtime_ns]})
+        if inside in members:  # an archive of many thousand files keeps no hash of each
+            expected = members[inside][1]
+            digest = self._digest(path, expected)[1]
+            if digest != expected:
+                raise ConcordError(f"{path}: SHA-256 is {digest}, the archive's was {expected}; {again}")
         return path
+
+    def _digest(self, path: Path, known: str | None) -> tuple[int, str]:
+        """Size and SHA-256 of a file: `known`, where it has not changed since it was hashed to that."""
+        try:
+            stat = path.stat()
+            now = [stat.st_size, stat.st_mtime_ns, known]
+            key = path.relative_to(self.folder).as_posix()
+            seen = self._seen()
+            if known is not None and seen.get(key) == now:
+                return stat.st_size, known
+            digest = sha256_file(path)
+        except OSError as error:
+            raise ConcordError(f"{path}: cannot be read ({error.strerror}); expected a fetched file") from None
+        with contextlib.suppress(ConcordError):
+            write_json(self.seen_path, {**seen, key: [*now[:2], digest]})
+        return stat.st_size, digest
+
+    def _seen(self) -> dict[str, Any]:
+        with contextlib.suppress(ConcordError):
+            content = read_json(self.seen_path)
+            if isinstance(content, dict):
+                return content
+        return {}

@@ -60,7 +60,9 @@ def posterior(conditions: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray
     return (covariance @ pull).numpy(), covariance.numpy()
 
 
-def corrector(kind: Any, conditions: tuple[Condition, ...], rows: int, **params: Any) -> Callable[[Tensor, Step], Tensor]:
+def corrector(
+    kind: Any, conditions: tuple[Condition, ...], rows: int, **params: Any
+) -> Callable[[Tensor, Step], Tensor]:
     """The production step of a method with Bayes' own step size."""
     names = tuple(c.name for c in conditions)
     method = make(
@@ -68,7 +70,9 @@ def corrector(kind: Any, conditions: tuple[Condition, ...], rows: int, **params:
         windows=dict.fromkeys(NAMES, (-1, 1000)), **params,
     )  # fmt: skip
     energies = [
-        Quadratic(c.name, torch.tensor([c.a], dtype=torch.float64), torch.full((rows, 1), c.y, dtype=torch.float64), c.v)
+        Quadratic(
+            c.name, torch.tensor([c.a], dtype=torch.float64), torch.full((rows, 1), c.y, dtype=torch.float64), c.v
+        )
         for c in conditions
     ]
     space = make_space(model, energies, method.params, rows)
@@ -82,7 +86,9 @@ def corrector(kind: Any, conditions: tuple[Condition, ...], rows: int, **params:
     return correct
 
 
-def carried_moments(kind: Any, conditions: tuple[Condition, ...], steps: int, **params: Any) -> tuple[np.ndarray, np.ndarray]:
+def carried_moments(
+    kind: Any, conditions: tuple[Condition, ...], steps: int, **params: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the guided sampler's x_0, by the affine maps of its steps."""
     correct = corrector(kind, conditions, 3, **params)
     probes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)[:, :, None, None]
@@ -132,13 +138,30 @@ def test_carried_moments_are_those_of_samples(kind: Any, params: dict[str, Any])
     np.testing.assert_allclose(np.cov(x.T), covariance, rtol=0.1, atol=0.02)
 
 
-STEPS = (100, 300)
+# How far mean (in the posterior's deviations) and covariance (relative) are off, as measured, by conditions and steps: in
+# the order of METHODS. The unguided sampler's covariance is 0.09 off at 100 steps; the prior itself is 0.18 and 0.73 off
+# for weak conditions, 0.69 and 2.86 for strong ones. Z-Magic differs from FreeDoM by what a step changes, so that the
+# difference vanishes as steps shrink; what both lack is the uncertainty of x_0 given x_t.
+MEASURED = {
+    ("weak", 100): [(0.0320, 0.184), (0.0349, 0.185), (0.0336, 0.186)],
+    ("weak", 300): [(0.0313, 0.126), (0.0322, 0.126), (0.0318, 0.127)],
+    ("strong", 100): [(0.1094, 0.369), (0.1211, 0.377), (0.1001, 0.382)],
+    ("strong", 300): [(0.1074, 0.296), (0.1107, 0.299), (0.1045, 0.301)],
+}
 
 
 @pytest.mark.parametrize(("strength", "conditions"), [("weak", WEAK), ("strong", STRONG)])
-def test_both_methods_come_near_the_exact_posterior(strength: str, conditions: tuple[Condition, ...]) -> None:
+def test_both_methods_come_as_near_the_exact_posterior_as_measured(
+    strength: str, conditions: tuple[Condition, ...]
+) -> None:
     exact = posterior(conditions)
-    for kind, params in METHODS:
-        for steps in STEPS:
-            found = gaps(carried_moments(kind, conditions, steps, **params), exact)
-            print(f"{kind.name} {params.get('hvp', '')} {strength} {steps}: {found}")
+    prior = gaps((MEAN.numpy(), COVARIANCE.numpy()), exact)
+    apart = {}
+    for steps in (100, 300):
+        moments = [carried_moments(kind, conditions, steps, **params) for kind, params in METHODS]
+        for found, (mean, spread) in zip(moments, MEASURED[strength, steps], strict=True):
+            assert gaps(found, exact) == (pytest.approx(mean, abs=2e-4), pytest.approx(spread, abs=2e-3))
+            assert mean < 0.25 * prior[0]
+            assert spread < 0.3 * prior[1]
+        apart[steps] = gaps(moments[1], moments[0])
+    assert apart[300][0] < 0.5 * apart[100][0]

@@ -11,8 +11,6 @@ at load, by the authors' rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from torch import Tensor, nn
 from data.errors import ConcordError
 from data.files import sha256_file
 from metrics import resize
-from metrics.networks.paper.weights import frozen, weight_path
+from metrics.networks.paper.pretrained import WEIGHTS, load_pretrained, model_folder
+from metrics.networks.paper.weights import frozen
 
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,34 +49,15 @@ class DINOv2Features(nn.Module):
 
 def load_dinov2(path: Path | None = None, device: torch.device | str = "cpu") -> DINOv2Features:
     """From a folder as `save_pretrained` writes it: config.json and model.safetensors. Nothing is fetched."""
-    folder = weight_path("dinov2-vit-l-14", path)
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or not (folder / "config.json").is_file():
-        raise ConcordError(f"{folder}: expected config.json and model.safetensors of DINOv2; fetch the folder again")
     from transformers import Dinov2Model
 
-    try:
-        with _quiet():
-            network, report = Dinov2Model.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are reported below, with the missing and the unknown
-            )
-    except Exception as error:  # safetensors, huggingface_hub and transformers each raise classes of their own
-        raise ConcordError(f"{weights}: not the weights of DINOv2 ({_first_line(error)}); fetch it again") from None
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    if wrong:
-        raise ConcordError(
-            f"{weights}: not the weights of DINOv2: {len(wrong)} names missing, unknown or of another shape, "
-            f"first '{min(wrong)}'; fetch it again"
-        )
+    folder = model_folder("dinov2-vit-l-14", path)
+    network: Any = load_pretrained(Dinov2Model, folder)
     embeddings = network.embeddings
     embeddings.position_embeddings = nn.Parameter(
         positions_for(embeddings.position_embeddings.detach(), SIDE // network.config.patch_size)
     )
-    features = frozen(DINOv2Features(network, sha256_file(weights)), device)
+    features = frozen(DINOv2Features(network, sha256_file(folder / WEIGHTS)), device)
     assert isinstance(features, DINOv2Features)
     return features
 
@@ -92,23 +72,3 @@ def positions_for(positions: Tensor, patches: int) -> Tensor:
     small = nn.functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
     flat = small.permute(0, 2, 3, 1).reshape(1, patches * patches, -1).to(positions.dtype)
     return torch.cat([positions[:, :1], flat], dim=1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no table of keys: what is wrong is said in one line, by the error."""
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:90]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metrics.networks.paper.grounding_dino import load_pretrained, load_processor, model_folder
+from metrics.networks.paper.pretrained import load_pretrained, load_processor, model_folder
 from metrics.networks.paper.weights import frozen
 
 
