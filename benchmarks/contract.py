@@ -46,7 +46,7 @@ def sample_conditions(names: Sequence[str], index: int) -> Conditions:
     values: dict[str, Any] = {
         "text": drawn.captions.beard_and_age,
         "mask": drawn.mask.astype(np.int64),
-        "identity": drawn.identity,
+        "identity": drawn.image,
         "landmarks": drawn.landmarks,
         "style": drawn.image,
         "masked_image": (drawn.image, known),
@@ -202,6 +202,8 @@ class Contract:
     def check_i_too_few(self) -> str:
         """Too few conditions, or no requests at all, are refused with a clear error."""
         self._refuses([], "request")
+        if not self.method.minimum_conditions:
+            return "no requests; it needs no condition"
         fewer = self.names[: self.method.minimum_conditions - 1]
         self._refuses([Request("few-0", 0, sample_conditions(fewer, 27_000))], "needs at least")
         return f"fewer than {self.method.minimum_conditions}"

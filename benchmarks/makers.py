@@ -51,6 +51,13 @@ class Maker(ABC):
         """Network evaluations so far, by network."""
         return {}
 
+    def shard_facts(self, n: int) -> dict[str, Any]:
+        """What it knows better than the runner about the shard of n images that it has just made.
+
+        Entries of the shard's JSON; `time` is merged with the measured one.
+        """
+        return {}
+
     def close(self) -> None:  # noqa: B027  # most makers attach nothing
         """Let go of what was attached."""
 
@@ -137,6 +144,10 @@ def open_maker(run: RunPlan, device: str = "auto") -> Maker:
         return GroundTruthMaker(run.requests)
     if run.row.name == "shuffled":
         return ShuffledMaker(run.requests)
+    if run.external is not None:
+        from benchmarks.external import open_external
+
+        return open_external(run)
     from data.device import resolve_device
     from methods.base import make_method
     from methods.networks.bank import Bank

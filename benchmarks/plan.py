@@ -21,15 +21,19 @@ import numpy as np
 
 from benchmarks.settings import ROOT, Profile, Settings
 from benchmarks.suite import REFERENCES, SHARD_SIZE, Row, Suite
+from benchmarks.tuned import merge, nested, tuned_row
 from data.errors import ConcordError
 from data.files import sha256_file
 from data.requests import Conditions, Request, request_seed
 
 if TYPE_CHECKING:
+    from benchmarks.external import External
     from data.faces import FaceDataset, FaceItem
 
 READERS = ("data/faces.py", "data/labels.py", "data/pictures.py", "data/captions.py", "data/requests.py")
 """Source that turns files into conditions; it is part of every run's key."""
+STYLE_READERS = ("data/synthetic/styles.py", "data/synthetic/draw.py")
+"""Source that draws style references; part of the key of a run that is given one."""
 SHARED = ("methods/base.py", "methods/core", "methods/networks")
 """Source that methods stand on; it is part of every method's key."""
 
@@ -75,7 +79,8 @@ class RequestSet:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
-        return replace(self.dataset, items=[request.item for request in self.requests]).fingerprint
+        items = [request.item.kept_for(self.conditions) for request in self.requests]
+        return replace(self.dataset, items=items).fingerprint
 
     @property
     def has_images(self) -> bool:
@@ -101,9 +106,30 @@ class RequestSet:
                 values["text"] = request.item.text
             elif name == "mask":
                 values["mask"] = self._masks[request.id].astype(np.int64)
+            elif name in ("identity", "landmarks"):
+                values[name] = getattr(request.item, name)(self.image_size)
+            elif name == "style":
+                values["style"] = self._style(request)
             else:
                 raise ConcordError(f"request set '{self.name}': dataset 'faces' gives no condition '{name}'")
         return Conditions(**values)
+
+    def _style(self, request: PlannedRequest) -> np.ndarray:
+        if request.id not in self._styles:  # drawing one takes longer than looking at it
+            self._styles[request.id] = request.item.style(self.image_size)
+        return self._styles[request.id]
+
+    @cached_property
+    def _styles(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def check(self) -> None:
+        """Read every condition of every request once: bad input is known in seconds, not after an hour."""
+        self.conditions_of(self.requests[0], self.conditions)
+        for name in ("identity", "landmarks"):
+            if name in self.conditions:
+                for request in self.requests:
+                    self.conditions_of(request, [name])
 
     def request(self, planned: PlannedRequest, names: Iterable[str]) -> Request:
         return Request(planned.id, planned.seed, self.conditions_of(planned, names))
@@ -148,6 +174,7 @@ class RunPlan:
     params: dict[str, Any]  # resolved, defaults included
     source: tuple[Path, ...]
     path: Path
+    external: External | None = None  # of a method that lives outside (benchmarks/external.py)
 
     @property
     def is_reference(self) -> bool:
@@ -166,6 +193,8 @@ class RunPlan:
             "data": self.requests.fingerprint,
             "requests": [(request.id, request.seed) for request in self.requests.requests],
         }
+        if self.external is not None:
+            facts["external"] = self.external.digest
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,7 +209,7 @@ class Plan:
     root: Path  # where the runs of this plan lie: results/<profile>, or a variant below it
     requests: RequestSet
     runs: tuple[RunPlan, ...]
-    skipped: dict[str, str]  # reference row -> why it cannot be made
+    skipped: dict[str, str]  # reference row, or row of an external method -> why it is left out
 
     def run(self, row: str) -> RunPlan:
         for run in self.runs:
@@ -240,12 +269,16 @@ def make_plan(
     options: Options,
     changes: dict[str, Any] | None = None,
     related: Sequence[Suite] = (),
+    external: Sequence[External] = (),
 ) -> Plan:
     """The plan of a suite.
 
     changes: parameters given by --set; rows that they change get a name of their own.
     related: the suites that share its request set; their metrics and grids count too.
+    external: methods that live outside and are to be run; those that the store holds join by themselves.
     """
+    from benchmarks.external import external_runs
+
     if options.limit is not None and options.limit < 1:
         raise ConcordError(f"--limit {options.limit}: expected at least 1")
     if options.seed_set < 0:
@@ -261,8 +294,11 @@ def make_plan(
     runs = [_reference_run(name, requests, root, options.profile) for name in suite.reference if name not in skipped]
     for row in suite.rows:
         if row.method is not None:
-            changed = row_with(row, changes) if changes else row
+            settled = tuned_row(row, suite.request_set, options.profile)
+            changed = row_with(settled, changes) if changes else settled
             runs.append(_method_run(suite, changed, requests, root, options.profile))
+    outside, left = external_runs(suite, requests, root, options.profile, external)
+    runs, skipped = runs + outside, skipped | left
     return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped)
 
 
@@ -270,7 +306,7 @@ def row_with(row: Row, changes: dict[str, Any]) -> Row:
     """The row under changed parameters, named after them ('collaborative+steps=10') so that results never mix."""
     suffix = "".join(f"+{name}={value}" for name, value in sorted(changes.items()))
     name = "".join(letter if letter.isalnum() or letter in "._=+,-" else "_" for letter in row.name + suffix)
-    return row.model_copy(update={"name": name, "params": {**row.params, **changes}})
+    return row.model_copy(update={"name": name, "params": merge(row.params, nested(changes))})
 
 
 def _cannot(reference: str, requests: RequestSet) -> str | None:
@@ -283,7 +319,7 @@ def _cannot(reference: str, requests: RequestSet) -> str | None:
 
 
 def _reference_run(name: str, requests: RequestSet, root: Path, profile: str) -> RunPlan:
-    source = tuple(ROOT / file for file in ("benchmarks/makers.py", *READERS))
+    source = tuple(ROOT / file for file in ("benchmarks/makers.py", *readers_of(requests.conditions)))
     row = Row.model_construct(name=name, method=None, planned=None, conditions=None, params={})
     return RunPlan(profile, requests, row, requests.conditions, {}, source, root / requests.name / name)
 
@@ -294,9 +330,15 @@ def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profil
     assert row.method is not None
     method = get_method(row.method)
     params = make_params(method, row.params).model_dump(mode="json")
-    source = (method_file(row.method), *(ROOT / file for file in (*SHARED, *READERS)))
+    conditions = tuple(suite.row_conditions(row))
+    source = (method_file(row.method), *(ROOT / file for file in (*SHARED, *readers_of(conditions))))
     path = root / requests.name / row.name
-    return RunPlan(profile, requests, row, tuple(suite.row_conditions(row)), params, source, path)
+    return RunPlan(profile, requests, row, conditions, params, source, path)
+
+
+def readers_of(conditions: Sequence[str]) -> tuple[str, ...]:
+    """Source that turns files into these conditions."""
+    return (*READERS, *STYLE_READERS) if "style" in conditions else READERS
 
 
 def method_file(name: str) -> Path:

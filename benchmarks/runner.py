@@ -180,7 +180,7 @@ class _Generation:
             if told:
                 self._write_trace(told)
         after = maker.evaluations()
-        facts = {
+        facts: dict[str, Any] = {
             "key": self.run.key,
             "weights": maker.weights(),
             "seconds": round(time.perf_counter() - start, 4),
@@ -191,6 +191,8 @@ class _Generation:
             "traces": list(maker.traces),
             "provenance": provenance(maker.device),
         }
+        known = maker.shard_facts(len(shard))
+        facts |= {**known, "time": {**facts["time"], **known.get("time", {})}}
         with self.clock.measure("write"):
             self.infos[index] = write_shard(self.images, index, [request.id for request in shard], pngs, facts)
         self._report()
@@ -273,6 +275,10 @@ class _Generation:
             "shards": [{key: info[key] for key in ("shard", "n", "sha256", "requests")} for info in shards],
             "requests": [{"id": request.id, "seed": request.seed} for request in self.run.requests.requests],
         }
+        if self.run.external is not None:
+            costs = _worst([info["costs"] for info in shards])
+            manifest |= {name: None for name, how in costs.items() if how == "not known"}
+            manifest["external"] = {**self.run.external.facts(), "costs": costs}
         write_json(self.run.path / "run.json", manifest)
 
 
@@ -280,6 +286,12 @@ def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Sums by name."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0) for part in parts) for name in names}
+
+
+def _worst(parts: list[dict[str, str]]) -> dict[str, str]:
+    """How each cost is known: what holds for all shards; 'not known' where one of them lacks it."""
+    found = {name: {part[name] for part in parts} for name in parts[0]}
+    return {name: "not known" if "not known" in how else " and ".join(sorted(how)) for name, how in found.items()}
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from benchmarks.plan import Plan, RunPlan
 from benchmarks.runner import Outcome, Progress, generate_run, is_current
 from benchmarks.scoring import Reference, feature_kinds, is_scored, score_run
 from benchmarks.settings import ROOT
-from benchmarks.suite import metrics_of
+from benchmarks.suite import SHARD_SIZE, metrics_of
 from metrics.base import SetMetric, get_metric
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ class Session:
         for run in pending:
             with self.bars(f"generate {run.row.name}") as progress:
                 batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
+                if run.external is not None:  # a command is started once a shard: it loads its models every time
+                    batch_size = SHARD_SIZE
                 opener = partial(open_maker, run, self.device)
                 self._account(generate_run(run, opener, batch_size, self.grid, progress))
         return pending
 
     def _check_conditions(self) -> None:
-        """Read every condition before any network loads: bad input is known in seconds, not after an hour."""
-        requests = self.plan.requests
         with self.measure("decode"):
-            requests.conditions_of(requests.requests[0], requests.conditions)
+            self.plan.requests.check()
 
     @cached_property
     def grid(self) -> int:

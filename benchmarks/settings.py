@@ -18,11 +18,12 @@ SIZES: tuple[SizeName, ...] = ("default", "full")
 
 
 class DatasetSettings(Strict):
-    """Two folders with no item in common: what is asked for, and what FID and KID compare with."""
+    """Folders with no item in common: what is asked for, what FID and KID compare with, and what `tune` looks at."""
 
     items: str
     reference: str
     reference_n: int = Field(gt=0)
+    tuning: str | None = None
 
 
 class Profile(Strict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from benchmarks.schema import Strict, read_model
+from benchmarks.schema import Strict, read_model, read_yaml
 from data.errors import ConcordError
 from data.requests import CONDITION_NAMES
 
@@ -33,6 +33,7 @@ class Row(Strict):
     planned: str | None = None  # shown instead of our value until a method of the row's name is registered
     conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
     params: dict[str, Any] = Field(default_factory=dict)
+    tuned: str | None = None  # the entry of benchmarks/tuned/<request set>.yaml that gives its other parameters
 
     @model_validator(mode="after")
     def _one_source(self) -> Row:
@@ -52,6 +53,23 @@ class Joint(Strict):
     quantile: float = Field(gt=0, lt=1)
 
 
+class Tune(Strict):
+    """What `concord tune` may try: the same parameters, ranges, trials and images for every method of the suite."""
+
+    n: int = Field(ge=2, le=SHARD_SIZE)  # validation faces
+    trials: int = Field(ge=2)
+    floor: str  # row that no condition, or only some of them, guides: what a trial is measured from
+    ranges: dict[str, list[float]] = Field(min_length=1)  # 'strengths.identity': [low, high] of the method's own value
+    ceiling: dict[str, float] = Field(default_factory=dict)  # metric -> what counts as met, where real images do not
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tune:
+        for name, ends in self.ranges.items():
+            if len(ends) != 2 or not 0 < ends[0] < ends[1]:
+                raise ValueError(f"range of '{name}': expected [low, high] with 0 < low < high, got {ends}")
+        return self
+
+
 class Suite(Strict):
     """The schema of benchmarks/suites/*.yaml."""
 
@@ -69,6 +87,7 @@ class Suite(Strict):
     reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
     differences: list[str] = Field(default_factory=list)
+    tune: Tune | None = None
 
     @property
     def request_set(self) -> str:
@@ -105,6 +124,9 @@ class Suite(Strict):
                 raise ValueError("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
         elif JOINT_SUCCESS in self.metrics:
             raise ValueError(f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)")
+        if self.tune is not None:
+            _each_known([self.tune.floor], names, "tune: floor: row")
+            _each_known(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
         return self
 
 
@@ -168,12 +190,14 @@ def load_suites() -> list[Suite]:
 
 
 def related_suites(name: str) -> list[Suite]:
-    """A suite and those beside it that share its request set; by their schemas alone."""
+    """A suite and those beside it that share its request set; by their schemas alone.
+
+    In a folder of the user's, YAML files without rows are something else: an external method's, for one.
+    """
     path = suite_path(name)
     suite = read_suite(name)
-    others = (
-        read_suite(str(path.parent / f"{other}.yaml")) for other in suite_names(path.parent) if other != path.stem
-    )
+    files = (path.parent / f"{other}.yaml" for other in suite_names(path.parent) if other != path.stem)
+    others = (read_suite(str(file)) for file in files if path.parent == FOLDER or "rows" in (read_yaml(file) or {}))
     return [suite, *(other for other in others if other.request_set == suite.request_set)]
 
 
@@ -188,7 +212,11 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
     ]
     joining = list(extra)
     if suite.open:
-        joining += [name for name, method in methods.items() if set(suite.conditions) <= set(method.conditions)]
+        joining += [
+            name
+            for name, method in methods.items()
+            if method.joins_open_suites and set(suite.conditions) <= set(method.conditions)
+        ]
     shown = {row.method for row in rows} | {row.name for row in rows}
     for name in joining:
         if name not in shown:
@@ -246,7 +274,7 @@ def _work(suite: Suite, row: Row) -> tuple[Any, ...]:
 
     assert row.method is not None
     params = make_params(get_method(row.method), row.params)
-    return row.method, params.model_dump(), suite.row_conditions(row)
+    return row.method, params.model_dump(), suite.row_conditions(row), row.tuned
 
 
 def metrics_of(suites: Iterable[Suite]) -> list[str]:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.options import Changes, Device, Plugins, ProfileName, load_plugins, parse_changes
+from concord.options import (
+    Changes,
+    Device,
+    Externals,
+    Plugins,
+    ProfileName,
+    load_externals,
+    load_plugins,
+    parse_changes,
+)  # fmt: skip
 from data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from benchmarks.contract import Contract
+    from benchmarks.external import External
 
 
 def check(
@@ -19,6 +34,7 @@ def check(
     device: Device = "auto",
     profile: ProfileName = "embedded",
     changes: Changes = None,
+    external: Externals = None,
 ) -> None:
     """Test that a method keeps the contract: the same bits again, nothing but the request counts, clear errors.
 
@@ -31,47 +47,65 @@ def check(
       concord check --plugin my_method.py
 
       concord check composable --set steps=5 --device cuda
+
+      concord check --external my_method.yaml
     """
     from methods.base import get_method, make_params
 
     names = load_plugins(plugin)
     if name is not None:
         names = [name]
-    if not names:
+    outside = load_externals(external, [])
+    if not names and not outside:
         raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
     params = parse_changes(changes)
     for method in names:
         make_params(get_method(method), params)  # a mistake in a name is known before networks load
-    failed = sum(_check_one(method, params, device, profile) for method in names)
+    failed = sum(_check_method(method, params, device, profile) for method in names)
+    failed += sum(_check_command(method) for method in outside)
     if failed:
         raise typer.Exit(1)
 
 
-def _check_one(name: str, params: dict[str, object], device: str, profile: str) -> int:
-    """Print the table of one method; returns how many checks failed."""
-    import time
-
-    from rich.console import Console
-    from rich.table import Table
-
+def _check_method(name: str, params: dict[str, object], device: str, profile: str) -> int:
     from benchmarks.contract import Contract
     from benchmarks.makers import use_all_cores
-    from concord.progress import bar
     from data.device import resolve_device
     from methods.base import make_method
     from methods.networks.bank import Bank
 
     chosen = resolve_device(device)
     use_all_cores()
+    return _check(name, f"on {chosen}", lambda: Contract(make_method(name, params, lambda: Bank.load(profile, chosen))))
+
+
+def _check_command(external: External) -> int:
+    import tempfile
+
+    from benchmarks.command import command_contract
+
+    with tempfile.TemporaryDirectory(prefix="concord-") as folder:
+        return _check(external.name, "by its command", lambda: command_contract(external, Path(folder)))
+
+
+def _check(name: str, where: str, open_contract: Callable[[], Contract]) -> int:
+    """Print the table of one method; returns how many checks failed."""
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from concord.progress import bar
+
     start = time.perf_counter()
-    contract = Contract(make_method(name, params, lambda: Bank.load(profile, chosen)))
+    contract = open_contract()
     total = sum(attribute.startswith("check_") for attribute in dir(contract))
     results = []
     with bar(f"check {name}") as progress:
         for result in contract.run():
             results.append(result)
             progress(len(results), total)
-    table = Table("check", "", "detail", title=f"{name} on {chosen}", title_justify="left", box=None, pad_edge=False)
+    table = Table("check", "", "detail", title=f"{name} {where}", title_justify="left", box=None, pad_edge=False)
     for result in results:
         table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", result.detail)
     console = Console()

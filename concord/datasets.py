@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from benchmarks.settings import Settings
     from benchmarks.suite import Suite
 
+TUNING = range(26_000, 26_064)
 WORLD = "world.json"
 """What a drawn tree says about itself (data/synthetic/tree.py)."""
 
@@ -27,8 +28,16 @@ def ensure_dataset(suite: Suite, settings: Settings, options: Options) -> None:
     from benchmarks.settings import ROOT
 
     dataset = settings.profile(options.profile).datasets[suite.dataset]
-    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options))
+    people = "identity" in suite.conditions
+    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options), people)
     ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n)
+
+
+def ensure_tuning_faces(folder: Path) -> None:
+    """Draw the faces that parameters are tuned on: validation faces, none of them among the reference faces."""
+    from concord.data import make
+
+    make(split=f"{TUNING.start}..{TUNING.stop}", out=folder, force=True)
 
 
 def items_needed(suite: Suite, settings: Settings, options: Options) -> int:
@@ -38,24 +47,33 @@ def items_needed(suite: Suite, settings: Settings, options: Options) -> int:
     return max(wanted, usual.default if usual else 0)
 
 
-def ensure_faces(folder: Path, split: str, n: int) -> None:
-    """Make sure that `folder` holds at least the first `n` faces of a split of SynthFaces."""
+def ensure_faces(folder: Path, split: str, n: int, references: bool = False) -> None:
+    """Make sure that `folder` holds at least the first `n` faces of a split, with identity references where asked.
+
+    Faces that are drawn again are the same to the byte.
+    """
     from data.synthetic import SPLITS
 
     n = min(n, len(SPLITS[split]))
-    if folder.is_dir() and any(folder.iterdir()) and (not (folder / WORLD).is_file() or _drawn(folder) >= n):
-        return
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / WORLD).is_file():
+            return
+        faces, whole = _drawn(folder, references)
+        if whole and faces >= n:
+            return
+        n = max(n, faces)  # whoever drew more has a use for them
     from concord.data import make
 
     make(split=split, out=folder, n=n, force=True)
 
 
-def _drawn(folder: Path) -> int:
-    """How many faces the folder says that it holds; 0 when another renderer drew them."""
+def _drawn(folder: Path, references: bool) -> tuple[int, bool]:
+    """How many faces the folder says that it holds, and whether by today's renderer, with the references asked for."""
     from data.synthetic.world import RENDERER_VERSION
 
     try:
         world = read_json(folder / WORLD)
-        return int(world["faces"]) if world["renderer_version"] == RENDERER_VERSION else 0
+        lacking = references and not world.get("identity_references")
+        return int(world["faces"]), world["renderer_version"] == RENDERER_VERSION and not lacking
     except (KeyError, TypeError, ValueError):
         raise ConcordError(f"{folder / WORLD}: expected 'faces' and 'renderer_version'; remove {folder}") from None

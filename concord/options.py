@@ -10,8 +10,12 @@ import typer
 from data.errors import ConcordError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.external import External
     from benchmarks.plan import Plan
     from benchmarks.session import Session
+    from benchmarks.suite import Suite
 
 SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="A suite (see `concord list`), or a .yaml file.", show_default=False)
@@ -41,6 +45,11 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="A Python file with a method; may be given again.", show_default=False),
 ]
+Externals = Annotated[
+    list[Path] | None,
+    typer.Option("--external", help="A YAML file with the command of a method that lives outside; may be given again.",
+                 show_default=False),
+]  # fmt: skip
 Methods = Annotated[
     str | None,
     typer.Option("--methods", help="Only these rows or methods, separated by commas; reference rows come along.",
@@ -61,6 +70,23 @@ def load_plugins(paths: list[Path] | None) -> list[str]:
     return [name for path in paths or [] for name in load_plugin(path)]
 
 
+def load_externals(paths: list[Path] | None, suites: Sequence[Suite]) -> list[External]:
+    """The methods of --external, their names checked against all that these suites hold."""
+    from benchmarks.external import check_free, load_external
+
+    found: list[External] = []
+    for path in paths or []:
+        external = load_external(path)
+        if any(other.name == external.name for other in found):
+            raise ConcordError(f"{path}: a second method named '{external.name}' is given by --external; rename one")
+        try:
+            check_free(external.name, suites)
+        except ConcordError as error:
+            raise ConcordError(f"{path}: {error}") from None
+        found.append(external)
+    return found
+
+
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """'steps=10' -> {'steps': 10}; values are read as YAML scalars."""
     import yaml
@@ -79,13 +105,13 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def split_names(names: str | None) -> list[str] | None:
+def split_names(names: str | None, option: str = "--methods") -> list[str] | None:
     """'a,b' -> ['a', 'b']; None stays None."""
     if names is None:
         return None
     found = [name.strip() for name in names.split(",") if name.strip()]
     if not found:
-        raise ConcordError("--methods: expected one or more names separated by commas")
+        raise ConcordError(f"{option}: expected one or more names separated by commas")
     return found
 
 
@@ -102,6 +128,7 @@ def open_plan(
     methods: list[str] | None = None,
     changes: list[str] | None = None,
     row: str | None = None,
+    external: list[Path] | None = None,
 ) -> Plan:
     """The plan that the options ask for; registered methods named by --methods or --plugin join as rows.
 
@@ -122,8 +149,10 @@ def open_plan(
         joining = load_plugins(plugin)
         joining += [name for name in methods or [] if name in all_methods() and name not in joining]
         found = load_suite(suite, extra=joining)
+    related = related_suites(suite)
+    outside = load_externals(external, [found, *related])
     ensure_dataset(found, settings, options)
-    return make_plan(found, settings, options, parse_changes(changes), related_suites(suite))
+    return make_plan(found, settings, options, parse_changes(changes), related, outside)
 
 
 def open_session(plan: Plan, device: str, batch_size: int | None) -> Session:

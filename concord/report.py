@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.plan import Plan
-    from benchmarks.store import Store
+    from benchmarks.store import Run, Store
     from benchmarks.suite import Suite
     from data.requests import Conditions
     from reports.tables import Table
@@ -72,6 +72,7 @@ def report(
     asked = [*(suites or []), *(suite or [])]
     found = [read_suite(name) for name in dict.fromkeys(asked or suite_names())]
     first = found[0].name if found else "SUITE"
+    named = [one.name for one in found] if asked else []  # a suite may be asked for by the path of its file
     if not any(store.runs(one.request_set) for one in found):
         raise ConcordError(
             f"{store.root}: no results of {' or '.join(s.name for s in found)}; run `concord run {first}`"
@@ -81,7 +82,7 @@ def report(
         kept = found if asked else []
         found = kept + [one for one in others if store.runs(one.request_set)]
     chosen = [with_extra_rows(one, store) for one in found]
-    printed = [] if quiet else (asked or [one.name for one in chosen])
+    printed = [] if quiet else (named or [one.name for one in chosen])
     if where:
         _show([one for one in chosen if one.name in printed], store, profile)
         return
@@ -109,7 +110,9 @@ def report_plan(plan: Plan) -> None:
     finished = [run for run in plan.runs if Run(run.path).finished]
     if finished:
         grid = max(suite.grid for suite in suites if suite.request_set == plan.suite.request_set)
-        conditions[plan.suite.request_set] = read_conditions(plan.requests.dataset, Run(finished[0].path), grid)
+        conditions[plan.suite.request_set] = read_conditions(
+            plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions
+        )
     _write(suites, store, plan.options.profile, conditions, [plan.suite.name])
 
 
@@ -175,7 +178,7 @@ def with_extra_rows(suite: Suite, store: Store) -> Suite:
         if other.request_set == suite.request_set:
             named.update(other.row_names())
     runs = store.runs(suite.request_set)
-    own = [run.ids for run in runs if run.row in suite.row_names()]
+    own = [_answers(run) for run in runs if run.row in suite.row_names()]
     extra = [
         Row(
             name=run.row,
@@ -184,15 +187,23 @@ def with_extra_rows(suite: Suite, store: Store) -> Suite:
             params=run.manifest["params"],
         )
         for run in runs
-        if run.row not in named and run.manifest.get("method") and (not own or run.ids == own[0])
+        if run.row not in named and run.manifest.get("method") and (not own or _answers(run) == own[0])
     ]
     return suite.model_copy(update={"rows": [*suite.rows, *extra]})
 
 
+def _answers(run: Run) -> tuple[list[str], str]:
+    """What a run answers: its requests, over which data."""
+    return run.ids, run.manifest["data"]["fingerprint"]
+
+
 def with_plan_rows(plan: Plan) -> Suite:
     """The plan's suite with the rows that --set renamed beside the rows that they come from."""
+    from benchmarks.store import Run
+
     known = {row.name for row in plan.suite.rows}
-    changed = [run.row for run in plan.runs if not run.is_reference and run.row.name not in known]
+    made = (run for run in plan.runs if Run(run.path).finished)  # --methods chooses some of those that --set renames
+    changed = [run.row for run in made if not run.is_reference and run.row.name not in known]
     reference = [name for name in plan.suite.reference if name not in plan.skipped]  # the folder may have no images
     return plan.suite.model_copy(update={"rows": [*plan.suite.rows, *changed], "reference": reference})
 
@@ -239,7 +250,7 @@ def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence
     if len(kept) == len(wanted):
         return kept
     try:
-        return read_conditions(open_items(suite, load_settings(), options), runs[0], grid)
+        return read_conditions(open_items(suite, load_settings(), options), runs[0], grid, suite.conditions)
     except ConcordError as error:
         typer.echo(f"sample grids show no masks and captions: {error}", err=True)
         return {}

@@ -13,6 +13,7 @@ from concord.options import (
     Changes,
     DataFolder,
     Device,
+    Externals,
     Limit,
     Methods,
     Plugins,
@@ -31,6 +32,7 @@ from concord.telling import conclude, table, tell_seconds
 if TYPE_CHECKING:
     from benchmarks.plan import Options, Plan
     from benchmarks.settings import Settings
+    from benchmarks.store import Store
     from benchmarks.suite import Suite
 
 RESULTS = Path("results")
@@ -49,6 +51,7 @@ def run(
     plugin: Plugins = None,
     changes: Changes = None,
     seed_set: SeedSet = 0,
+    external: Externals = None,
 ) -> None:
     """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
 
@@ -61,13 +64,15 @@ def run(
       concord run face-generation --data path/to/CelebAMask-HQ
 
       concord run face-generation --plugin my_method.py --methods my-method --set steps=20
+
+      concord run face-generation --external my_method.yaml
     """
     from concord.report import report_plan
 
     names = split_names(methods)
     plan = open_plan(
         suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        methods=names, changes=changes,
+        methods=names, changes=changes, external=external,
     )  # fmt: skip
     session = open_session(plan, device, batch_size)
     runs = plan.select(names)
@@ -159,6 +164,7 @@ def list_all(
         (name, method.title, " ".join(sorted(method.conditions)), "no" if method.training_free else "yes", method.paper)
         for name, method in all_methods().items()
     ]
+    methods += _outside(store)
     table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
     metrics = [
         (name, metric.label, "higher" if metric.higher_is_better else "lower",
@@ -185,6 +191,15 @@ def _introduce(plan: Plan) -> None:
     for row in plan.suite.rows:
         if row.planned:
             typer.echo(f"row '{row.name}': {row.planned}", err=True)
+
+
+def _outside(store: Store) -> list[tuple[str, str, str, str, str]]:
+    """Lines of the methods that live outside and have results."""
+    from benchmarks.external import External, external_manifest
+
+    manifests = map(external_manifest, sorted(store.root.glob("*/*/run.json")))
+    found = {told["row"]: External.of(told) for told in manifests if told is not None}
+    return [(name, one.title, " ".join(one.conditions), "external", one.paper) for name, one in sorted(found.items())]
 
 
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:

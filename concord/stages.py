@@ -12,6 +12,7 @@ from concord.options import (
     Changes,
     DataFolder,
     Device,
+    Externals,
     Limit,
     Plugins,
     ProfileName,
@@ -65,6 +66,7 @@ def generate(
     changes: Changes = None,
     seed_set: SeedSet = 0,
     mark: Mark = None,
+    external: Externals = None,
 ) -> None:
     """Make the images of one row of a suite, or of all its rows, where they are not up to date.
 
@@ -82,7 +84,7 @@ def generate(
     for name in suite.split(","):
         plan = open_plan(
             name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-            changes=changes, row=_only(row, methods),
+            changes=changes, row=_only(row, methods), external=external,
         )  # fmt: skip
         runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
         session = open_session(plan, device, batch_size)

@@ -25,7 +25,9 @@ def conclude(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[
         evaluations = ", ".join(f"{name} {count:g}" for name, count in facts["evaluations_per_image"].items()) or "-"
         state = "made" if run in made else "up to date"
         state += ", scored" if run in scored else ""
-        seconds, memory = f"{facts['seconds_per_image']:.3f}", f"{facts['peak_memory_bytes'] / 2**20:.0f}"
+        known = facts["seconds_per_image"], facts["peak_memory_bytes"]  # of an imported row they may not be
+        seconds = "-" if known[0] is None else f"{known[0]:.3f}"
+        memory = "-" if known[1] is None else f"{known[1] / 2**20:.0f}"
         rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
     table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
     if not made and not scored:

@@ -21,6 +21,7 @@ PART_MODES = ("1", "L", "P", "RGB")
 INDEX_MODES = ("L", "P", "RGB")
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK")
 _CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # EOI cannot occur inside a JPEG's scan: FF is stuffed there
+FORMATS = tuple(_CLOSING)
 _TAIL = 65536  # bytes in which the closing mark is looked for; some writers add a few bytes after it
 
 UNREADABLE, WRONG_SIZE, WRONG_CLASS, WRONG_MODE = "unreadable", "wrong size", "class out of range", "unexpected mode"
@@ -36,26 +37,49 @@ class BadFile(ConcordError):
 
 def decode(path: Path | str) -> Image.Image:
     """A JPEG or PNG, completely loaded in its own mode; BadFile when it is missing, truncated or broken."""
-    again = "expected a complete JPEG or PNG; fetch the file again"
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise BadFile(path, UNREADABLE, f"cannot be read ({error.strerror})", again) from None
+        raise BadFile(path, UNREADABLE, f"cannot be read ({error.strerror})", _again(FORMATS)) from None
+    return decode_bytes(content, path)
+
+
+def decode_bytes(content: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """`decode` of a file's content; `path` is what an error calls it. WebP is read where `formats` names it."""
+    again, names = _again(formats), _either(formats)
     if not content:
         raise BadFile(path, UNREADABLE, "is empty (0 bytes)", again)
     try:
-        picture = Image.open(io.BytesIO(content), formats=list(_CLOSING))
-        complete = _CLOSING[str(picture.format)] in content[-_TAIL:]
+        picture = Image.open(io.BytesIO(content), formats=list(formats))
+        complete = _is_complete(content, str(picture.format))
         if complete:
             picture.load()
     except Image.UnidentifiedImageError:
-        raise BadFile(path, UNREADABLE, "is not a JPEG or PNG", again) from None
+        raise BadFile(path, UNREADABLE, f"is not a {names}", again) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
             Image.DecompressionBombError) as error:  # fmt: skip  # what Pillow's readers raise on broken files
-        raise BadFile(path, UNREADABLE, f"cannot be decoded ({str(error).splitlines()[0][:90]})", again) from None
+        raise BadFile(path, UNREADABLE, f"cannot be decoded ({_reason(error)})", again) from None
     if not complete:
         raise BadFile(path, UNREADABLE, f"is truncated (no end mark in {len(content)} bytes)", again)
     return picture
+
+
+def _is_complete(content: bytes, picture_format: str) -> bool:
+    if picture_format == "WEBP":  # a RIFF file begins with its own length
+        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
+    return _CLOSING[picture_format] in content[-_TAIL:]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:90]
+
+
+def _either(formats: tuple[str, ...]) -> str:
+    return " or ".join([", ".join(formats[:-1]), formats[-1]])
+
+
+def _again(formats: tuple[str, ...]) -> str:
+    return f"expected a complete {_either(formats)}; fetch the file again"
 
 
 def read_image(path: Path | str, size: int | None = None) -> np.ndarray:

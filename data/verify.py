@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.captions import bad_entries, caption_files, item_id, kind_of
-from data.faces import PART_FOLDERS, Listing, list_tree
+from data.errors import ConcordError
+from data.faces import LANDMARK_FILE, PART_FOLDERS, REFERENCE_FOLDER, Listing, landmark_rows, list_tree
 from data.pictures import UNREADABLE, WRONG_CLASS, WRONG_MODE, WRONG_SIZE, BadFile, read_image, read_index, read_part
 
 KNOWN_MISSING = {"5380": "5380.jpg is missing in CelebA-Dialog itself"}  # facts of the published data, not defects
@@ -32,8 +33,8 @@ _MASK_KINDS = {
 KINDS = (
     "missing image", "unreadable image", "image of the wrong size", "item without mask", "unreadable mask",
     "mask of the wrong size", "class out of range", "unexpected mode", "unknown file name", "misplaced file",
-    "duplicate file", "broken JSON", "missing key", "empty caption", "duplicate caption", "image without caption",
-    "mask without caption", "caption without image", "caption without mask",
+    "duplicate file", "unreadable landmarks", "broken JSON", "missing key", "empty caption", "duplicate caption",
+    "image without caption", "mask without caption", "caption without image", "caption without mask",
 )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def inspect(root: Path | str, workers: int | None = None, progress: bool = False
     names = {"unknown name": "unknown file name", "duplicate": "duplicate file"}
     result.defects += [Defect(names[kind], path, detail) for path, kind, detail in listing.strays]
     result.defects += _misplaced(listing)
+    result.defects += _check_landmarks(listing)
     found = _check_files(listing, workers or os.cpu_count() or 1, progress)
     result.defects += [defect for face in found for defect in face.defects]
     result.defects += _wrong_sizes("image", (face.image for face in found))
@@ -92,6 +94,8 @@ def inspect(root: Path | str, workers: int | None = None, progress: bool = False
         "masks": len(listing.parts.keys() | listing.masks.keys()),
         "part files": sum(len(parts) for parts in listing.parts.values()),
     }
+    if listing.references:
+        result.counts["identity references"] = len(listing.references)
     _check_captions(listing, result)
     order = {kind: number for number, kind in enumerate(KINDS)}
     result.defects.sort(key=lambda defect: order[defect.kind])  # stable: within a kind as found, face by face
@@ -121,6 +125,15 @@ def _check_face(listing: Listing, item: str) -> _Face:
             face.image = (image, len(read_image(listing.root / image)))
         except BadFile as error:
             face.defects.append(Defect(_IMAGE_KINDS[error.kind], image, error.fact))
+    reference = listing.references.get(item)
+    if listing.references and reference is None:
+        wanted = f"expected as for {len(listing.references)} other faces"
+        face.defects.append(Defect("missing image", f"{REFERENCE_FOLDER}/{item}.jpg", wanted))
+    elif reference is not None:
+        try:
+            read_image(listing.root / reference)
+        except BadFile as error:
+            face.defects.append(Defect(_IMAGE_KINDS[error.kind], reference, error.fact))
     files = listing.mask_files(item)
     if not files:
         place = listing.mask_folder or PART_FOLDERS[0]
@@ -143,6 +156,17 @@ def _check_files(listing: Listing, workers: int, progress: bool) -> list[_Face]:
         except BaseException:  # Ctrl-C: do not decode the remaining thousands first
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _check_landmarks(listing: Listing) -> list[Defect]:
+    """The landmark file, where there is one: readable, of the right shape, a row for every face."""
+    try:
+        rows = landmark_rows(listing.root)
+    except ConcordError as error:
+        fact = str(error).removeprefix(f"{listing.root / LANDMARK_FILE}: ")
+        return [Defect("unreadable landmarks", LANDMARK_FILE, fact)]
+    lacking = [item for item in listing.ids if item not in rows] if rows else []
+    return [Defect("missing key", LANDMARK_FILE, f"no landmarks of face {item}") for item in lacking]
 
 
 def _with_bar(jobs: Iterable[_Face], total: int) -> Iterator[_Face]:

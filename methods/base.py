@@ -15,7 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -91,6 +91,7 @@ class Method(ABC):
     minimum_conditions: ClassVar[int] = 1  # how many of them a request has to bring
     training_free: ClassVar[bool]
     traces: ClassVar[tuple[str, ...]] = ()  # what it can tell: 'influence', ...
+    joins_open_suites: ClassVar[bool] = True  # False: only where a suite names it, since its strengths need choosing
 
     class Params(BaseModel):
         """Parameters with the paper's values as defaults; unknown names are errors."""
@@ -189,10 +190,23 @@ def all_methods() -> dict[str, type[Method]]:
         if not module.ispkg and module.name not in ("base", "template"):
             importlib.import_module(f"methods.{module.name}")
     for entry in entry_points(group="concord.methods"):
-        loaded = entry.load()
-        if isinstance(loaded, type) and issubclass(loaded, Method):
-            register(loaded)
+        _load_entry(entry)
     return dict(sorted(_REGISTRY.methods.items()))
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    """Register the method of an installed package; ConcordError naming the package when it cannot be had."""
+    package = entry.dist.name if entry.dist is not None else "?"
+    where = f"installed package '{package}', entry point '{entry.name} = {entry.value}'"
+    try:
+        loaded = entry.load()
+    except ConcordError:
+        raise
+    except Exception as error:  # a package may fail in any way; the user needs its name and one line
+        raise ConcordError(f"{where}: {type(error).__name__}: {error}; mend or uninstall it") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise ConcordError(f"{where}: is no method; expected a class that derives from methods.base.Method")
+    register(loaded)
 
 
 def load_plugin(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """The uni-modal rows: one latent diffusion model (Rombach et al. 2022), one condition, the same sampler as all others.
 
-They show what each expert brings to a composition: text-only knows nothing of the mask, mask-only nothing of the text.
+They show what each expert brings to a composition: text-only knows nothing of the mask, mask-only nothing of the text,
+unconditional nothing of either.
 """
 
 from __future__ import annotations
@@ -57,3 +58,12 @@ class MaskOnly(SingleExpert):
 
     name, title, expert = "mask-only", "Mask only", "mask"
     conditions = frozenset({"mask"})
+
+
+@register
+class Unconditional(SingleExpert):
+    """The model of faces alone, which asks for nothing: the floor of guided methods, and what they start from."""
+
+    name, title, expert = "unconditional", "Unconditional", "unconditional"
+    conditions: ClassVar[frozenset[str]] = frozenset()
+    minimum_conditions = 0

@@ -301,14 +301,16 @@ def _row(
         else:
             failures = int(measured.failed[column.name].sum()) if column.name in measured.failed else 0
             cells[column.name] = Cell(interval.value, interval.low, interval.high, paper, failures=failures)
-    title = REFERENCE_TITLES.get(name) or declared.titles.get(name) or name.replace("-", " ").capitalize()
+    manifest = measured.run.manifest if measured else {}
+    external = manifest.get("external") or {}
+    title = REFERENCE_TITLES.get(name) or declared.titles.get(name) or external.get("title")
+    title = title or name.replace("-", " ").capitalize()
     absent = ""
     if measured is None:
         absent = spec.planned if spec and spec.planned else f"not run yet: concord run {suite.name}"
-    manifest = measured.run.manifest if measured else {}
     return Row(
         name=name,
-        title=title,
+        title=f"{title} (external)" if external else title,
         kind=REFERENCE_KINDS.get(name, "method"),
         cells=cells,
         n=len(measured.requests) if measured else None,
@@ -316,14 +318,15 @@ def _row(
         absent=absent,
         method=str(manifest.get("method") or (spec.method if spec else "") or ""),
         params=dict(manifest.get("params") or (spec.params if spec else {})),
-        conditions=tuple(suite.row_conditions(spec)) if spec else (),
+        conditions=tuple(manifest.get("conditions") or (suite.row_conditions(spec) if spec else ())),
+        citation=". ".join(str(external[key]).rstrip(".") for key in ("citation", "paper") if external.get(key)),
     )
 
 
 def cost_of(manifest: dict[str, Any]) -> Cost:
     """What the runner measured; empty for rows that no network made."""
     evaluations = {str(k): float(v) for k, v in (manifest.get("evaluations_per_image") or {}).items()}
-    if not evaluations:
+    if not evaluations and not manifest.get("external"):
         return Cost()
     return Cost(manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations)
 

@@ -22,17 +22,26 @@ if TYPE_CHECKING:
     from data.faces import FaceDataset
 
 Shown = dict[str, Conditions]
+PICTURED = ("identity", "landmarks", "style")
+"""Conditions, besides text and mask, that a sample grid can show."""
 
 
-def read_conditions(dataset: FaceDataset, run: Run, grid: int) -> Shown:
-    """Text and mask of a run's first `grid` requests; ConcordError when the folder is not the one that was answered."""
-    answered = [dataset[request.rsplit("-", 1)[0]] for request in run.ids]
+def read_conditions(dataset: FaceDataset, run: Run, grid: int, names: Sequence[str] = ("text", "mask")) -> Shown:
+    """The conditions of a run's first `grid` requests, where the dataset has them.
+
+    names: the conditions of the request set. ConcordError when the folder is not the one that was answered.
+    """
+    answered = [dataset[request.rsplit("-", 1)[0]].kept_for(names) for request in run.ids]
     if replace(dataset, items=answered).fingerprint != run.manifest["data"]["fingerprint"]:
         raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
     size = int(run.manifest["image_size"])
     found = {}
     for request, item in zip(run.ids[:grid], answered, strict=False):
-        found[request] = Conditions(text=item.text, mask=item.mask(size) if item.has_mask else None)
+        found[request] = Conditions(
+            text=item.text,
+            mask=item.mask(size) if item.has_mask and "mask" in names else None,
+            **{name: getattr(item, name)(size) for name in PICTURED if name in names and getattr(item, f"has_{name}")},
+        )
     return found
 
 
@@ -45,6 +54,9 @@ def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Con
     for index, given in enumerate(conditions.values()):
         if given.mask is not None:
             arrays[f"mask-{index}"] = given.mask.astype(np.uint8)
+        for name in PICTURED:
+            if getattr(given, name) is not None:
+                arrays[f"{name}-{index}"] = getattr(given, name)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     path = folder / f"conditions-{request_set}.npz"
@@ -61,6 +73,7 @@ def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Shown
                 str(request): Conditions(
                     text=str(text) or None,
                     mask=file[f"mask-{index}"].astype(np.int64) if f"mask-{index}" in file else None,
+                    **{name: file[f"{name}-{index}"] for name in PICTURED if f"{name}-{index}" in file},
                 )
                 for index, (request, text) in enumerate(zip(file["requests"], file["text"], strict=True))
             }

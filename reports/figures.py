@@ -26,18 +26,38 @@ GAP = 8
 INK, FAINT, PAPER = "#1c2128", "#69707a", "#ffffff"
 MAPS = "magma"  # perceptually even, dark to light, readable without colour
 LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00")
+LANDMARK = (200, 30, 60)
 FONT = ["DejaVu Sans"]
 
 
 @dataclass
 class Shown:
-    """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own picture."""
+    """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own picture.
+
+    mask (H, W) classes; identity, style: uint8 (H, W, 3) reference pictures; landmarks (68, 2) in pixels of the images.
+    """
 
     id: str
     text: str | None = None
     mask: np.ndarray | None = None
     truth: np.ndarray | None = None
     images: dict[str, np.ndarray] = field(default_factory=dict)
+    identity: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    style: np.ndarray | None = None
+
+
+CONDITIONS = {"mask": "Mask", "identity": "Identity", "landmarks": "Landmarks", "style": "Style"}
+"""Conditions that are drawn as pictures, in this order, with their headings."""
+
+
+def condition_columns(shown: Sequence[Shown]) -> list[tuple[str, str]]:
+    """(name, heading) of the pictured conditions that any of the requests has."""
+    return [
+        (name, head)
+        for name, head in CONDITIONS.items()
+        if any(getattr(request, name) is not None for request in shown)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
@@ -57,6 +77,22 @@ def mask_picture(mask: np.ndarray, units: float = TILE) -> np.ndarray:
     from data.labels import colourise
 
     return enlarge(colourise(mask), units, smooth=False)
+
+
+def landmark_picture(points: np.ndarray, face: np.ndarray | None, units: float = TILE) -> np.ndarray:
+    """Landmarks as dots over the pale face that they were taken from, or over nothing; uint8 RGB."""
+    from PIL import Image, ImageDraw
+
+    side = round(units * DPI / 100)
+    if face is None:
+        size, ground = 64, np.full((side, side, 3), 240, np.uint8)
+    else:
+        size, ground = len(face), (enlarge(face, units) * 0.45 + 255 * 0.55).astype(np.uint8)
+    picture = Image.fromarray(ground)
+    draw, radius = ImageDraw.Draw(picture), max(1.0, side / 110)
+    for x, y in np.asarray(points, np.float64) * (side / size):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LANDMARK)
+    return np.asarray(picture)
 
 
 def _new_figure(width_px: float, height_px: float) -> Figure:
@@ -94,13 +130,13 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float = 9, **sty
 
 
 def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], title: str, path: Path) -> None:
-    """Rows = requests (caption, mask, ground truth), then one column a method: (row name, heading)."""
+    """Rows = requests (caption, other conditions, ground truth), then one column a method: (row name, heading)."""
     with_text = any(s.text for s in shown)
-    with_mask = any(s.mask is not None for s in shown)
     with_truth = any(s.truth is not None for s in shown)
     text_width = 190 if with_text else 0
-    pictures = [("mask", "Mask")] * with_mask + [("truth", "Ground truth")] * with_truth + list(columns)
-    break_at = (with_mask + with_truth) * (TILE + GAP)  # conditions left of it, methods right
+    given = [*condition_columns(shown), *[("truth", "Ground truth")] * with_truth]
+    pictures = [*given, *columns]
+    break_at = len(given) * (TILE + GAP)  # conditions left of it, methods right
     margin, head, foot, aside = 18, 74, 44, 14
     width = 2 * margin + text_width + len(pictures) * (TILE + GAP) + aside
     height = head + len(shown) * (TILE + GAP) + foot
@@ -110,7 +146,7 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
         left = margin + text_width + index * (TILE + GAP) + (aside if index * (TILE + GAP) >= break_at else 0)
         lines = textwrap.wrap(heading, 21)[:2]
         _write(figure, left + TILE / 2, head - 8, "\n".join(lines), 9, ha="center", va="bottom",
-               color=FAINT if name in ("mask", "truth") else INK, linespacing=1.15)  # fmt: skip
+               color=FAINT if (name, heading) in given else INK, linespacing=1.15)  # fmt: skip
         for position, request in enumerate(shown):
             top = head + position * (TILE + GAP)
             picture = _picture_of(request, name)
@@ -131,6 +167,11 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
 def _picture_of(request: Shown, name: str, units: float = TILE) -> np.ndarray | None:
     if name == "mask":
         return None if request.mask is None else mask_picture(request.mask, units)
+    if name == "landmarks":
+        return None if request.landmarks is None else landmark_picture(request.landmarks, request.truth, units)
+    if name in CONDITIONS:
+        reference = getattr(request, name)
+        return None if reference is None else enlarge(reference, units)
     picture = request.truth if name == "truth" else request.images.get(name)
     return None if picture is None else enlarge(picture, units)
 

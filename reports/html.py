@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import ConcordError
 from data.files import atomic_path, read_json, write_json
-from reports import figures, notes, tables
+from reports import figures, guidance_figures, notes, tables
 from reports.assemble import MetricFacts, build_table
 from reports.cards import method_cards
 from reports.figures import Shown
@@ -138,7 +138,9 @@ def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditio
     shown = {name: Shown(name) for name in ids}
     for request, given in conditions.items():
         if request in shown:
-            shown[request].text, shown[request].mask = given.text, given.mask
+            for name in ("text", *figures.CONDITIONS):
+                if name in suite.conditions:
+                    setattr(shown[request], name, getattr(given, name))
     for name, run in runs.items():
         for request, image in run.images(ids):
             if name == "ground-truth":
@@ -155,13 +157,15 @@ def _columns(table: Table, shown: Sequence[Shown]) -> list[tuple[str, str]]:
 
 def _write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path) -> None:
     columns = _columns(page.table, shown)
-    conditions = [("mask", "Mask")] if any(s.mask is not None for s in shown) else []
+    conditions = figures.condition_columns(shown)
     truth = [("truth", "Ground truth")] if any(s.truth is not None for s in shown) else []
     page.sample_columns = [*conditions, *truth, *columns]
     kept: set[str] = set()
     for request in shown:
-        sample = Sample(request.id, request.text or "")
-        pictures: dict[str, np.ndarray | None] = {"truth": request.truth, **request.images}
+        sample = Sample(request.id, request.text or ("(no caption)" if "text" in suite.conditions else ""))
+        dots = None if request.landmarks is None else figures.landmark_picture(request.landmarks, request.truth)
+        references = {"identity": request.identity, "style": request.style, "landmarks": dots}
+        pictures: dict[str, np.ndarray | None] = {**references, "truth": request.truth, **request.images}
         for name, picture in pictures.items():
             if picture is not None:
                 sample.files[name] = _thumbnail(folder, suite.name, request.id, name, picture)
@@ -202,7 +206,7 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
     """Draw what is not drawn yet: figures take seconds, and mostly nothing has changed since the last report."""
     columns = _columns(page.table, shown)
     titles = {row.name: row.title for row in page.table.rows}
-    seen = [(s.id, s.text, s.mask, s.truth, sorted(s.images.items())) for s in shown]
+    seen = [(s.id, s.text, s.mask, s.identity, s.landmarks, s.style, s.truth, sorted(s.images.items())) for s in shown]
     drawn = _Drawn(folder)
     if columns:
         page.grid = f"{suite.name}/grid.png"
@@ -233,6 +237,10 @@ def _draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown]
         text = f"Mean over all pixels and the {n} traced requests; bands: 10th to 90th percentile of the requests."
         alt = "Curves of the mean influence of each branch over the steps"
         page.figures.append(FigureLink(file, title, text, alt, narrow=True))
+    named = {titles[name]: trace for name, trace in traces.items() if trace is not None}
+    for drawing in guidance_figures.drawings(suite.name, named):
+        drawn.once(drawing.file, drawing.content, drawing.draw)
+        page.figures.append(FigureLink(*drawing[:4]))
 
 
 class _Drawn:

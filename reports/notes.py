@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reports.tables import TINY, Row
+from reports.tuning import tuning_notes
 
 if TYPE_CHECKING:
     from benchmarks.store import Run
@@ -77,6 +78,7 @@ def notes_for(
         size += [*_reference(run), *_left_out(run)]
     notes["Size and profile"] = size
     notes["Differences from the paper's protocol"] = [*suite.differences] or ["none stated in the suite file"]
+    notes["Tuning"] = tuning_notes(suite, profile, runs)
     about = [f"{declared.label} of {paper.citation}", *paper.protocol]
     labels = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
     about += [f"The paper's {labels.get(key, key)} has n = {count}." for key, count in declared.n.items()]
@@ -105,6 +107,7 @@ def notes_for(
     )
     if refused:
         notes["Refused"] = refused
+    notes["External rows"] = external_notes(rows, runs)
     notes["Intervals and tests"] = [INTERVALS, TESTS]
     notes["Reference rows"] = [
         f"Ceiling: the item's own image. Floor: another item's image. {_method_count(rows)}"
@@ -133,8 +136,31 @@ def _left_out(run: Run) -> list[str]:
     return [f"{count} items were left out: {reason}." for reason, count in left_out.items()]
 
 
+def external_notes(rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
+    """For each row that was made outside Concord: by what, where, and how its costs are known."""
+    sentences = []
+    for row in rows:
+        manifest = runs[row.name].manifest if row.name in runs else {}
+        external = manifest.get("external")
+        if not external:
+            continue
+        origin, made = external["origin"], _provenance(runs[row.name])
+        how = f"images imported from {origin['folder']}" if external["kind"] == "folder" else (
+            f"made by the command `{origin['command']}`"
+        )  # fmt: skip
+        costs = ", ".join(f"{name.replace('_', ' ')} {known}" for name, known in external["costs"].items())
+        where = f"device {made.get('device')}, code {made.get('code')}"
+        sentences.append(f"{row.title}: {how}; {costs}; {where}.")
+    if sentences:
+        sentences.append(
+            "Seconds that Concord measured of a command hold its start and the loading of its models; its memory is "
+            "that of its processes, sampled, without a GPU's. What is declared, nobody measured here."
+        )
+    return sentences
+
+
 def _is_method(run: Run) -> bool:
-    return bool(run.manifest.get("evaluations_per_image"))
+    return bool(run.manifest.get("evaluations_per_image")) and not run.manifest.get("external")
 
 
 def _provenance(run: Run) -> dict[str, Any]:

@@ -126,10 +126,14 @@ def _hatching(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.nd
                     (0.5 + s * np.cos(angle) - offset * np.sin(angle), 0.5 + s * np.sin(angle) + offset * np.cos(angle))
                     for s in (start, start + 0.1)
                 ]
+                wobble = rng.normal(0, 0.002, (2, 2))  # drawn for every line, so that a size leaves out the same ones
                 at = np.clip((np.mean(ends, axis=0) * side).astype(int), 0, side - 1)
                 if shade[at[1], at[0]] > 0.25 * (direction + 1):
-                    wobble = np.array(ends) * side + rng.normal(0, 0.002 * side, (2, 2))
-                    cv2.polylines(canvas, [_fixed(wobble)], False, colour, max(1, side // 110), cv2.LINE_AA, _SHIFT)
+                    points = (np.array(ends) + wobble) * side
+                    half = 0.0055 * side - 0.5  # cv2 paints half a pixel beyond an outline
+                    across = half * np.array([-np.sin(angle), np.cos(angle)])
+                    line = np.concatenate([points + across, (points - across)[::-1]])
+                    cv2.fillPoly(canvas, [_fixed(line)], colour, cv2.LINE_AA, _SHIFT)
     return canvas
 
 

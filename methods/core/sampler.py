@@ -1,8 +1,14 @@
-"""The one sampler: DDIM (Song et al. 2021, equation 12), from deterministic (eta = 0) to ancestral (eta = 1)."""
+"""The samplers: DDIM (Song et al. 2021, equation 12), ancestral sampling, and a loop for guided steps.
+
+Every step is x_{t'} = step(x_t, eps) with t' < t. A guided method corrects it; the loop around it may travel back in
+time (RePaint, Lugmayr et al. 2022), which gives a guided sample the chance to become a likely one again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,4 +56,121 @@ def ddim(
         # Fresh noise follows the request's own stream, one draw a step; the last step adds none (Algorithm 2, line 3).
         noise = draw_noise(generators, shape, device) if eta > 0 and t_previous >= 0 else None
         x_t = ddim_step(schedule, eps, x_t, t, t_previous, eta if noise is not None else 0.0, noise)
+    return x_t
+
+
+# -------------------------------------------------------------------------------------------------- other base steps
+
+Kind = Literal["ancestral", "reverse-diffusion", "ddim", "ddim-coded"]
+
+
+def ddpm_step(
+    schedule: Schedule, eps: Tensor, x_t: Tensor, t: int, t_previous: int, noise: Tensor | None = None
+) -> Tensor:
+    """A draw from q(x_{t'} | x_t, x_0|t) (DDPM, Ho et al. 2020, equations 6 and 7), t' any timestep before t.
+
+    noise: like x_t; None gives the mean. t_previous: -1 is taken as 0, as in `ddim_step`.
+    """
+    abar, abar_previous = schedule.abar(t, x_t), schedule.abar(max(t_previous, 0), x_t)
+    x_0 = (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    mean = posterior_weight(schedule, t, t_previous, x_t) * x_0
+    mean = mean + (abar / abar_previous).sqrt() * (1 - abar_previous) / (1 - abar) * x_t
+    if noise is None:
+        return mean
+    return mean + ((1 - abar_previous) * (1 - abar / abar_previous) / (1 - abar)).clamp(min=0).sqrt() * noise
+
+
+def posterior_weight(schedule: Schedule, t: int, t_previous: int, like: Tensor) -> Tensor:
+    """sqrt(abar_t') beta / (1 - abar_t), beta = 1 - abar_t / abar_t': the weight of x_0|t in DDPM's posterior mean."""
+    abar, abar_previous = schedule.abar(t, like), schedule.abar(max(t_previous, 0), like)
+    return abar_previous.sqrt() * (1 - abar / abar_previous) / (1 - abar)
+
+
+def reverse_diffusion_step(
+    schedule: Schedule, eps: Tensor, x_t: Tensor, t: int, t_previous: int, noise: Tensor | None = None
+) -> Tensor:
+    """x_{t'} = (2 - sqrt(1 - beta)) x_t + beta s + sqrt(beta) z (Song et al. 2021, SDE paper; as Z-Magic prints it).
+
+    beta = 1 - abar_t / abar_t'; the score s = -eps / sqrt(1 - abar_t). noise: z, like x_t; None leaves it out.
+    """
+    abar, abar_previous = schedule.abar(t, x_t), schedule.abar(max(t_previous, 0), x_t)
+    beta = 1 - abar / abar_previous
+    moved = (2 - (1 - beta).sqrt()) * x_t - beta / (1 - abar).sqrt() * eps
+    return moved if noise is None else moved + beta.sqrt() * noise
+
+
+@dataclass(frozen=True)
+class Step:
+    """The unguided step from t to t' with its noise drawn: x_{t'} as a differentiable function of x_t and eps.
+
+    'ancestral': DDPM's posterior. 'reverse-diffusion': its discretisation in score papers. 'ddim': DDIM with eta.
+    'ddim-coded': as FreeDoM's code has it, where the noise has the deviation eta sqrt(1 - abar_t'), whatever the step.
+    """
+
+    kind: Kind
+    schedule: Schedule
+    t: int
+    t_previous: int
+    noise: Tensor | None
+    eta: float = 0.0
+
+    def __call__(self, x_t: Tensor, eps: Tensor) -> Tensor:
+        """x_t and eps (R, C, h, w), where R is the batch of `noise` or a multiple of it."""
+        noise = self.noise
+        if noise is not None and len(noise) != len(x_t):
+            noise = noise.repeat(len(x_t) // len(noise), *[1] * (noise.ndim - 1))
+        if self.kind == "ancestral":
+            return ddpm_step(self.schedule, eps, x_t, self.t, self.t_previous, noise)
+        if self.kind == "reverse-diffusion":
+            return reverse_diffusion_step(self.schedule, eps, x_t, self.t, self.t_previous, noise)
+        eta = 0.0 if noise is None else self.eta
+        if self.kind == "ddim":
+            return ddim_step(self.schedule, eps, x_t, self.t, self.t_previous, eta, noise)
+        abar_previous = self.schedule.abar(max(self.t_previous, 0), x_t)
+        x_0 = self.schedule.x0_from_eps(eps, x_t, self.t)
+        x_previous = abar_previous.sqrt() * x_0 + (1 - abar_previous).sqrt() * (1 - eta**2) ** 0.5 * eps
+        return x_previous if noise is None else x_previous + (1 - abar_previous).sqrt() * eta * noise
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the step draws noise (the last one never does)."""
+        return self.t_previous >= 0 and (self.kind in ("ancestral", "reverse-diffusion") or self.eta > 0)
+
+
+# ------------------------------------------------------------------------------------------------------ guided sampling
+
+Correct = Callable[[Tensor, Step], Tensor]
+"""correct(x_t, step) -> x_{t'}: the step with whatever guidance adds to it."""
+
+
+def guided(
+    correct: Correct,
+    schedule: Schedule,
+    generators: Sequence[torch.Generator],
+    shape: Sequence[int],
+    device: torch.device | str,
+    steps: int = 100,
+    kind: Kind = "ancestral",
+    eta: float = 0.0,
+    repeats: Callable[[int], int] = lambda t: 1,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """x_0 (B, *shape): `steps` corrected steps; repeats(t) >= 1 times at t, each but the last followed by the way back.
+
+    The way back is one of the forward diffusion: x_t = sqrt(abar_t / abar_t') x_{t'} + sqrt(1 - abar_t / abar_t') z.
+    With a correction that only steps, and 'ddim', the sample is that of `ddim`, bit by bit.
+    """
+    x_t = draw_noise(generators, shape, device).to(dtype)
+    timesteps = schedule.ddim_timesteps(steps)
+    for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        count = repeats(t) if t_previous >= 0 else 1
+        for turn in range(count):
+            step = Step(kind, schedule, t, t_previous, None, eta)
+            if step.is_random:
+                step = replace(step, noise=draw_noise(generators, shape, device).to(dtype))
+            x_previous = correct(x_t, step)
+            if turn + 1 < count:
+                kept = schedule.abar(t, x_t) / schedule.abar(t_previous, x_t)
+                x_t = kept.sqrt() * x_previous + (1 - kept).sqrt() * draw_noise(generators, shape, device).to(dtype)
+        x_t = x_previous
     return x_t

@@ -12,19 +12,22 @@ from data.errors import ConcordError
 from methods.core.schedule import Schedule
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.dynamic_diffuser import DynamicDiffuser
-from methods.networks.experts import LATENT, Expert
+from methods.networks.experts import IMAGE, LATENT, Expert
+from metrics.networks.perception import Perception, Role
 
 
 class Bank:
-    """What methods draw their networks from. `sha256` names the weight files loaded so far."""
+    """What methods draw their networks from. `sha256` names the weight files loaded so far, guides included."""
 
     latent_shape = LATENT
+    image_size = IMAGE
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.schedule = Schedule.scaled_linear()
         self.cards: dict[str, dict[str, Any]] = {}
         self._networks: dict[str, nn.Module] = {}
+        self._perceptions: dict[Role, Perception] = {}
 
     @classmethod
     def load(cls, profile: str = "embedded", device: torch.device | str = "cpu") -> Bank:
@@ -34,7 +37,8 @@ class Bank:
 
     @property
     def sha256(self) -> dict[str, str]:
-        return {name: card["sha256"] for name, card in self.cards.items()}
+        guides = [card for perception in self._perceptions.values() for card in perception.cards.values()]
+        return {card["name"]: card["sha256"] for card in [*self.cards.values(), *guides]}
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -48,6 +52,25 @@ class Bank:
         assert isinstance(network, Expert)
         return network
 
+    def unconditional(self) -> Expert:
+        """The model of faces without any condition, which guided methods steer."""
+        return self.expert("unconditional")
+
+    @property
+    def guide(self) -> Perception:
+        """The perception networks that methods may follow."""
+        return self._perception("guide")
+
+    @property
+    def judge(self) -> Perception:
+        """The perception networks that score: no method looks through them unless its row says so."""
+        return self._perception("judge")
+
+    def _perception(self, role: Role) -> Perception:
+        if role not in self._perceptions:
+            self._perceptions[role] = Perception.load("embedded", role, self.device)
+        return self._perceptions[role]
+
     def dynamic_diffuser(self, condition: str) -> DynamicDiffuser:
         """The dynamic diffuser of a condition: 'text' or 'mask'."""
         network = self._load(f"faces-dynamic-{condition}", DynamicDiffuser)
@@ -56,9 +79,10 @@ class Bank:
 
     def _load(self, name: str, kind: type[nn.Module]) -> nn.Module:
         if name not in self._networks:
-            state, card = load_weights(name)
-            network = kind(**card["config"])
-            network.load_state_dict(state)
-            network = network.to(self.device).eval().requires_grad_(False)
+            with torch.inference_mode(False):  # weights born in inference mode can never be part of a graph
+                state, card = load_weights(name)
+                network = kind(**card["config"])
+                network.load_state_dict(state)
+                network = network.to(self.device).eval().requires_grad_(False)
             self._networks[name], self.cards[name] = network, card
         return self._networks[name]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from data.errors import ConcordError
 from data.requests import Conditions
 from metrics.base import OK, Observation, Score
-from metrics.networks.paper.clip import FACTS, MODELS, load_clip, require_quickgelu
+from metrics.networks.paper.clip import FACTS, MODELS, encode_text, load_clip, require_quickgelu
 from metrics.text_distance import TextDistance, cosine_distance
 from metrics.text_feature_distance import TextFeatureDistance, feature_distance
 from metrics.text_similarity import TextSimilarity
@@ -236,3 +236,26 @@ def test_files_that_are_missing_broken_or_of_another_network_are_named(tmp_path:
         with pytest.raises(ConcordError, match=rf"{path.name}: {message}") as caught:
             load_clip(path, architecture=NAME)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:2], ["a"], [*TEXTS, "a"]])
+def test_short_texts_leave_out_the_padding_and_nothing_else(reference: Any, texts: list[str]) -> None:
+    tokens = open_clip.get_tokenizer(NAME)(texts)
+    with torch.inference_mode():
+        assert torch.allclose(encode_text(reference, tokens), reference.encode_text(tokens), rtol=1e-5, atol=1e-6)
+        seen: list[int] = []
+        hook = reference.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+        encode_text(reference, tokens)
+        hook.remove()
+    assert seen == [int(tokens.argmax(-1).max()) + 1]
+
+
+def test_a_text_encoder_that_looks_both_ways_is_asked_itself(reference: Any) -> None:
+    """Without the mask the padding counts: cutting it off would change the features."""
+    tokens = open_clip.get_tokenizer(NAME)(TEXTS[:2])
+    mask, reference.attn_mask = reference.attn_mask, torch.zeros_like(reference.attn_mask)
+    try:
+        with torch.inference_mode():
+            assert torch.equal(encode_text(reference, tokens), reference.encode_text(tokens))
+    finally:
+        reference.attn_mask = mask

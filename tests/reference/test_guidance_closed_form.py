@@ -1,10 +1,10 @@
 """Guided sampling where everything has a closed form: Gaussian data, linear-Gaussian conditions, the exact noise.
 
-Data x_0 ~ N(m, S) in two dimensions, conditions y_i = a_i . x_0 + noise of variance v_i. The exact eps is linear in x_t,
-the energies are quadratic, so that every guided step is affine in x_t: what the production code makes of a few points
-gives the whole map, and moments can be carried through all steps without sampling. They are compared with those of the
-exact posterior p(x_0 | y_1, y_2). Both methods take p(y | x_0|t) for p(y | x_t), which counts the uncertainty of x_0
-given x_t for nothing: so they come near the posterior and do not reach it, and how near is measured here.
+Data x_0 ~ N(m, S) in two dimensions, conditions y_i = a_i . x_0 + noise of variance v_i. The exact eps is linear in
+x_t, the energies are quadratic, so that every guided step is affine in x_t: what the production code makes of a few
+points gives the whole map, and moments can be carried through all steps without sampling. They are compared with those
+of the exact posterior p(x_0 | y_1, y_2). Both methods take p(y | x_0|t) for p(y | x_t), which counts the uncertainty of
+x_0 given x_t for nothing: they come near the posterior and do not reach it, and how near is measured here.
 """
 
 from __future__ import annotations
@@ -138,10 +138,10 @@ def test_carried_moments_are_those_of_samples(kind: Any, params: dict[str, Any])
     np.testing.assert_allclose(np.cov(x.T), covariance, rtol=0.1, atol=0.02)
 
 
-# How far mean (in the posterior's deviations) and covariance (relative) are off, as measured, by conditions and steps: in
-# the order of METHODS. The unguided sampler's covariance is 0.09 off at 100 steps; the prior itself is 0.18 and 0.73 off
-# for weak conditions, 0.69 and 2.86 for strong ones. Z-Magic differs from FreeDoM by what a step changes, so that the
-# difference vanishes as steps shrink; what both lack is the uncertainty of x_0 given x_t.
+# How far mean (in the posterior's deviations) and covariance (relative) are off, as measured, by conditions and steps,
+# in the order of METHODS. The unguided sampler's covariance is 0.09 off at 100 steps; the prior itself is 0.18 and 0.73
+# off for weak conditions, 0.69 and 2.86 for strong ones. Z-Magic differs from FreeDoM by what a step changes, so that
+# the difference vanishes as steps shrink; what both lack is the uncertainty of x_0 given x_t.
 MEASURED = {
     ("weak", 100): [(0.0320, 0.184), (0.0349, 0.185), (0.0336, 0.186)],
     ("weak", 300): [(0.0313, 0.126), (0.0322, 0.126), (0.0318, 0.127)],

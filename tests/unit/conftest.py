@@ -1,12 +1,20 @@
 """Small trees of faces in the real datasets' formats, drawn without the renderer: readers are tested apart from it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import outside
 import pytest
+import toy_world
 from PIL import Image
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
 
 SIDE = 16  # of a mask; pictures have twice that
 
@@ -53,3 +61,41 @@ def face_tree(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+# ------------------------------------------------------------------------------------------ methods that live outside
+
+OUTSIDE_N = 6  # requests of `planned` and `answered`
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """The toy suite without a method of its own, and without figures."""
+    path = toy_world.write_suite(tmp_path, grid="grid: 0")
+    path.write_text(path.read_text().replace("  - {name: toy, method: toy}\n", ""))
+    return path
+
+
+@pytest.fixture
+def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """Call it for the plan of the toy suite; options replace or follow."""
+    from benchmarks.plan import Options, make_plan
+    from benchmarks.settings import load_settings
+    from benchmarks.suite import load_suite, read_suite
+
+    def make(**options: Any) -> Plan:
+        given = Options(**{"data": toy_tree, "limit": OUTSIDE_N, "results": tmp_path / "results", **options})
+        return make_plan(load_suite(str(suite)), load_settings(), given, related=[read_suite(str(suite))])
+
+    return make
+
+
+@pytest.fixture
+def answered(planned: Callable[..., Plan], suite: Path, tmp_path: Path) -> Path:
+    """An export of `planned` with all of its images."""
+    from benchmarks.external import export_suite
+
+    folder = tmp_path / "exchange"
+    export_suite(planned(), folder, str(suite))
+    outside.answer(folder / "requests.jsonl", folder)
+    return folder

@@ -91,3 +91,29 @@ def test_without_a_split_test_and_validation_are_written(tmp_path, monkeypatch):
     assert [item.id for item in open_faces(DEFAULT_OUT / "validation")] == ["24000"]
     with pytest.raises(ConcordError, match="--out needs --split"):
         make("--out", tmp_path / "x")
+
+
+def test_identity_references_are_drawn_where_identities_are_asked_for(tmp_path):
+    out = tmp_path / "faces"
+    make("--split", "5..7", "--out", out, "--workers", 1)
+    item = open_faces(out)["6"]
+    assert np.abs(item.identity(64).astype(int) - face(6, variant=1).image).mean() < 4
+    assert inspect(out).counts["identity references"] == 2
+    make("--split", "validation", "--n", 1, "--out", tmp_path / "plain", "--workers", 1)
+    assert not open_faces(tmp_path / "plain").items[0].has_identity
+
+
+def test_a_tree_gains_references_and_keeps_its_faces(tmp_path, monkeypatch):
+    from concord.datasets import ensure_faces
+
+    monkeypatch.setattr("concord.data.DEFAULT_OUT", tmp_path)
+    out = tmp_path / "test"
+    make("--split", "test", "--n", 3, "--out", out, "--workers", 1, "--no-identity-references")
+    before = {path.name: path.read_bytes() for path in (out / "CelebA-HQ-img").iterdir()}
+    with pytest.raises(ConcordError, match=r"has no identity references; expected faces 27000..27003; add --force"):
+        make("--split", "test", "--n", 3, "--out", out)
+    ensure_faces(out, "test", 2)
+    assert not open_faces(out).items[0].has_identity  # nobody asked for them
+    ensure_faces(out, "test", 2, references=True)
+    assert {path.name: path.read_bytes() for path in (out / "CelebA-HQ-img").iterdir()} == before  # all three
+    assert all(item.has_identity for item in open_faces(out))

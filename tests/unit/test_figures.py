@@ -108,3 +108,31 @@ def test_the_curve_is_drawn_for_every_row(tmp_path: Path) -> None:
     influence_curve({"A": trace(["0-0"]), "B": trace(["0-0"])}, "Title", tmp_path / "two.png")
     assert Image.open(tmp_path / "two.png").width > 1.5 * Image.open(tmp_path / "one.png").width
     assert len(np.unique(pixels(tmp_path / "one.png"), axis=0)) > 50
+
+
+def test_landmarks_are_dots_where_the_points_are() -> None:
+    points = np.full((68, 2), 48.0)
+    points[0] = (16.0, 8.0)  # x, y: right of the left edge by a quarter, below the top by an eighth
+    for face in (None, np.full((64, 64, 3), 255, np.uint8)):
+        picture = figures.landmark_picture(points, face, units=100)  # 160 pixels: 2.5 a pixel of the face
+        rows, columns = np.nonzero((picture == np.array(figures.LANDMARK)).all(axis=2))
+        first = rows < 60
+        assert (rows[first].mean(), columns[first].mean()) == (pytest.approx(20, abs=1), pytest.approx(40, abs=1))
+        assert (rows[~first].mean(), columns[~first].mean()) == (pytest.approx(120, abs=1), pytest.approx(120, abs=1))
+
+
+def test_every_condition_has_its_column(tmp_path: Path) -> None:
+    request = shown(0, a=GREEN)
+    request.identity, request.style, request.landmarks = BLUE, GREEN, np.full((68, 2), 32.0)
+    columns = [("mask", "Mask"), ("identity", "Identity"), ("landmarks", "Landmarks"), ("style", "Style")]
+    assert figures.condition_columns([shown(1), request]) == columns
+    assert figures.condition_columns([shown(1)]) == columns[:1]
+    request.mask = None
+    assert figures.condition_columns([request]) == columns[1:]
+    path = tmp_path / "grid.png"
+    sample_grid([request], [("a", "A")], "Title", path)
+    tile = round(figures.TILE * figures.DPI / 100) ** 2
+    assert share(path, BLUE[0, 0]) >= 0.98 * tile  # the identity
+    assert share(path, GREEN[0, 0]) >= 1.96 * tile  # the style and the method
+    assert share(path, RED[0, 0]) >= 0.98 * tile  # the truth itself, not where the landmarks pale it
+    assert share(path, np.array(figures.LANDMARK)) > 10

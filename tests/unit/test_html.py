@@ -13,6 +13,7 @@ from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
 from typer.testing import CliRunner
 
 from benchmarks.store import Store
+from benchmarks.suite import Row
 from concord.cli import app
 from data.requests import Conditions
 from reports.cards import method_cards
@@ -199,6 +200,49 @@ def test_conditions_are_kept_beside_the_report(tmp_path: Path) -> None:
     assert kept_conditions(tmp_path, "other-set", ["27000-0"]) == {}
 
 
+def test_pictured_conditions_are_kept_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = {name: rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for name in ("identity", "style")}
+    given = {
+        "1-0": Conditions(**pictures, landmarks=rng.random((68, 2)).astype(np.float32)),
+        "2-0": Conditions(text="b"),
+    }
+    keep_conditions(tmp_path, "set", given)
+    found = kept_conditions(tmp_path, "set", ["1-0", "2-0"])
+    assert found["1-0"].names() == ("identity", "landmarks", "style")
+    for name in found["1-0"].names():
+        assert np.array_equal(getattr(found["1-0"], name), getattr(given["1-0"], name))
+    assert found["2-0"].names() == ("text",)
+
+
+def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> None:
+    root = tmp_path / "embedded"
+    for row in ("ground-truth", "shuffled", "composable", "collaborative"):
+        path = write_run(root, row, n=4)
+    steps = np.arange(900, -1, -100)
+    np.savez(
+        path / "trace.npz", requests=np.array(["27000-0", "27001-0"]),
+        **{"condition-loss": np.ones((2, 10, 2)), "condition-loss_steps": steps,
+           "condition-loss_names": np.array(["identity", "landmarks"]), "gradient-cosine": np.zeros((2, 10, 1)),
+           "gradient-cosine_steps": steps, "gradient-cosine_names": np.array(["identity|landmarks"])},
+    )  # fmt: skip
+    points = np.full((68, 2), 8.0, np.float32)
+    given = Conditions(text="a caption", mask=np.zeros((16, 16), np.int64), landmarks=points,
+                       identity=np.full((16, 16, 3), 90, np.uint8))  # fmt: skip
+    suite = make_suite(
+        conditions=["identity", "landmarks"], metrics=["fid"], joint=None,
+        rows=[Row(name="composable", method="composable"), Row(name="collaborative", method="collaborative")],
+    )  # fmt: skip
+    (page,) = write_report([suite], Store(root), "embedded", {"face-generation": {"27000-0": given}}, FACTS)
+    assert [name for name, _ in page.sample_columns][:3] == ["identity", "landmarks", "truth"]  # no mask: not asked for
+    assert page.samples[0].text == ""
+    assert {"identity", "landmarks"} <= set(page.samples[0].files)
+    files = [figure.file for figure in page.figures]
+    assert files == ["face-generation/gradient-cosine.png", "face-generation/condition-loss.png"]
+    assert all((root / "report" / file).is_file() for file in files)
+    check(root / "report/face-generation.html")
+
+
 def test_what_stands_is_said_only_when_it_stands(store: Store) -> None:
     from reports.assemble import build_table
 
@@ -291,7 +335,8 @@ def test_report_of_a_variant_by_name(results: Path) -> None:
 def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
     found = call("--results", tmp_path)
     assert found.exit_code == 2
-    assert "no results of face-generation or influence-ablation" in found.stderr
+    assert "no results of face-generation or " in found.stderr
+    assert "influence-ablation" in found.stderr
     assert "concord run face-generation" in found.stderr
     unknown = call("no-such-suite", "--results", tmp_path)
     assert unknown.exit_code == 2

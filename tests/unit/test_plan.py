@@ -26,10 +26,13 @@ from benchmarks.plan import (
     weights_current,
 )  # fmt: skip
 from benchmarks.settings import Settings, load_settings
-from benchmarks.suite import load_suite, load_suites
+from benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites
 from data.errors import ConcordError
 from data.faces import open_faces
 from data.requests import request_seed
+from data.synthetic import face, write_tree
+from data.synthetic.styles import style_image, style_of
+from metrics.base import get_metric
 
 
 def planned(suite: Path, tree: Path, **options: object) -> Plan:
@@ -206,13 +209,91 @@ def test_conditions_are_read_at_the_image_size(toy: str, toy_suite: Path, toy_tr
     np.testing.assert_array_equal(first.conditions.mask, requests.requests[0].item.mask(64))
 
 
+FOUR = ["identity", "landmarks", "style", "text"]
+
+
+@pytest.fixture(scope="module")
+def drawn_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three faces of the renderer, with identity references."""
+    root = tmp_path_factory.mktemp("drawn") / "tree"
+    write_tree(root, range(27_000, 27_003), progress=False, workers=1, references=True)
+    return root
+
+
+def test_identity_landmarks_and_style_come_with_the_items(drawn_tree: Path) -> None:
+    requests = make_request_set("toys", open_faces(drawn_tree), FOUR, 64, 9)
+    requests.check()
+    first = requests.request(requests.requests[0], FOUR).conditions
+    assert set(first.names()) == set(FOUR)
+    other, truth = face(27_000, variant=1), face(27_000)
+    assert first.identity is not None
+    assert np.abs(first.identity.astype(int) - other.image).mean() < 4  # the reference, but for JPEG's rounding
+    assert np.abs(first.identity.astype(int) - truth.image).mean() > 8  # not the item's own picture
+    np.testing.assert_array_equal(first.landmarks, truth.landmarks)
+    np.testing.assert_array_equal(first.style, style_image(style_of("27000")))
+    first.identity[:] = 0  # whoever changes what it was given changes no other's
+    again = requests.request(requests.requests[0], FOUR).conditions
+    assert again.identity is not None
+    assert again.identity.any()
+
+
+def test_landmarks_follow_the_image_size(drawn_tree: Path) -> None:
+    item = open_faces(drawn_tree)["27001"]
+    np.testing.assert_allclose(item.landmarks(256), 4 * item.landmarks(64))
+    np.testing.assert_array_equal(item.landmarks(), item.landmarks(64))
+
+
+def test_a_fingerprint_is_of_what_the_requests_read(drawn_tree: Path, tmp_path: Path) -> None:
+    """References and landmarks change the key of runs that are given them, and of no others."""
+    tree = shutil.copytree(drawn_tree, tmp_path / "tree")
+
+    def fingerprints() -> list[str]:
+        sets = [["text", "mask"], ["identity"], ["landmarks"], ["style"]]
+        return [make_request_set("toys", open_faces(tree), names, 64, 9).fingerprint for names in sets]
+
+    before = fingerprints()
+    assert before[0] == before[3]
+    path = tree / "identity-references/27001.jpg"
+    path.write_bytes(path.read_bytes() + b"\0")
+    changed = fingerprints()
+    assert [a == b for a, b in zip(before, changed, strict=True)] == [True, False, True, True]
+    with np.load(tree / "landmarks.npz") as file:
+        arrays = dict(file)
+    np.savez(tree / "landmarks.npz", **{**arrays, "landmarks": arrays["landmarks"] + 1})
+    assert [a == b for a, b in zip(changed, fingerprints(), strict=True)] == [True, True, False, True]
+
+
+def test_bad_references_are_known_before_any_image_is_made(drawn_tree: Path, tmp_path: Path) -> None:
+    tree = shutil.copytree(drawn_tree, tmp_path / "tree")
+    path = tree / "identity-references/27002.jpg"
+    path.write_bytes(path.read_bytes()[:-30])
+    requests = make_request_set("toys", open_faces(tree), ["identity"], 64, 9)
+    with pytest.raises(ConcordError, match=r"27002\.jpg: is truncated"):
+        requests.check()
+
+
+def test_a_tree_without_second_pictures(toy_tree: Path, drawn_tree: Path, tmp_path: Path) -> None:
+    """Real people are told by their own picture; drawn ones have none until it is drawn."""
+    item = open_faces(toy_tree)["3"]
+    np.testing.assert_array_equal(item.identity(64), item.image(64))
+    assert not item.has_landmarks
+    tree = shutil.copytree(drawn_tree, tmp_path / "tree")
+    shutil.rmtree(tree / "identity-references")
+    with pytest.raises(ConcordError, match=r"no item has identity \(3 have no identity\)"):
+        make_request_set("toys", open_faces(tree), ["identity"], 64, 9)
+    with pytest.raises(ConcordError, match=r"no item has landmarks \(12 have no landmarks\)"):
+        make_request_set("toys", open_faces(toy_tree), ["landmarks"], 64, 9)
+
+
 # ------------------------------------------------------------------------------------------------- settings and matrix
 
 
 def test_settings_of_the_repo() -> None:
     settings = load_settings()
     for suite in load_suites():
-        assert settings.size(suite.request_set, "default") >= 128
+        least = max(get_metric(name).minimum_n for name in suite.metrics if name != JOINT_SUCCESS)
+        assert settings.size(suite.request_set, "default") >= least, f"{suite.name}: a metric would be refused"
+        assert settings.size(suite.request_set, "full") >= 500
     with pytest.raises(ConcordError, match="unknown profile 'huge': expected one of embedded, paper"):
         settings.profile("huge")
     with pytest.raises(ConcordError, match="unknown size 'big': expected one of default, full"):
@@ -235,15 +316,16 @@ def test_mistakes_in_settings(tmp_path: Path, line: str, words: list[str]) -> No
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
 
 
-def test_matrix_names_each_run_once_with_its_source(tmp_path: Path) -> None:
+def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path) -> None:
     suites, settings = load_suites(), load_settings()
     matrix = make_matrix(suites, settings, profile="embedded", size="default")
-    runs = matrix["runs"]
-    assert runs["face-generation.collaborative"]["source"] == "methods/collaborative.py"
-    assert runs["face-generation.ground-truth"]["source"] == "benchmarks/makers.py"
-    assert "face-generation.tedigan" not in runs
-    assert all((Path(__file__).parents[2] / run["source"]).is_file() for run in runs.values())
-    assert 2 * len(runs) < STAGES
+    makers = matrix["methods"]
+    assert makers["collaborative"]["source"] == "methods/collaborative.py"
+    assert {"face-generation", "segmentation-text"} <= set(makers["collaborative"]["suites"].split(","))
+    assert makers["reference"]["source"] == "benchmarks/makers.py"
+    assert "tedigan" not in makers
+    assert all((Path(__file__).parents[2] / maker["source"]).is_file() for maker in makers.values())
+    assert 2 * len(makers) < STAGES
     full = make_matrix(suites, settings, profile="embedded", size="full")
     assert full["faces"]["items_n"] == 3000
     path = tmp_path / "matrix.yaml"

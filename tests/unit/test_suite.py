@@ -150,3 +150,48 @@ def test_shared_request_set_with_different_rows_is_refused(toy: str, toy_suite: 
         check_shared(changed, suite)
     with pytest.raises(ConcordError, match="differ in dataset or conditions"):
         check_shared(other.model_copy(update={"conditions": ["text"]}), suite)
+
+
+GUIDED = ("identity-segmentation-text", "text-style", "segmentation-text", "identity-landmarks", "three-conditions")
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_suites_compare_on_equal_terms(name: str) -> None:
+    """Every guided row is tuned, by a search that the suite describes, and takes as many steps as the others."""
+    suite = load_suite(name)
+    assert suite.tune is not None
+    tuned = [row for row in suite.rows if row.tuned]
+    assert {"freedom", "z-magic"} <= {row.method for row in tuned}
+    assert len({row.params["steps"] for row in tuned}) == 1
+    floor = suite.row(suite.tune.floor)
+    assert floor.params["steps"] == tuned[0].params["steps"]
+    for parameter in suite.tune.ranges:
+        group, _, condition = parameter.partition(".")
+        assert group != "strengths" or condition in suite.conditions
+    assert set(suite.reference) == {"ground-truth", "shuffled"}
+
+
+def test_rows_that_are_not_run_show_what_the_paper_has() -> None:
+    from reports.declared import declared_table
+
+    suite = load_suite("identity-landmarks")
+    declared = declared_table(suite.paper, suite.table)
+    for name in ("diffswap", "e4s"):
+        assert suite.row(name).planned is not None
+        assert suite.row(name).planned.startswith("not run")
+        assert declared.value(name, "landmark_distance") is not None
+
+
+@pytest.mark.parametrize("name", ["order-identity-landmarks", "order-segmentation-text"])
+def test_orders_share_the_runs_of_their_table(name: str) -> None:
+    suite = load_suite(name)
+    first, second = suite.rows
+    home = load_suite(suite.request_set)
+    assert first == home.row("z-magic")
+    assert first.tuned == second.tuned
+    assert sorted(second.params["order"]) == sorted(suite.conditions)
+    check_shared(suite, home)
+
+
+def test_guided_methods_join_no_suite_by_themselves() -> None:
+    assert not {"freedom", "z-magic", "ugd"} & set(load_suite("face-generation").row_names())

@@ -347,7 +347,8 @@ def test_every_paper_file_reads(name: str) -> None:
     assert paper.citation.endswith(f"arXiv:{paper.arxiv}")
     for table in paper.tables.values():
         assert set(table.n) <= set(table.metrics)
-        assert any(value is not None for row in table.rows.values() for value in row.values())
+        printed = any(value is not None for row in table.rows.values() for value in row.values())
+        assert printed or (table.label.startswith("Figure") and not table.metrics)
         for place in table.unclear:
             row, _, metric = place.rpartition(".")
             assert table.value(row, metric) is not None

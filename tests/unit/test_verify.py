@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from concord.data import app
 from data import verify as checker
 from data.errors import ConcordError
+from data.faces import open_faces
 from data.verify import KINDS, inspect, verify
 
 SIDE = 16
@@ -203,3 +204,54 @@ def test_the_json_of_the_command_holds_everything(face_tree):
 def test_an_empty_folder_is_an_error_of_its_own(tmp_path):
     with pytest.raises(ConcordError, match="no faces here"):
         verify(tmp_path)
+
+
+def add_conditions(root, n=4):
+    """Identity references and landmarks, as a drawn tree has them."""
+    (root / "identity-references").mkdir()
+    for i in range(n):
+        Image.new("RGB", (SIDE, SIDE)).save(root / f"identity-references/{i}.jpg")
+    points = np.zeros((n, 68, 2), np.float32)
+    np.savez(root / "landmarks.npz", indices=np.arange(n), landmarks=points)
+    return points
+
+
+def test_references_and_landmarks_are_checked_where_there_are_any(face_tree):
+    root = face_tree(4)
+    points = add_conditions(root)
+    result = inspect(root, workers=2)
+    assert result.defects == []
+    assert result.counts["identity references"] == 4
+    (root / "identity-references/1.jpg").unlink()
+    truncate(root / "identity-references/2.jpg")
+    np.savez(root / "landmarks.npz", indices=np.arange(3), landmarks=points[:3])
+    assert found(root) == [
+        ("missing image", "identity-references/1.jpg"),
+        ("unreadable image", "identity-references/2.jpg"),
+        ("missing key", "landmarks.npz"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"landmarks": np.zeros((4, 68, 2))}, "cannot be read"),
+        ({"indices": np.arange(4), "landmarks": np.zeros((4, 5, 2))}, "expected 'indices' (N,) and 'landmarks'"),
+        ({"indices": np.arange(3), "landmarks": np.zeros((4, 68, 2))}, "shapes (3,) and (4, 68, 2)"),
+        ({"indices": np.arange(4), "landmarks": np.full((4, 68, 2), np.nan)}, "of face 0 are not finite"),
+    ],
+)
+def test_broken_landmarks_are_one_defect(face_tree, arrays, words):
+    root = face_tree(4)
+    np.savez(root / "landmarks.npz", **arrays)
+    (defect,) = verify(root)
+    assert (defect.kind, defect.path) == ("unreadable landmarks", "landmarks.npz")
+    assert words in defect.detail
+    with pytest.raises(ConcordError, match=r"landmarks\.npz"):
+        open_faces(root)
+
+
+def test_a_landmark_file_that_is_no_archive(face_tree):
+    root = face_tree(2)
+    (root / "landmarks.npz").write_bytes(b"not an archive")
+    assert [defect.kind for defect in verify(root)] == ["unreadable landmarks"]

@@ -1,0 +1,122 @@
+"""Parameters found by `concord tune`, kept beside the suites: benchmarks/tuned/<request set>.yaml.
+
+The file holds the whole search (every trial, its objective and seconds), not only what came out of it. Its values hold
+for the profile that it names; another profile takes the papers' values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from benchmarks.schema import Strict, read_model
+from benchmarks.suite import Row
+from data.errors import ConcordError
+from data.files import atomic_path
+
+FOLDER = Path(__file__).parent / "tuned"
+
+
+class Trial(Strict):
+    """One setting that was tried. parts: what the objective is the mean of, by metric; 0 = the floor row, 1 = real."""
+
+    params: dict[str, float]
+    objective: float
+    parts: dict[str, float]
+    values: dict[str, float]  # the metrics themselves, means over the images
+    seconds: float
+
+
+class Tuned(Strict):
+    """What one row's search came to."""
+
+    method: str
+    conditions: list[str]
+    fixed: dict[str, Any] = Field(default_factory=dict)  # parameters that the suite gives
+    chosen: dict[str, float]
+    objective: float
+    seconds: float
+    weights: dict[str, str]  # SHA-256 of the networks that made the images, by name
+    commit: str
+    trials: list[Trial]
+
+
+class Search(Strict):
+    """benchmarks/tuned/*.yaml."""
+
+    request_set: str
+    profile: str
+    seed: int
+    n: int
+    budget: int  # trials of each row
+    ranges: dict[str, list[float]]
+    items: str  # which faces
+    objective: str  # in words
+    floor: dict[str, float]  # metrics of the row that a trial is measured from
+    ceiling: dict[str, float]  # of what counts as met
+    rows: dict[str, Tuned]
+
+
+def tuned_path(request_set: str, folder: Path | None = None) -> Path:
+    return (folder or FOLDER) / f"{request_set}.yaml"
+
+
+def read_search(request_set: str, folder: Path | None = None) -> Search | None:
+    """The search of a request set; None where none has been made. ConcordError naming the field that is wrong."""
+    path = tuned_path(request_set, folder)
+    return read_model(path, Search) if path.is_file() else None
+
+
+def write_search(search: Search, folder: Path | None = None) -> Path:
+    """Write the search, whole or not at all; returns the file."""
+    path = tuned_path(search.request_set, folder)
+    head = (
+        "# Written by `concord tune`; every trial of the search is here, and the values that the suite's rows take.\n"
+    )
+    with atomic_path(path) as temporary:
+        text = yaml.safe_dump(search.model_dump(), sort_keys=False, width=140, default_flow_style=None)
+        temporary.write_text(head + text, encoding="utf-8")
+    return path
+
+
+def tuned_row(row: Row, request_set: str, profile: str, folder: Path | None = None) -> Row:
+    """The row with the values that its search has chosen; as it is where there is none, or for another profile.
+
+    What the row itself says goes first.
+    """
+    if row.tuned is None:
+        return row
+    search = read_search(request_set, folder)
+    if search is None or search.profile != profile:
+        return row
+    if row.tuned not in search.rows:
+        known = ", ".join(search.rows) or "none yet"
+        raise ConcordError(
+            f"{tuned_path(request_set, folder)}: no entry '{row.tuned}', which row '{row.name}' takes its values from "
+            f"(it has {known}); run `concord tune {row.method} {request_set}`"
+        )
+    return row.model_copy(update={"params": merge(nested(search.rows[row.tuned].chosen), row.params)})
+
+
+def nested(params: dict[str, Any]) -> dict[str, Any]:
+    """{'strengths.text': 2} -> {'strengths': {'text': 2}}."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        place = found
+        *groups, last = name.split(".")
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return found
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` upon `base`, group by group."""
+    found = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = merge(found[name], value) if both else value
+    return found

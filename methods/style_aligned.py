@@ -1,0 +1,164 @@
+"""StyleAligned (Hertz et al., CVPR 2024): a text-driven model whose self-attention also looks at a reference's.
+
+    Q^ = AdaIN(Q, Q_r),  K^ = AdaIN(K, K_r)
+    Attention(Q^, [K_r; K^], [V_r; V])       in every self-attention layer
+
+AdaIN(x, y) = sigma(y) (x - mu(x)) / sigma(x) + mu(y) over the tokens of one head's channel. The reference is a picture:
+its noisy versions at every timestep come from DDIM inversion, pass through the same network beside
+the sample and are never changed by it. The text-driven model inverts the picture under the empty caption, since a style
+picture comes without one.
+
+Preset "official" adds what the authors' code has beyond the paper: group normalisation that takes its statistics over
+sample and reference together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from data.requests import Conditions
+from methods.base import Batch, Method, Trace, register
+from methods.core.guidance import pictures
+from methods.core.noise import draw_noise
+from methods.core.sampler import ddim_step
+
+
+@register
+class StyleAligned(Method):
+    """Shared self-attention with an inverted style picture."""
+
+    name, title, paper = "style-aligned", "StyleAligned", "arXiv:2312.02133"
+    citation = "Hertz, Voynov, Fruchter, Cohen-Or: Style Aligned Image Generation via Shared Attention. CVPR 2024"
+    conditions = frozenset({"text", "style"})
+    minimum_conditions = 2
+    training_free = True
+
+    class Params(Method.Params):
+        steps: int = Field(50, ge=1, le=1000)  # DDIM, of the sample and of the inversion
+        text_scale: float = Field(5.0, ge=0)  # classifier-free guidance; 1 needs no unconditional model
+        share: bool = True  # False: neither keys and values nor AdaIN, so that the text alone decides
+        share_norms: bool = False  # group normalisation over sample and reference together
+
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            return {"share_norms": True}
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {f"eps-{name}": self.bank.expert(name) for name in self._names}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("text",) if self.params.text_scale == 1 else ("text", "unconditional")  # type: ignore[attr-defined]
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        p, schedule = self.params, self.bank.schedule
+        assert isinstance(p, StyleAligned.Params)
+        timesteps = schedule.ddim_timesteps(p.steps)
+        reference = self._invert(batch, timesteps)  # x_t of the style pictures, by timestep
+        silent = [Conditions()] * len(batch)  # the reference comes without a caption
+        both = [self.bank.expert(name).bind([*silent, *batch.conditions], schedule) for name in self._names]
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:
+            pairs = torch.cat([reference[t], x_t])  # (2 B, C, h, w): references first
+            eps = [expert(pairs, t)[len(x_t) :] for expert in both]
+            return eps[0] if len(eps) == 1 else eps[1] + p.text_scale * (eps[0] - eps[1])
+
+        x_t = draw_noise(batch.generators, self.bank.latent_shape, self.device)
+        with contextlib.ExitStack() as stack:
+            for name in self._names if p.share else ():
+                stack.enter_context(shared_attention(self.bank.expert(name).unet, p.share_norms))
+            for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
+                x_t = ddim_step(schedule, denoise(x_t, t), x_t, t, t_previous)
+        return self.bank.autoencoder.decode(x_t)
+
+    def _invert(self, batch: Batch, timesteps: Sequence[int]) -> dict[int, Tensor]:
+        """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the empty caption."""
+        schedule = self.bank.schedule
+        denoise = self.bank.expert("text").bind([Conditions()] * len(batch), schedule)
+        x_t = self.bank.autoencoder.encode(pictures(batch.requests, "style", self.bank.image_size, self.device))
+        found: dict[int, Tensor] = {}
+        before = 0  # the picture itself, as `ddim_step` ends at abar_0
+        for t in sorted(timesteps):
+            eps = denoise(x_t, t)  # at the timestep that it leads to, as DDIM's inversion does
+            x_0 = schedule.x0_from_eps(eps, x_t, before)
+            abar = schedule.abar(t, x_t)
+            x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
+            found[t], before = x_t, t
+        return found
+
+
+# ----------------------------------------------------------------------------------------------------- shared attention
+
+
+@contextlib.contextmanager
+def shared_attention(unet: nn.Module, norms: bool = False) -> Iterator[None]:
+    """While it lasts, the second half of a batch attends to the first half, row by row, in self-attention layers."""
+    attentions = [module for name, module in unet.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
+    kept = [module.processor for module in attentions]
+    with contextlib.ExitStack() as stack:
+        if norms:
+            for module in unet.modules():
+                if isinstance(module, nn.GroupNorm):
+                    stack.enter_context(_shared_norm(module))
+        for module in attentions:
+            module.set_processor(SharedAttention())
+        try:
+            yield
+        finally:
+            for module, processor in zip(attentions, kept, strict=True):
+                module.set_processor(processor)
+
+
+class SharedAttention:
+    """A diffusers attention processor: rows B.. of a batch of 2 B attend to their own tokens and to row i - B's."""
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None, temb: Tensor | None = None, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        if encoder_hidden_states is not None or attention_mask is not None or hidden_states.ndim != 3:
+            raise ValueError("shared attention: expected self-attention over tokens (B, N, C) without a mask")
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (2 B, heads, N, C / heads)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        (q_r, q_t), (k_r, k_t), (v_r, v_t) = q.chunk(2), k.chunk(2), v.chunk(2)
+        q_t, k_t = adain(q_t, q_r), adain(k_t, k_r)
+        reference = scaled_dot_product_attention(q_r, k_r, v_r)
+        sample = scaled_dot_product_attention(q_t, torch.cat([k_r, k_t], dim=2), torch.cat([v_r, v_t], dim=2))
+        out = torch.cat([reference, sample]).transpose(1, 2).flatten(2)
+        out = attn.to_out[1](attn.to_out[0](out))  # linear, dropout
+        return (out + hidden_states if attn.residual_connection else out) / attn.rescale_output_factor
+
+
+def adain(x: Tensor, y: Tensor, floor: float = 1e-5) -> Tensor:
+    """x with the mean and deviation of y over the tokens (dimension -2)."""
+    mean_x, mean_y = x.mean(dim=-2, keepdim=True), y.mean(dim=-2, keepdim=True)
+    spread_x = (x.var(dim=-2, keepdim=True) + floor).sqrt()
+    spread_y = (y.var(dim=-2, keepdim=True) + floor).sqrt()
+    return (x - mean_x) / spread_x * spread_y + mean_y
+
+
+@contextlib.contextmanager
+def _shared_norm(module: nn.GroupNorm) -> Iterator[None]:
+    """Statistics over every row and its reference together, by laying the reference beside it."""
+    plain = module.forward
+
+    def forward(x: Tensor) -> Tensor:  # (2 B, C, ...)
+        reference = x[: len(x) // 2]
+        both = torch.cat([x, torch.cat([reference, reference])], dim=-1)
+        return plain(both)[..., : x.shape[-1]]
+
+    module.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del module.forward
