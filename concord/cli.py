@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -45,7 +46,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_verb(name) if name else command, rest
+        return name, load_verb(name, rest) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -67,9 +68,15 @@ def fail(message: str) -> None:
     raise SystemExit(2) from None
 
 
-def load_verb(name: str) -> Any:
-    """The command of a verb, imported now."""
-    module, _, attribute = VERBS[name][0].partition(":")
+def load_verb(name: str, arguments: Sequence[str] = ()) -> Any:
+    """The command of a verb, imported now; `score` has two forms, told apart by its arguments."""
+    place = VERBS[name][0]
+    if name == "score":
+        from concord.score_folders import asks_for_images
+
+        if asks_for_images(arguments):
+            place = "concord.score_folders:score_images"
+    module, _, attribute = place.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode=None)

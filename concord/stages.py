@@ -114,11 +114,15 @@ def score(
 ) -> None:
     """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
 
+    With --images it scores any folder of images instead: `concord score --images DIR --help` shows that form.
+
     Examples:
 
       concord score face-generation collaborative
 
       concord score face-generation --reference
+
+      concord score --images samples/ --reference real/ --metrics fid,kid,lpips --profile paper
     """
     from benchmarks.store import Run
 

@@ -111,7 +111,8 @@ def preload() -> None:
     import importlib
 
     for name in (
-        "benchmarks.scoring", "benchmarks.session", "concord.cli", "concord.report", "concord.run", "concord.stages", "matplotlib.figure",
+        "benchmarks.scoring", "benchmarks.session", "concord.cli", "concord.report", "concord.run", "concord.stages",
+        "matplotlib.figure",
         "matplotlib.backends.backend_agg", "methods.networks.bank", "metrics.networks.perception", "pandas",
         "pyarrow.dataset", "pyarrow.parquet", "reports.conditions", "reports.html", "rich.table",
     ):  # fmt: skip

@@ -51,8 +51,7 @@ class Perception:
             from metrics.networks.paper.freedom import FreeDoMNetworks
             from metrics.networks.paper.perception import PaperPerception
 
-            paper = PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)
-            return paper  # type: ignore[return-value]  # the same methods, and no other network behind them
+            return PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)
         if profile != "embedded":
             raise ConcordError(f"profile '{profile}': expected embedded or paper")
         return cls(role, device)
