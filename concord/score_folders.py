@@ -203,11 +203,14 @@ def stored_conditions(row: Path, images: ImageSet) -> tuple[str, list[Conditions
     for suite in load_suites():
         if suite.request_set != manifest["request_set"]:
             continue
-        for options in ({"size": "default"}, {"size": "full"}, {"limit": len(wanted)}):
-            requests = open_plan(suite.name, profile=profile, row="ground-truth", **options).requests
+        for size in ("default", "full"):
+            plan = open_plan(suite.name, profile=profile, size=size, limit=len(wanted), row="ground-truth")
+            requests = plan.requests
             same_data = requests.fingerprint == manifest["data"]["fingerprint"]
             if [request.id for request in requests.requests] == wanted and same_data:
                 return profile, [requests.conditions_of(r, requests.conditions) for r in requests.requests]
+            if len(requests) >= len(wanted):
+                break  # a larger size would draw more data, and not find these requests either
     raise ConcordError(
         f"{row}: no suite plans these {len(wanted)} requests any more; give --captions, --masks and what else is needed"
     )

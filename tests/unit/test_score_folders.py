@@ -157,6 +157,61 @@ def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
     assert facts["intervals"]["text-similarity"] == pytest.approx([expected.low, expected.high])
 
 
+def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The larger size, whose data would have to be drawn, is looked at only where the smaller one is too small."""
+    from types import SimpleNamespace
+
+    from benchmarks import suite
+    from concord import options, score_folders
+    from data.requests import Conditions
+
+    opened: list[tuple[str, str, int]] = []
+    lengths = {"default": 3, "full": 5}
+
+    class Requests:
+        fingerprint, conditions = "f", ("text",)
+
+        def __init__(self, n: int) -> None:
+            self.requests = [SimpleNamespace(id=f"{k}-0") for k in range(n)]
+
+        def __len__(self) -> int:
+            return len(self.requests)
+
+        def conditions_of(self, request: Any, names: Any) -> Conditions:
+            return Conditions(text=f"caption of {request.id}")
+
+    def open_plan(name: str, *, profile: str, size: str, limit: int, row: str) -> Any:
+        opened.append((name, size, limit))
+        return SimpleNamespace(requests=Requests(min(limit, lengths[size])))
+
+    suites = [SimpleNamespace(name="other", request_set="b"), SimpleNamespace(name="mine", request_set="a")]
+    monkeypatch.setattr(suite, "load_suites", lambda: suites)
+    monkeypatch.setattr(options, "open_plan", open_plan)
+
+    def found(n: int, fingerprint: str = "f") -> list[str | None]:
+        opened.clear()
+        row = folders / f"row{n}{fingerprint}"
+        row.mkdir(exist_ok=True)
+        manifest = {"profile": "embedded", "request_set": "a", "data": {"fingerprint": fingerprint}}
+        (row / "run.json").write_text(json.dumps(manifest))
+        images = SimpleNamespace(names=[f"{k}-0" for k in range(n)])
+        profile, conditions = score_folders.stored_conditions(row, images)  # type: ignore[arg-type]
+        assert profile == "embedded"
+        return [one.text for one in conditions]
+
+    assert found(2) == ["caption of 0-0", "caption of 1-0"]
+    assert opened == [("mine", "default", 2)]
+    assert len(found(5)) == 5
+    assert opened == [("mine", "default", 5), ("mine", "full", 5)]
+    with pytest.raises(ConcordError, match="no suite plans these 2 requests any more; give --captions"):
+        found(2, "another tree")
+    assert opened == [("mine", "default", 2)]
+    with pytest.raises(ConcordError, match="no suite plans these 9 requests"):
+        found(9)
+
+
 def test_which_form_of_the_verb_is_meant(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert asks_for_images(["--images", "x", "--metrics", "fid"])
