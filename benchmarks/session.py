@@ -19,6 +19,7 @@ from benchmarks.scoring import Reference, feature_kinds, is_scored, score_run
 from benchmarks.settings import ROOT
 from benchmarks.suite import SHARD_SIZE, metrics_of
 from metrics.base import SetMetric, get_metric
+from metrics.evaluation import exact_float32
 
 if TYPE_CHECKING:
     from metrics.networks.perception import Perception
@@ -81,7 +82,7 @@ class Session:
         if pending and self.reference is not None:
             self.make_reference()
         for run in pending:
-            with self.bars(f"score {run.row.name}") as progress:
+            with self.bars(f"score {run.row.name}") as progress, exact_float32():
                 self._account(score_run(run, self.metrics, lambda: self.perception, self.reference, progress))
         return pending
 
@@ -95,7 +96,7 @@ class Session:
             return
         with self.measure("load"):
             perception = self.perception
-        with self.measure("reference"), self.bars("reference features") as progress:
+        with self.measure("reference"), self.bars("reference features") as progress, exact_float32():
             self.reference.features(perception, self.feature_kinds, progress)
 
     @cached_property

@@ -124,7 +124,8 @@ def _stored(store: Store) -> dict[str, Any]:
     found = {}
     for path in sorted(store.root.glob("*/*/score.json")):
         run = store.run(path.parents[1].name, path.parent.name)
-        if run.scored and run.row not in ("ground-truth", "shuffled"):
+        # A method that lives outside is not this repository's to keep a baseline of.
+        if run.scored and run.row not in ("ground-truth", "shuffled") and not run.manifest.get("external"):
             found[f"{run.request_set}/{run.row}"] = run
     return found
 
