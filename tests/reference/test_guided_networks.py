@@ -77,8 +77,8 @@ def test_a_batch_is_as_good_as_its_parts(
 ) -> None:
     """Kernels round differently for other batch sizes, and guidance passes that on: within a grey level here.
 
-    Hard guidance amplifies it: with text 0.05 and mask 4, 1 image of 8 differed by 3 grey levels (root mean square) after
-    30 steps of Z-Magic with exact products, and 2 of 8 with difference quotients.
+    Hard guidance amplifies it: with text 0.05 and mask 4, 1 image of 8 differed by 3 grey levels (root mean square)
+    after 30 steps of Z-Magic with exact products, and 2 of 8 with difference quotients.
     """
     method = make_method(name, {"steps": 6, "strengths": strengths}, bank)
     requests = asked(names)
