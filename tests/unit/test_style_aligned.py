@@ -37,9 +37,11 @@ class SmallExpert(nn.Module):
         )  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in self.parameters():
+            for name, parameter in self.named_parameters():
                 if parameter.ndim > 1:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+                else:
+                    parameter.fill_(float(name.endswith("weight")))
         self.eval().requires_grad_(False)
 
     def forward(self, x_t: Tensor, t: int, tokens: Tensor) -> Tensor:
