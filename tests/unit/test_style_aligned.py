@@ -49,7 +49,7 @@ class SmallExpert(nn.Module):
 
     def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Any:
         tokens = torch.tensor([len(c.text or "") / 3 for c in conditions]).reshape(-1, 1, 1).expand(-1, 1, WIDTH)
-        return lambda x_t, t: (1 - schedule.abar(t, x_t)).sqrt() * x_t + 0.3 * self(x_t, t, tokens)
+        return lambda x_t, t: (1 - schedule.abar(t, x_t)).sqrt() * x_t + 0.1 * self(x_t, t, tokens)
 
 
 class SmallBank:
