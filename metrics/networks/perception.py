@@ -51,7 +51,8 @@ class Perception:
             from metrics.networks.paper.freedom import FreeDoMNetworks
             from metrics.networks.paper.perception import PaperPerception
 
-            return PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)
+            # The same methods, and no other network behind them.
+            return PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)  # type: ignore[return-value]
         if profile != "embedded":
             raise ConcordError(f"profile '{profile}': expected embedded or paper")
         return cls(role, device)
