@@ -12,6 +12,7 @@ Two preparations, each with unit and unnormalised features from one pass:
 
 from __future__ import annotations
 
+import logging
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ConcordError
-from metrics.networks.paper.weights import frozen, load_strictly, read_state, to_uint8, weight_path
+from metrics.networks.paper.weights import frozen, load_strictly, read_state, to_uint8, unfilled, weight_path
 
 MODELS: dict[str, str] = {
     "clip-vit-b-32": "ViT-B-32-quickgelu",
@@ -134,20 +135,27 @@ def load_clip(
 def _open(architecture: str, path: Path) -> nn.Module:
     import open_clip
 
+    if path.suffix == ".safetensors":
+        try:
+            return open_clip.create_model(architecture, pretrained=str(path))
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ConcordError(f"{path}: no weights of {architecture} ({reason}); fetch the file again") from None
     if _is_torchscript(path):
-        model: nn.Module = open_clip.create_model(architecture, pretrained=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # OpenAI published in no other form
             state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        load_strictly(model, {key: value for key, value in state.items() if key not in FACTS}, path)
-        return model
-    if path.suffix != ".safetensors":
-        read_state(path)  # for a message of one line where the file is broken
+        state = {key: value for key, value in state.items() if key not in FACTS}
+    else:
+        state = read_state(path)
+    logging.disable(logging.WARNING)  # "initialized randomly": it is filled below
     try:
-        return open_clip.create_model(architecture, pretrained=str(path))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ConcordError(f"{path}: no weights of {architecture} ({reason}); fetch the file again") from None
+        with unfilled():
+            model: nn.Module = open_clip.create_model(architecture, pretrained=None)
+    finally:
+        logging.disable(logging.NOTSET)
+    load_strictly(model, state, path, architecture)
+    return model
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ConcordError
-from metrics.networks.paper.weights import frozen, load_strictly, read_state, weight_path
+from metrics.networks.paper.weights import frozen, load_strictly, read_state, unfilled, weight_path
 
 Trunk = Literal["alex", "vgg"]
 FILES: dict[Trunk, str] = {"alex": "lpips-alexnet", "vgg": "lpips-vgg16"}
@@ -45,7 +45,7 @@ def load_lpips(net: Trunk = "alex", path: Path | None = None, device: torch.devi
     features = {name: value for name, value in read_state(path).items() if not name.startswith("classifier.")}
     import lpips
 
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), unfilled():
         # The package builds its trunk with random weights first: the caller's random state is not to notice.
         warnings.simplefilter("ignore", UserWarning)  # on arguments of torchvision that the package uses
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)

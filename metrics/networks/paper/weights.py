@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from data.errors import ConcordError
 
@@ -51,7 +54,23 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+class _NoInitialisation(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":  # they fill their first argument and return it
+            return args[0] if args else next(iter((kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Networks built here skip their random start, a second for CLIP: for those that `load_strictly` then fills."""
+    with _NoInitialisation():
+        yield
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str | None = None) -> None:
     """Fill the network; ConcordError naming the first key that is missing, unknown or of another shape.
 
     Counters of batch normalisation may be missing: files older than PyTorch 0.4.1 have none, and evaluation reads none.
@@ -60,7 +79,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
     other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    kind = type(network).__name__
+    kind = kind or type(network).__name__
     if missing or unknown:
         what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}'"
         more = f"{len(missing)} names are missing, {len(unknown)} unknown"
