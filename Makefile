@@ -5,11 +5,13 @@
 #   make bench SIZE=full            as many samples as the papers took
 #   make bench PROFILE=paper        the papers' data and checkpoints
 #   make test ARGS="-k store -x"    anything after the command
+#   make compare BASE=main          against the baseline committed there
 
 SUITE   ?=
 SIZE    ?=
 PROFILE ?= embedded
 DEVICE  ?=
+BASE    ?=
 ARGS    ?=
 
 .DEFAULT_GOAL := help
@@ -33,7 +35,7 @@ endif
 option = $(if $($(2)),--$(1) "$($(2))")
 PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
-.PHONY: bench test report compare train lint clean help lock
+.PHONY: bench test report compare baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE=)
 	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(ARGS)
@@ -46,8 +48,13 @@ test: $(READY) ## Run the tests (ARGS="-m 'not slow'" leaves out the long ones)
 report: $(READY) ## Write the tables and figures again from the stored results
 	@$(CONCORD) report $(PICK) $(ARGS)
 
-compare: $(READY) ## Measure the stored results against the committed baseline
-	@$(CONCORD) compare $(PICK) $(ARGS)
+compare: $(READY) ## Run the methods whose code changed, and compare with the committed baseline (BASE=revision)
+	@$(CONCORD) plan $(PICK) $(call option,device,DEVICE)
+	@$(CONCORD) warm $(PYTHON) -m dvc repro
+	@$(CONCORD) compare $(BASE) $(PICK) $(ARGS)
+
+baseline: $(READY) ## Take the stored results as the committed baseline, and say what changed
+	@$(CONCORD) compare --accept $(PICK) $(ARGS)
 
 train: $(READY) ## Remake the embedded weights (never needed to run the benchmark)
 	@$(CONCORD) train --all $(call option,device,DEVICE) $(ARGS)

@@ -6,7 +6,7 @@ mark holds the SHA-256 of each, so that it changes exactly when one of them does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.plan import RunPlan
@@ -14,17 +14,20 @@ from data.errors import ConcordError
 from data.files import read_json, sha256_file, write_json
 
 
-def write_mark(mark: Path, runs: Sequence[RunPlan], manifest: str) -> None:
-    """Name the manifests ('run.json' or 'score.json') of finished runs by SHA-256."""
+def write_mark(mark: Path, runs: Sequence[RunPlan], manifest: str, left: Mapping[str, str] | None = None) -> None:
+    """Name the manifests ('run.json' or 'score.json') of finished runs by SHA-256; `left`: what was left out, why."""
     rows = {f"{run.requests.name}/{run.row.name}": sha256_file(run.path / manifest) for run in runs}
-    write_json(mark, {"manifest": manifest, "rows": dict(sorted(rows.items()))})
+    content = {"manifest": manifest, "rows": dict(sorted(rows.items()))}
+    write_json(mark, {**content, "left": dict(sorted(left.items()))} if left else content)
 
 
 def is_true(mark: Path, root: Path) -> bool:
-    """Whether every manifest that a mark names lies under `root` as it was."""
+    """Whether every manifest that a mark names lies under `root` as it was, and nothing was left out."""
     try:
         content = read_json(mark)
         rows, manifest = content["rows"], content["manifest"]
+        if content.get("left"):
+            return False
         return all(sha256_file(root / row / manifest) == digest for row, digest in rows.items())
     except (ConcordError, OSError, KeyError, TypeError, AttributeError):
         return False

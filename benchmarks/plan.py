@@ -13,12 +13,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.restoration import masked_image
 from benchmarks.settings import ROOT, Profile, Settings
 from benchmarks.suite import REFERENCES, SHARD_SIZE, Row, Suite
 from benchmarks.tuned import merge, nested, tuned_row
@@ -32,10 +33,28 @@ if TYPE_CHECKING:
 
 READERS = ("data/faces.py", "data/labels.py", "data/pictures.py", "data/captions.py", "data/requests.py")
 """Source that turns files into conditions; it is part of every run's key."""
-STYLE_READERS = ("data/synthetic/styles.py", "data/synthetic/draw.py")
-"""Source that draws style references; part of the key of a run that is given one."""
+CONDITION_READERS = {
+    "style": ("data/synthetic/styles.py", "data/synthetic/draw.py"), "masked_image": ("benchmarks/restoration.py",),
+}  # fmt: skip
+"""Source that draws style references and hides patches; part of the key of a run that is given them."""
 SHARED = ("methods/base.py", "methods/core", "methods/networks")
-"""Source that methods stand on; it is part of every method's key."""
+"""Source that methods stand on; it is part of a method's key as `unread` says."""
+EVERYONES = frozenset(
+    [
+        "methods/base.py", "methods/core/__init__.py", "methods/core/cagrad.py", "methods/core/experts.py",
+        "methods/core/guidance.py", "methods/core/guided.py", "methods/core/hvp.py", "methods/core/noise.py",
+        "methods/core/sampler.py", "methods/core/schedule.py", "methods/networks/__init__.py",
+        "methods/networks/autoencoder.py", "methods/networks/bank.py", "methods/networks/dynamic_diffuser.py",
+        "methods/networks/experts.py",
+    ]
+)  # fmt: skip
+"""The part of SHARED that is in every method's key; what else lies there is in the keys of those who import it."""
+BANKS = {"paper": "methods/networks/paper_bank.py"}
+"""Where the networks of a profile come from; of any other, from a file of EVERYONES."""
+
+
+class NothingToAskError(ConcordError):
+    """No item of the dataset has all the conditions that a suite asks for."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,7 @@ class RequestSet:
     image_size: int
     requests: tuple[PlannedRequest, ...]
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many items
+    patches: int | None = None  # hidden from a masked image
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -80,7 +100,11 @@ class RequestSet:
     def fingerprint(self) -> str:
         """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
         items = [request.item.kept_for(self.conditions) for request in self.requests]
-        return replace(self.dataset, items=items).fingerprint
+        found = replace(self.dataset, items=items).fingerprint
+        if "landmarks" in self.conditions and hasattr(self.dataset, "shards"):  # they lie beside the shards
+            points = b"".join(item.landmarks().tobytes() for item in items)
+            found = hashlib.sha256(found.encode() + points).hexdigest()
+        return found
 
     @property
     def has_images(self) -> bool:
@@ -110,6 +134,10 @@ class RequestSet:
                 values[name] = getattr(request.item, name)(self.image_size)
             elif name == "style":
                 values["style"] = self._style(request)
+            elif name == "masked_image" and self.patches is not None:
+                values[name] = masked_image(request.item, self.patches, self.image_size)
+            elif name == "source_image":
+                values[name] = request.item.image(self.image_size).copy()
             else:
                 raise ConcordError(f"request set '{self.name}': dataset 'faces' gives no condition '{name}'")
         return Conditions(**values)
@@ -136,8 +164,9 @@ class RequestSet:
 
 
 def make_request_set(
-    name: str, dataset: FaceDataset, conditions: Sequence[str], image_size: int, n: int, seed_set: int = 0
-) -> RequestSet:
+    name: str, dataset: FaceDataset, conditions: Sequence[str], image_size: int, n: int, seed_set: int = 0,
+    patches: int | None = None,
+) -> RequestSet:  # fmt: skip
     """The first `n` items that have every condition, in the dataset's order.
 
     Where some items have a picture, items without one are left out too, so that all rows of the table, the
@@ -156,8 +185,8 @@ def make_request_set(
         kept.append(PlannedRequest(f"{item.id}-{seed_set}", request_seed(name, item.id, seed_set), item))
     if not kept:
         reasons = "; ".join(f"{count} have {reason}" for reason, count in left_out.items()) or "the folder has no items"
-        raise ConcordError(f"{dataset.root}: no item has {' and '.join(conditions)} ({reasons})")
-    return RequestSet(name, dataset, tuple(conditions), image_size, tuple(kept), dict(left_out))
+        raise NothingToAskError(f"{dataset.root}: no item has {' and '.join(conditions)} ({reasons})")
+    return RequestSet(name, dataset, tuple(conditions), image_size, tuple(kept), dict(left_out), patches)
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -175,6 +204,9 @@ class RunPlan:
     source: tuple[Path, ...]
     path: Path
     external: External | None = None  # of a method that lives outside (benchmarks/external.py)
+    generator: str | None = None  # whose models a method draws from, where the profile has several
+    dtype: str = "fp32"
+    unread: frozenset[Path] = frozenset()  # of `source`: files that cannot change its images
 
     @property
     def is_reference(self) -> bool:
@@ -189,12 +221,16 @@ class RunPlan:
             "row": self.row.name if self.is_reference else self.row.method,
             "params": self.params,
             "conditions": self.conditions,
-            "source": source_hash(self.source),
+            "source": source_hash(self.source, self.unread),
             "data": self.requests.fingerprint,
             "requests": [(request.id, request.seed) for request in self.requests.requests],
         }
+        if self.requests.patches is not None:
+            facts["patches"] = self.requests.patches
         if self.external is not None:
             facts["external"] = self.external.digest
+        if self.generator is not None:
+            facts |= {"generator": self.generator, "dtype": self.dtype}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -257,10 +293,24 @@ def open_items(suite: Suite, settings: Settings, options: Options) -> FaceDatase
             f"params.yaml: profile '{options.profile}' names no folder for dataset '{suite.dataset}'; "
             "give one with --data"
         )
-    folder = ROOT / profile.datasets[suite.dataset].items
-    if not folder.is_dir():
-        raise ConcordError(f"{folder}: no such folder; make it with `concord data make`, or give one with --data")
-    return open_faces(folder)
+    named = profile.datasets[suite.dataset]
+    if not named.items_folder.is_dir():
+        fetched = " ".join(named.sources)
+        how = "`concord data make`"
+        if fetched:
+            how = f"`concord data fetch {fetched}` and `concord data prepare {named.sources[0]}`"
+        raise ConcordError(f"{named.items_folder}: no such folder; make it with {how}, or give one with --data")
+    return with_landmarks(open_faces(named.items_folder))
+
+
+def with_landmarks(dataset: FaceDataset) -> FaceDataset:
+    """The dataset with the landmarks that lie beside prepared shards (`concord data landmarks`), where they do."""
+    from data.faces import landmark_rows
+
+    rows = {} if any(item.has_landmarks for item in dataset.items) else landmark_rows(dataset.root)
+    if not rows:
+        return dataset
+    return replace(dataset, items=[replace(item, landmark_row=rows.get(item.id)) for item in dataset.items])
 
 
 def make_plan(
@@ -279,15 +329,18 @@ def make_plan(
     """
     from benchmarks.external import external_runs
 
+    suite, related = suite.in_profile(options.profile), [other.in_profile(options.profile) for other in related]
     if options.limit is not None and options.limit < 1:
         raise ConcordError(f"--limit {options.limit}: expected at least 1")
     if options.seed_set < 0:
         raise ConcordError(f"--seed-set {options.seed_set}: expected 0 or more")
-    n = options.limit or settings.size(suite.request_set, options.size)
     profile = settings.profile(options.profile)
+    n = options.limit or settings.size(suite.request_set, options.size, options.profile)
+    if size := suite.part(options.profile).image_size:
+        profile = profile.model_copy(update={"image_size": size})
     dataset = open_items(suite, settings, options)
     requests = make_request_set(
-        suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set
+        suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set, suite.patches
     )  # fmt: skip
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
@@ -296,7 +349,7 @@ def make_plan(
         if row.method is not None:
             settled = tuned_row(row, suite.request_set, options.profile)
             changed = row_with(settled, changes) if changes else settled
-            runs.append(_method_run(suite, changed, requests, root, options.profile))
+            runs.append(_method_run(suite, changed, requests, root, options.profile, profile.dtype))
     outside, left = external_runs(suite, requests, root, options.profile, external)
     runs, skipped = runs + outside, skipped | left
     return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped)
@@ -324,7 +377,10 @@ def _reference_run(name: str, requests: RequestSet, root: Path, profile: str) ->
     return RunPlan(profile, requests, row, requests.conditions, {}, source, root / requests.name / name)
 
 
-def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str) -> RunPlan:
+def _method_run(
+    suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str = "fp32"
+) -> RunPlan:  # fmt: skip
+    from benchmarks.generators import generator_of
     from methods.base import get_method, make_params
 
     assert row.method is not None
@@ -333,12 +389,15 @@ def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profil
     conditions = tuple(suite.row_conditions(row))
     source = (method_file(row.method), *(ROOT / file for file in (*SHARED, *readers_of(conditions))))
     path = root / requests.name / row.name
-    return RunPlan(profile, requests, row, conditions, params, source, path)
+    return RunPlan(
+        profile, requests, row, conditions, params, source, path, generator=generator_of(suite, row, profile),
+        dtype=dtype, unread=unread(source[0], profile),
+    )  # fmt: skip
 
 
 def readers_of(conditions: Sequence[str]) -> tuple[str, ...]:
     """Source that turns files into these conditions."""
-    return (*READERS, *STYLE_READERS) if "style" in conditions else READERS
+    return (*READERS, *(file for name in conditions for file in CONDITION_READERS.get(name, ())))
 
 
 def method_file(name: str) -> Path:
@@ -350,12 +409,55 @@ def method_file(name: str) -> Path:
     return Path(str(inspect.getsourcefile(get_method(name))))
 
 
-def source_hash(files: Iterable[Path]) -> str:
-    """SHA-256 over Python files and the Python files of folders, by name and content."""
+def unread(method: Path, profile: str) -> frozenset[Path]:
+    """The files of SHARED that a method neither shares with all others nor imports, by whatever way."""
+    shared: list[Path] = []
+    for place in (ROOT / name for name in SHARED):
+        shared += place.rglob("*.py") if place.is_dir() else [place]
+    starts = [method, *(ROOT / name for name in EVERYONES), *([ROOT / BANKS[profile]] if profile in BANKS else [])]
+    return frozenset(shared) - _reached(frozenset(starts))
+
+
+@lru_cache(maxsize=256)
+def _reached(starts: frozenset[Path]) -> frozenset[Path]:
+    """These files and all files of methods/ that they import, directly or not, wherever in the code."""
+    found: set[Path] = set()
+    waiting = list(starts)
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        waiting += _imports(path)
+    return frozenset(found)
+
+
+def _imports(path: Path) -> list[Path]:
+    """The files of methods/ that a Python file names in its imports; a package stands for its __init__.py."""
+    import ast
+
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found = []
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "methods":
+            for end in range(2, len(parts) + 1):
+                base = ROOT.joinpath(*parts[:end])
+                found += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
+    return found
+
+
+def source_hash(files: Iterable[Path], but: frozenset[Path] = frozenset()) -> str:
+    """SHA-256 over Python files and the Python files of folders, by name and content; `but` those left out."""
     digest = hashlib.sha256()
     for entry in files:
         for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
-            if path.is_file():
+            if path.is_file() and path not in but:
                 digest.update(f"{path.relative_to(entry.parent)}\x00{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
@@ -364,7 +466,22 @@ def weights_current(weights: dict[str, str]) -> bool:
     """Whether the weight files still have the hashes that a shard or a score recorded."""
     from data.checkpoints import weight_path
 
-    return all(_file_hash(weight_path(name)) in (digest, None) for name, digest in weights.items())
+    return all(
+        _file_hash(weight_path(name)) in (digest, None) and _had(name) in (digest, None)
+        for name, digest in weights.items()
+    )
+
+
+def _had(name: str) -> str | None:
+    """SHA-256 of a fetched weight file as its lock has it; None for what is no name of one file, or was never had."""
+    from data.manifest import FOLDER, Lock, load_manifest
+
+    if not (FOLDER / f"{name}.yaml").is_file():
+        return None
+    manifest = load_manifest(name)
+    if len(manifest.files) > 1 or manifest.files[0].unpack is not None:
+        return None
+    return Lock(manifest).entry(manifest.files[0]).get("sha256")
 
 
 _HASHES: dict[tuple[str, int, int], str] = {}

@@ -56,7 +56,7 @@ def run_status(run: RunPlan, grid: int = 0) -> Status:
         return Status("up to date", total, total)
     if Run(run.path).finished:
         return Status("changed", 0, total)
-    done = sum(info is not None for info in _valid_shards(run))
+    done = sum(info is not None for info in valid_shards(run))
     return Status("partial" if done else "to do", done, total)
 
 
@@ -68,11 +68,11 @@ def is_current(run: RunPlan, grid: int = 0) -> bool:
         return False
     if not isinstance(manifest, dict) or not manifest.get("finished") or manifest.get("key") != run.key:
         return False
-    shards = _valid_shards(run)
+    shards = valid_shards(run)
     return None not in shards and not _trace_is_missing(run, shards, grid)
 
 
-def _valid_shards(run: RunPlan) -> list[dict[str, Any] | None]:
+def valid_shards(run: RunPlan) -> list[dict[str, Any] | None]:
     """The JSON of each shard that belongs to this plan and is whole; None for the others."""
     found = [read_info(run.path / "images", index) for index in range(len(run.requests.shards))]
     return [
@@ -107,24 +107,28 @@ def generate_run(
     grid: the first so many requests keep the method's traces.
     Raises ConcordError when another process writes this run, or the folder cannot be written.
     """
-    if not 1 <= batch_size <= 64:
-        raise ConcordError(f"--batch-size {batch_size}: expected 1..64 (a batch never crosses a shard of 64)")
+    check_batch_size(batch_size)
     if is_current(run, grid):
         return Outcome(False)
     with run_lock(run.path):
         if is_current(run, grid):  # another process has just finished it
             return Outcome(False)
-        _remove_leftovers(run.path)
-        return Outcome(True, _Generation(run, open_maker, batch_size, grid, progress).work())
+        remove_leftovers(run.path)
+        return Outcome(True, Generation(run, open_maker, batch_size, grid, progress).work())
 
 
-def _remove_leftovers(folder: Path) -> None:
+def check_batch_size(batch_size: int) -> None:
+    if not 1 <= batch_size <= 64:
+        raise ConcordError(f"--batch-size {batch_size}: expected 1..64 (a batch never crosses a shard of 64)")
+
+
+def remove_leftovers(folder: Path) -> None:
     """Temporary files of killed processes; the lock is held, so nobody is writing them."""
     for path in (*folder.glob(".*.part"), *(folder / "images").glob(".*.part")):
         path.unlink(missing_ok=True)
 
 
-class _Generation:
+class Generation:
     """One session of making a run: from its first missing shard to the manifest."""
 
     def __init__(
@@ -134,7 +138,7 @@ class _Generation:
         self.open_maker = open_maker
         self.images = run.path / "images"
         self.clock = Clock(*KINDS)
-        self.infos = _valid_shards(run)
+        self.infos = valid_shards(run)
         if _trace_is_missing(run, self.infos, grid):
             self.infos[0] = None
         self.begun = False
@@ -150,14 +154,14 @@ class _Generation:
             self._report()
             for index, info in enumerate(self.infos):
                 if info is None:
-                    self._make_shard(index, maker, memory)
+                    self.make_shard(index, maker, memory)
         finally:
             maker.close()
-        self._begin()  # nothing was missing but the manifest, or shards of a longer plan are left
-        self._write_manifest(maker)
+        self.begin()  # nothing was missing but the manifest, or shards of a longer plan are left
+        self.write_manifest()
         return self.clock.split()
 
-    def _make_shard(self, index: int, maker: Maker, memory: PeakMemory) -> None:
+    def make_shard(self, index: int, maker: Maker, memory: PeakMemory) -> None:
         shard = self.run.requests.shards[index]
         before, counts, start = dict(self.clock.seconds), maker.evaluations(), time.perf_counter()
         pngs: list[bytes] = []
@@ -175,7 +179,7 @@ class _Generation:
             if tell:
                 told.append(made)
             self._report(len(pngs))
-        self._begin()
+        self.begin()
         with self.clock.measure("write"):
             if told:
                 self._write_trace(told)
@@ -197,7 +201,7 @@ class _Generation:
             self.infos[index] = write_shard(self.images, index, [request.id for request in shard], pngs, facts)
         self._report()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Before the first write: the old manifest and scores go, and shards that are not of this plan."""
         if self.begun:
             return
@@ -237,7 +241,7 @@ class _Generation:
             done = sum(info["n"] for info in self.infos if info is not None)
             self.progress(min(done + unwritten, len(self.run.requests)), len(self.run.requests))
 
-    def _write_manifest(self, maker: Maker) -> None:
+    def write_manifest(self) -> None:
         shards = [info for info in self.infos if info is not None]
         n = len(self.run.requests)
         split = _merge([info["time"] for info in shards])
@@ -253,6 +257,7 @@ class _Generation:
             "row": self.run.row.name,
             "method": self.run.row.method,
             "profile": self.run.profile,
+            **({"generator": self.run.generator} if self.run.generator else {}),
             "params": self.run.params,
             "conditions": list(self.run.conditions),
             "n": n,
@@ -265,7 +270,7 @@ class _Generation:
             "weights": {name: digest for info in shards for name, digest in info["weights"].items()},
             "provenance": last["provenance"],
             "device": "+".join(sorted({info["provenance"]["device"] for info in shards})),
-            "dtype": "float32",
+            "dtype": "bfloat16" if self.run.dtype == "bf16" else "float32",
             "batch_size": last["batch_size"],
             "seconds_total": round(seconds, 3),
             "seconds_per_image": round(split["generate"] / n, 5),

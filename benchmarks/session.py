@@ -7,17 +7,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from benchmarks.makers import open_maker, use_all_cores
+from benchmarks.generators import PROFILE, lacking, metric_needs, open_any, why_not
+from benchmarks.makers import use_all_cores
 from benchmarks.meter import process_started
 from benchmarks.plan import Plan, RunPlan
 from benchmarks.runner import Outcome, Progress, generate_run, is_current
 from benchmarks.scoring import Reference, feature_kinds, is_scored, score_run
-from benchmarks.settings import ROOT
+from benchmarks.store import Run
 from benchmarks.suite import SHARD_SIZE, metrics_of
+from benchmarks.workers import generate_with_workers
 from metrics.base import SetMetric, get_metric
 from metrics.evaluation import exact_float32
 
@@ -46,14 +48,18 @@ class Session:
     batch_size: int | None = None
     bars: Bars = no_bars
     open_perception: Callable[[], Perception] | None = None
+    devices: Sequence[str] = ()  # two or more: a worker process on each, for the rows of methods
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     started: float = field(default_factory=process_started)
+    not_run: dict[str, str] = field(default_factory=dict)  # row -> why it cannot be made here; the others are
 
     # ------------------------------------------------------------------------------------------------------ generate
 
     def generate(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
         """Make what is missing; returns the runs that had to be worked on."""
         pending = [run for run in runs if not is_current(run, self.grid)]
+        self.not_run |= {run.row.name: reason for run in pending if (reason := why_not(run)) is not None}
+        pending = [run for run in pending if run.row.name not in self.not_run]
         if any(not run.is_reference for run in pending):
             self._check_conditions()
         for run in pending:
@@ -61,8 +67,12 @@ class Session:
                 batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
                 if run.external is not None:  # a command is started once a shard: it loads its models every time
                     batch_size = SHARD_SIZE
-                opener = partial(open_maker, run, self.device)
-                self._account(generate_run(run, opener, batch_size, self.grid, progress))
+                if len(self.devices) > 1 and not run.is_reference and run.external is None:
+                    outcome = generate_with_workers(run, self.devices, batch_size, self.grid, progress)
+                else:
+                    opener = partial(open_any, run, self.devices[0] if self.devices else self.device)
+                    outcome = generate_run(run, opener, batch_size, self.grid, progress)
+                self._account(outcome)
         return pending
 
     def _check_conditions(self) -> None:
@@ -79,6 +89,8 @@ class Session:
     def score(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
         """Score what is not scored; returns the runs that had to be worked on."""
         pending = [run for run in runs if not is_scored(run, self.metrics, self.reference)]
+        if self.plan.options.profile == PROFILE:  # what was not made has no score, and the others have
+            pending = [run for run in pending if Run(run.path).finished]
         if pending and self.reference is not None:
             self.make_reference()
         for run in pending:
@@ -101,8 +113,19 @@ class Session:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Of all suites that share the request set, so that a shared row is scored once."""
-        return metrics_of(self.plan.related)
+        """Of all suites that share the request set, so that a shared row is scored once.
+
+        Profile 'paper' leaves out those whose networks are not here (`metrics_not_run`).
+        """
+        return [name for name in metrics_of(self.plan.related) if name not in self.metrics_not_run]
+
+    @cached_property
+    def metrics_not_run(self) -> dict[str, str]:
+        """metric -> what is missing for it."""
+        if self.plan.options.profile != PROFILE or self.open_perception is not None:
+            return {}
+        missing = {name: lacking(metric_needs([name])) for name in metrics_of(self.plan.related)}
+        return {name: "; ".join(found.values()) for name, found in missing.items() if found}
 
     @cached_property
     def feature_kinds(self) -> list[str]:
@@ -131,7 +154,10 @@ class Session:
             folder = plan.root / "reference"
             return Reference(plan.requests.dataset, folder, plan.settings.image_size, own=True) if with_images else None
         dataset = plan.settings.datasets[plan.suite.dataset]
-        real = open_faces(ROOT / dataset.reference, split="all")
+        real = open_faces(dataset.reference_folder, split="all")
+        if dataset.reference_folder == dataset.items_folder:  # one dataset: its faces outside the test split
+            asked = {item.id for item in open_faces(dataset.items_folder).items}
+            real = replace(real, items=[item for item in real.items if item.id not in asked])
         folder = plan.options.results / plan.options.profile / "reference"
         return Reference(real, folder, plan.settings.image_size, dataset.reference_n)
 

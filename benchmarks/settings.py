@@ -15,21 +15,34 @@ PARAMS = ROOT / "params.yaml"
 
 SizeName = Literal["default", "full"]
 SIZES: tuple[SizeName, ...] = ("default", "full")
+CACHE = "cache:"
 
 
 class DatasetSettings(Strict):
     """Folders with no item in common: what is asked for, what FID and KID compare with, and what `tune` looks at."""
 
     items: str
-    reference: str
+    reference: str  # where it is the folder of the items: the faces that are no test items
     reference_n: int = Field(gt=0)
     tuning: str | None = None
+    sources: list[str] = Field(default_factory=list)  # names in data/manifests that it is prepared from
+
+    @property
+    def items_folder(self) -> Path:
+        return place(self.items)
+
+    @property
+    def reference_folder(self) -> Path:
+        return place(self.reference)
 
 
-class Profile(Strict):
-    image_size: int = Field(gt=0)
-    batch_size: int = Field(ge=1, le=64)
-    datasets: dict[str, DatasetSettings]
+def place(folder: str) -> Path:
+    """A folder of params.yaml: from the checkout, or, with 'cache:' before it, from where fetched things are kept."""
+    if folder.startswith(CACHE):
+        from data.manifest import cache_folder
+
+        return cache_folder() / folder.removeprefix(CACHE)
+    return ROOT / folder
 
 
 class Sizes(Strict):
@@ -37,6 +50,16 @@ class Sizes(Strict):
 
     default: int = Field(ge=1)
     full: int = Field(ge=1)
+
+
+class Profile(Strict):
+    """dtype: the numbers that generators compute in. sizes: of request sets, in place of those of all profiles."""
+
+    image_size: int = Field(gt=0)
+    batch_size: int = Field(ge=1, le=64)
+    datasets: dict[str, DatasetSettings]
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    sizes: dict[str, Sizes] = Field(default_factory=dict)
 
 
 class Settings(Strict):
@@ -48,10 +71,12 @@ class Settings(Strict):
             raise ConcordError(f"unknown profile '{name}': expected one of {', '.join(self.profiles)}")
         return self.profiles[name]
 
-    def size(self, request_set: str, name: str) -> int:
-        """How many requests a request set takes in a size."""
+    def size(self, request_set: str, name: str, profile: str | None = None) -> int:
+        """How many requests a request set takes in a size, of a profile where one is named."""
         if name not in SIZES:
             raise ConcordError(f"unknown size '{name}': expected one of {', '.join(SIZES)}")
+        if profile is not None and request_set in self.profile(profile).sizes:
+            return int(getattr(self.profile(profile).sizes[request_set], name))
         if request_set not in self.sizes:
             raise ConcordError(
                 f"{PARAMS.name}: 'sizes' has no entry for request set '{request_set}'; add one, or give --limit"

@@ -70,6 +70,21 @@ class Tune(Strict):
         return self
 
 
+class ProfilePart(Strict):
+    """What a suite is in another profile than 'embedded'; what is absent stays as it is.
+
+    rows: parameters by row, in place of the row's own; a row that is not named keeps its own.
+    """
+
+    image_size: int | None = Field(default=None, gt=0)
+    generator: str | None = None  # whose models the rows draw from; by the row's method where absent
+    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metrics: list[str] | None = None
+    joint: Joint | None = None
+    reference: list[Literal["ground-truth", "shuffled"]] | None = None
+    differences: list[str] | None = None
+
+
 class Suite(Strict):
     """The schema of benchmarks/suites/*.yaml."""
 
@@ -80,6 +95,7 @@ class Suite(Strict):
     dataset: Literal["faces"]
     conditions: list[str] = Field(min_length=1)
     requests: str | None = None  # request set; the suite's own name if absent
+    patches: int | None = Field(default=None, ge=1)  # of condition 'masked_image': how many are hidden
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
@@ -88,10 +104,28 @@ class Suite(Strict):
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
     differences: list[str] = Field(default_factory=list)
     tune: Tune | None = None
+    profiles: dict[str, ProfilePart] = Field(default_factory=dict)
 
     @property
     def request_set(self) -> str:
         return self.requests or self.name
+
+    def part(self, profile: str) -> ProfilePart:
+        """What the suite says about a profile; nothing where it says nothing."""
+        return self.profiles.get(profile) or ProfilePart()
+
+    def in_profile(self, profile: str) -> Suite:
+        """The suite as that profile runs it; twice is the same as once."""
+        part = self.profiles.get(profile)
+        if part is None:
+            return self
+        rows = [row.model_copy(update={"params": part.rows[row.name]}) if row.name in part.rows else row
+                for row in self.rows]  # fmt: skip
+        given = {name: getattr(part, name) for name in ("metrics", "joint", "reference", "differences")}
+        changed = {name: value for name, value in given.items() if value is not None}
+        if "metrics" in changed and "joint" not in changed and JOINT_SUCCESS not in changed["metrics"]:
+            changed["joint"] = None
+        return self.model_copy(update={"rows": rows, **changed})
 
     def row(self, name: str) -> Row:
         for row in self.rows:
@@ -110,6 +144,8 @@ class Suite(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
         _each_known(self.conditions, CONDITION_NAMES, "condition")
+        if ("masked_image" in self.conditions) != (self.patches is not None):
+            raise ValueError("condition 'masked_image' and key 'patches' (how many are hidden) come together")
         names = [row.name for row in self.rows]
         for name in names:
             if names.count(name) > 1:
@@ -124,6 +160,11 @@ class Suite(Strict):
                 raise ValueError("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
         elif JOINT_SUCCESS in self.metrics:
             raise ValueError(f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)")
+        for profile, part in self.profiles.items():
+            _each_known(part.rows, names, f"profiles.{profile}.rows: row")
+            joint = part.joint or (self.joint if part.metrics is None or JOINT_SUCCESS in part.metrics else None)
+            named = joint.metrics if joint else []
+            _each_known(named, part.metrics or self.metrics, f"profiles.{profile}: joint metric")
         if self.tune is not None:
             _each_known([self.tune.floor], names, "tune: floor: row")
             _each_known(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
@@ -253,6 +294,8 @@ def check_names(suite: Suite) -> None:
     for name in suite.joint.metrics if suite.joint else []:
         if not isinstance(get_metric(name), SampleMetric):
             raise ConcordError(f"joint: metric '{name}' has no value per image; expected a sample metric")
+        if get_metric(name).needs_originals:  # the ground truth is its own original: no threshold follows from it
+            raise ConcordError(f"joint: metric '{name}' compares with the ground truth itself; leave it out of 'joint'")
 
 
 def check_shared(suite: Suite, other: Suite) -> None:
@@ -260,7 +303,7 @@ def check_shared(suite: Suite, other: Suite) -> None:
     if suite.request_set != other.request_set:
         return
     both = f"suites '{other.name}' and '{suite.name}' share the request set '{suite.request_set}'"
-    if (suite.dataset, suite.conditions) != (other.dataset, other.conditions):
+    if (suite.dataset, suite.conditions, suite.patches) != (other.dataset, other.conditions, other.patches):
         raise ConcordError(f"{both} but differ in dataset or conditions; give one of them its own 'requests'")
     rows = {row.name: row for row in other.rows if row.method is not None}
     for row in suite.rows:

@@ -1,4 +1,4 @@
-"""`concord data`: make the embedded faces, check a tree of faces, look at one."""
+"""`concord data`: make the embedded faces and scenes, check a tree of faces or a file of layouts, look at one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from concord.fetch import fetch_data, prepare_data
+from concord.fetch import fetch_data, find_landmarks, prepare_data
 from data.errors import ConcordError
 
 app = typer.Typer(help="Make, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None)
@@ -20,10 +20,15 @@ app.command(
     "prepare", short_help="Make compact shards of a fetched dataset.", epilog="Examples: "
     "concord data prepare celebamask-hq | concord data prepare celebamask-hq --from path/to/CelebAMask-HQ",
 )(prepare_data)  # fmt: skip
+app.command(
+    "landmarks", short_help="Find the landmarks of real faces.", epilog="Examples: concord data landmarks | "
+    "concord data landmarks path/to/CelebAMask-HQ --device cuda",
+)(find_landmarks)  # fmt: skip
 
 DEFAULT_OUT = Path("datasets/synthfaces")
 FINGERPRINT = "fingerprint.json"
 DEFAULT_SPLITS = ("test", "validation")
+DEFAULT_SCENES = Path("datasets/synthscenes")
 
 
 class Split(StrEnum):
@@ -147,11 +152,55 @@ def _difference(out: Path, faces: range, references: bool) -> str | None:
 
 
 @app.command(
+    short_help="Write the embedded scenes, SynthScenes, to disk.",
+    epilog="Examples: concord data scenes | concord data scenes --split validation --n 200 --out scenes200",
+)
+def scenes(
+    split: Annotated[str, typer.Option(help="train, validation, test or tuning.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder; datasets/synthscenes/SPLIT without it.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Only the first N scenes of the split.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores without it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace SynthScenes that are there.")] = False,
+) -> None:
+    """Write scenes of the embedded world of layouts, SynthScenes: COCO-MIG's JSON, pictures, instances, interactions.
+
+    A folder that already holds these very scenes is left as it is.
+    """
+    import shutil
+
+    from data.files import read_json
+    from data.synthetic.scenes import RENDERER_VERSION, SPLITS, WORLD_SEED
+    from data.synthetic.scenes_tree import WORLD, write_scenes
+
+    if split not in SPLITS:
+        raise ConcordError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    indices = SPLITS[split] if n is None else SPLITS[split][:n]
+    folder, what = out or DEFAULT_SCENES / split, f"scenes {indices.start}..{indices.stop}"
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / WORLD).is_file():
+            raise ConcordError(f"{folder}: holds other files; expected a new or empty folder; choose another --out")
+        world, wanted = read_json(folder / WORLD), {"start": indices.start, "stop": indices.stop}
+        same = (world.get("world_seed"), world.get("renderer_version")) == (WORLD_SEED, RENDERER_VERSION)
+        if same and world.get("indices") == wanted:
+            typer.echo(f"{folder}: {len(indices):,} {what} are there already; nothing to do")
+            return
+        if not force:
+            raise ConcordError(f"{folder}: holds other scenes; expected {what}; add --force, or choose another --out")
+        shutil.rmtree(folder)
+    write_scenes(folder, indices, workers=workers)
+    typer.echo(f"{folder}: {len(indices):,} {what} written")
+
+
+@app.command(
     short_help="Check a whole tree and list every defect.",
-    epilog="Examples: concord data verify CelebAMask-HQ | concord data verify CelebAMask-HQ --json > defects.json",
+    epilog="Examples: concord data verify CelebAMask-HQ | concord data verify CelebAMask-HQ --json > defects.json | "
+    "concord data verify mig_bench.json",
 )
 def verify(
-    path: Annotated[Path, typer.Argument(help="A CelebAMask-HQ tree or a folder of index masks.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A CelebAMask-HQ tree, a folder of index masks, or COCO-MIG layouts.", show_default=False),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead of lines.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores without it.")] = None,
 ) -> None:
@@ -159,9 +208,12 @@ def verify(
 
     Ends with exit code 0 when the tree is clean, 2 when it has defects.
     """
-    from data.verify import inspect, summary
+    from data.synthetic.scenes_tree import SceneCheck, check_scenes, is_layouts
+    from data.verify import Verification, inspect, summary
 
-    result = inspect(path, workers, progress=True)
+    result: SceneCheck | Verification
+    result = check_scenes(path) if is_layouts(path) else inspect(path, workers, progress=True)
+    told = result.summary() if isinstance(result, SceneCheck) else summary(result)
     if as_json:
         typer.echo(result.to_json())
     else:
@@ -171,19 +223,23 @@ def verify(
             typer.echo(f"note: {note}")
         typer.echo(", ".join(f"{count:,} {what}" for what, count in result.counts.items()))
     if result.defects:
-        typer.echo(f"error: {summary(result)}", err=True)
+        typer.echo(f"error: {told}", err=True)
         raise typer.Exit(2)
     if not as_json:
-        typer.echo(summary(result))
+        typer.echo(told)
 
 
 @app.command(
     short_help="Write a contact sheet of pictures, masks and captions.",
     epilog="Examples: concord data preview CelebAMask-HQ --n 8 --out sheet.png | "
-    "concord data preview faces64 --ids 0,5,9 | concord data preview faces64 --all",
+    "concord data preview faces64 --ids 0,5,9 | concord data preview faces64 --all | "
+    "concord data preview datasets/synthscenes/test --n 12",
 )
 def preview(
-    path: Annotated[Path, typer.Argument(help="A CelebAMask-HQ tree or a folder of index masks.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A CelebAMask-HQ tree, a folder of index masks, or COCO-MIG layouts.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
     n: Annotated[int, typer.Option(min=1, help="How many faces, evenly spread over the split.")] = 8,
     every: Annotated[bool, typer.Option("--all", help="All faces of the split, whatever --n says.")] = False,
@@ -191,10 +247,17 @@ def preview(
     split: Annotated[Split, typer.Option(help="Which faces: the test split or all of the tree.")] = Split.test,
     captions: Annotated[CaptionKind, typer.Option(help="Which captions.")] = CaptionKind.auto,
 ) -> None:
-    """Write a contact sheet: pictures, coloured masks, both together, captions, and a legend of the 19 classes."""
+    """Write a contact sheet: pictures, coloured masks, both together, captions, and a legend of the 19 classes.
+
+    Of layouts: the pictures (blank where there are none) with boxes and labels.
+    """
     from data.faces import open_faces
     from data.preview import contact_sheet, spread, write_sheet
+    from data.synthetic.scenes_tree import is_layouts
 
+    if is_layouts(path):
+        _preview_layouts(path, out, n, every, ids)
+        return
     dataset = open_faces(path, split.value, captions.value)
     if ids is not None:
         faces = [dataset[item.strip()] for item in ids.split(",")]
@@ -206,3 +269,22 @@ def preview(
         typer.echo(f"note: {lack}")
     if len(dataset.missing) > 20:
         typer.echo(f"note: and {len(dataset.missing) - 20:,} more missing")
+
+
+def _preview_layouts(path: Path, out: Path, n: int, every: bool, ids: str | None) -> None:
+    from data.layouts import open_layouts
+    from data.preview import spread, write_sheet
+    from data.synthetic.scenes_sheet import layout_sheet
+    from data.synthetic.scenes_tree import SceneTree
+
+    tree = SceneTree(open_layouts(path))
+    known = list(tree.layouts)
+    if ids is not None:
+        items = [item.strip() for item in ids.split(",")]
+        unknown = [item for item in items if item not in tree.layouts]
+        if unknown:
+            raise ConcordError(f"--ids: no layout '{unknown[0]}' in {path}; expected such as '{known[0]}'")
+    else:
+        items = known if every else spread(known, n)
+    write_sheet(layout_sheet(tree, items), out)
+    typer.echo(f"{out}: {len(items)} of {len(known):,} layouts of {path}")

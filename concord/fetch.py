@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,11 @@ CacheDir = Annotated[
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection (as $CONCORD_OFFLINE=1).")]
+Note = Annotated[
+    Path | None,
+    typer.Option("--note", help="A JSON file that says what was had, or why not, for DVC to watch; a name that cannot "
+                 "be had is then no error.", show_default=False),
+]  # fmt: skip
 FromFile = Annotated[
     Path | None,
     typer.Option("--from-file", help="A file that a browser fetched, or a folder with several.", show_default=False),
@@ -70,9 +75,10 @@ def fetch_weights(
     from_file: FromFile = None,
     cache_dir: CacheDir = None,
     offline: Offline = False,
+    note: Note = None,
 ) -> None:
     """Fetch weight files by name; what is there and whole is left as it is."""
-    _fetch(_named(names, "weights"), yes, cache_dir, offline, from_file)
+    _fetch(_named(names, "weights"), yes, cache_dir, offline, from_file, note=note)
 
 
 @weights.command("list", short_help="List the weights that can be fetched.")
@@ -90,9 +96,10 @@ def fetch_data(
     from_file: FromFile = None,
     cache_dir: CacheDir = None,
     offline: Offline = False,
+    note: Note = None,
 ) -> None:
     """Fetch datasets by name; what is there and whole is left as it is."""
-    _fetch(_named(names, "data"), yes, cache_dir, offline, from_file)
+    _fetch(_named(names, "data"), yes, cache_dir, offline, from_file, note=note)
 
 
 def prepare_data(
@@ -115,14 +122,81 @@ def prepare_data(
     A stopped run goes on where it was; a tree that has changed since is an error.
     """
     from concord.progress import bar
-    from data.manifest import cache_folder
-    from data.prepare import DATASET, prepare
+    from data.manifest import cache_folder, load_manifest
+    from data.prepare import DATASET, open_prepared, prepare
 
     if name != DATASET:
         raise ConcordError(f"data prepare {name}: expected {DATASET}; the other datasets are read as they are")
+    cache = cache_dir or cache_folder()
+    there = out or cache / "data" / DATASET / "prepared"
+    manifest = load_manifest(DATASET)
+    tree = source or manifest.folder(cache) / manifest.files[0].result
+    if not tree.is_dir() and source is None and (there / "prepared.json").is_file():
+        typer.echo(f"{open_prepared(there, 'all').summary()}; prepared already, and no tree is here to compare with")
+        return
     with bar("faces") as progress:
-        prepared = prepare(source, out, captions, cache_dir or cache_folder(), workers, progress, _say)
+        prepared = prepare(source, out, captions, cache, workers, progress, _say)
     typer.echo(prepared.summary())
+
+
+def find_landmarks(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of faces; the prepared CelebAMask-HQ without it.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first faces.", show_default=False)] = None,
+) -> None:
+    """Find the 68 landmarks of the test faces by 2DFAN-4 and write them beside the faces, as landmarks.npz.
+
+    CelebAMask-HQ states none. Pictures in which no face is found are left out, and with them their requests.
+    """
+    from benchmarks.settings import load_settings
+    from concord.progress import bar
+    from data.device import resolve_device
+    from data.faces import open_faces
+
+    place = folder or load_settings().profile("paper").datasets["faces"].items_folder
+    items = [item for item in open_faces(place).items if item.has_image][:limit]
+    if not items:
+        raise ConcordError(f"{place}: no pictures of faces; expected a dataset, such as `concord data prepare` makes")
+    from metrics.networks.paper.fan import load_fan
+
+    fan = load_fan(device=resolve_device(device))
+    with bar("landmarks") as progress:
+        found, size = write_landmarks(place, items, fan, progress)
+    typer.echo(f"{place / 'landmarks.npz'}: {found:,} of {len(items):,} faces, in pixels of {size}x{size}")
+
+
+def write_landmarks(
+    folder: Path, items: list[Any], network: Any, progress: Callable[[int, int], None]
+) -> tuple[int, int]:  # fmt: skip
+    """Write landmarks.npz of these faces; (faces found, side of the pictures that they are in).
+
+    network: `landmarks(images)` -> points (B, 68, 2) and a status for each, as the judges have it.
+    """
+    import numpy as np
+    import torch
+
+    from data.files import atomic_path
+
+    indices, points, size = [], [], 256
+    for start in range(0, len(items), 16):
+        batch = items[start : start + 16]
+        pictures = np.stack([item.image(size) for item in batch])
+        images = torch.from_numpy(pictures).movedim(-1, 1).float() / 255
+        seen, statuses = network.landmarks(images)
+        for item, place, status in zip(batch, seen.cpu().numpy(), statuses, strict=True):
+            if status == "ok":
+                indices.append(item.id)
+                points.append(np.clip(place, 0, size))
+        progress(start + len(batch), len(items))
+    arrays: dict[str, Any] = {
+        "indices": np.array(indices), "landmarks": np.array(points, np.float32).reshape(-1, 68, 2), "size": size,
+    }  # fmt: skip
+    with atomic_path(folder / "landmarks.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return len(indices), size
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -147,7 +221,7 @@ def _fetcher(cache_dir: Path | None, offline: bool) -> Fetcher:
 
 def _fetch(
     manifests: list[Manifest], yes: bool, cache_dir: Path | None, offline: bool,
-    from_file: Path | None = None, ask_always: bool = False,
+    from_file: Path | None = None, ask_always: bool = False, note: Path | None = None,
 ) -> None:  # fmt: skip
     """Show, ask where a licence wants it, fetch one after another; one that cannot be had does not stop the others."""
     if from_file is not None and len(manifests) > 1:
@@ -156,25 +230,43 @@ def _fetch(
     lacking = [manifest for manifest in manifests if fetcher.missing(manifest)]
     if not lacking:
         typer.echo(f"{', '.join(manifest.name for manifest in manifests)}: there already; nothing to do")
+        _write_note(note, manifests, fetcher.cache, {})
         return
     _show(lacking, fetcher)
     asking = ask_always or any(manifest.licence.accept for manifest in lacking)
     agreed = yes or (asking and _agreed())
     if ask_always and not agreed:
         raise ConcordError("nothing fetched: the list above was not agreed to; answer yes when asked, or add --yes")
-    failed = []
+    failed: dict[str, str] = {}
     for manifest in lacking:
         try:
             for path in fetcher.fetch(manifest, agreed, from_file)[:1]:
                 typer.echo(f"{manifest.name}: {path}")
         except ConcordError as error:
-            if len(lacking) == 1:
+            if len(lacking) == 1 and note is None:
                 raise
-            failed.append(manifest.name)
-            typer.echo(f"error: {error}", err=True)
-    if failed:
+            failed[manifest.name] = str(error)
+            typer.echo(f"{'not fetched' if note else 'error'}: {error}", err=True)
+    _write_note(note, manifests, fetcher.cache, failed)
+    if failed and note is None:
         rest = "; the others are there" if len(failed) < len(lacking) else ""
         raise ConcordError(f"not fetched: {', '.join(failed)} (reasons above){rest}")
+
+
+def _write_note(note: Path | None, manifests: list[Manifest], cache: Path, failed: dict[str, str]) -> None:
+    """SHA-256 and size of every file that was had, and the reasons for what was not; the same on every machine."""
+    if note is None:
+        return
+    from data.files import write_json
+    from data.manifest import Lock
+
+    had = {}
+    for manifest in manifests:
+        if manifest.name not in failed:
+            lock = Lock(manifest, cache)
+            had[manifest.name] = {file.name: {key: lock.entry(file).get(key) for key in ("size", "sha256")}
+                                  for file in manifest.files}  # fmt: skip
+    write_json(note, {"had": had, **({"not_had": failed} if failed else {})})
 
 
 def _show(manifests: list[Manifest], fetcher: Fetcher) -> None:

@@ -36,6 +36,12 @@ Limit = Annotated[
 SizeName = Annotated[str, typer.Option("--size", help="default, or full: as many requests as the papers took.")]
 SeedSet = Annotated[int, typer.Option("--seed-set", help="1, 2, ...: other seeds, in a results folder of their own.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices", help="A worker process on each: cuda:0,cuda:1, or all (every visible GPU).", show_default=False
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="1..64; default: the profile's in params.yaml.", show_default=False)
 ]
@@ -155,8 +161,11 @@ def open_plan(
     return make_plan(found, settings, options, parse_changes(changes), related, outside)
 
 
-def open_session(plan: Plan, device: str, batch_size: int | None) -> Session:
-    """The plan on a device, with progress bars; a device that is not there is an error now, not after an hour."""
+def open_session(plan: Plan, device: str, batch_size: int | None, devices: str | None = None) -> Session:
+    """The plan on a device, with progress bars; a device that is not there is an error now, not after an hour.
+
+    devices: as --devices; the first of them scores.
+    """
     from benchmarks.session import Session
     from concord.progress import bar
 
@@ -164,4 +173,10 @@ def open_session(plan: Plan, device: str, batch_size: int | None) -> Session:
         from data.device import resolve_device
 
         resolve_device(device)
-    return Session(plan, device, batch_size, bar)
+    found: list[str] = []
+    if devices is not None:
+        from benchmarks.workers import resolve_devices
+
+        found = resolve_devices(devices)
+        device = found[0]
+    return Session(plan, device, batch_size, bar, devices=found)

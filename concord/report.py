@@ -1,4 +1,4 @@
-"""`concord report | compare`."""
+"""`concord report`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concord.options import DataFolder, Limit, ProfileName, Results, SeedSet
 from data.errors import ConcordError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from benchmarks.plan import Plan
     from benchmarks.store import Run, Store
@@ -68,9 +68,9 @@ def report(
 
     load_settings().profile(profile)
     options = Options(profile, "default", limit, data, seed_set, results)
-    store = Store(_results_root(options, data_set))
+    store = Store(stored_root(options, data_set))
     asked = [*(suites or []), *(suite or [])]
-    found = [read_suite(name) for name in dict.fromkeys(asked or suite_names())]
+    found = [read_suite(name).in_profile(profile) for name in dict.fromkeys(asked or suite_names())]
     first = found[0].name if found else "SUITE"
     named = [one.name for one in found] if asked else []  # a suite may be asked for by the path of its file
     if not any(store.runs(one.request_set) for one in found):
@@ -78,15 +78,15 @@ def report(
             f"{store.root}: no results of {' or '.join(s.name for s in found)}; run `concord run {first}`"
         )
     if asked or store.root.name != profile:  # all suites have their page, but a folder of trials shows what was tried
-        others = [read_suite(name) for name in suite_names() if name not in asked]
+        others = [read_suite(name).in_profile(profile) for name in suite_names() if name not in asked]
         kept = found if asked else []
         found = kept + [one for one in others if store.runs(one.request_set)]
-    chosen = [with_extra_rows(one, store) for one in found]
+    chosen = [with_reasons(with_extra_rows(one, store), store, profile) for one in found]
     printed = [] if quiet else (named or [one.name for one in chosen])
     if where:
         _show([one for one in chosen if one.name in printed], store, profile)
         return
-    conditions = {}
+    conditions: dict[str, Mapping[str, Conditions]] = {}
     for one in chosen:
         if one.request_set not in conditions:
             conditions[one.request_set] = _conditions_of(one, store, options, chosen)
@@ -103,10 +103,11 @@ def report_plan(plan: Plan) -> None:
     from reports.conditions import read_conditions
 
     store = Store(plan.root)
-    suites = [with_extra_rows(with_plan_rows(plan), store)]
-    others = [read_suite(name) for name in suite_names() if name != plan.suite.name]
+    profile = plan.options.profile
+    suites = [with_reasons(with_extra_rows(with_plan_rows(plan), store), store, profile)]
+    others = [read_suite(name).in_profile(profile) for name in suite_names() if name != plan.suite.name]
     suites += [with_extra_rows(suite, store) for suite in others if store.runs(suite.request_set)]
-    conditions = {}
+    conditions: dict[str, Mapping[str, Conditions]] = {}
     finished = [run for run in plan.runs if Run(run.path).finished]
     if finished:
         grid = max(suite.grid for suite in suites if suite.request_set == plan.suite.request_set)
@@ -116,51 +117,20 @@ def report_plan(plan: Plan) -> None:
     _write(suites, store, plan.options.profile, conditions, [plan.suite.name])
 
 
-def compare(
-    accept: Annotated[bool, typer.Option("--accept", help="Make the stored results the new baseline.")] = False,
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", help="A loss counts beyond this share of the baseline's value.", min=0)
-    ] = 0.01,
-    results: Results = RESULTS,
-    profile: ProfileName = "embedded",
-    suite: SuiteOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the comparison here.", show_default=False)
-    ] = None,
-) -> None:
-    """Measure stored results against the committed baseline, request by request.
-
-    Exit code 0: no loss; 1: something is worse beyond the tolerance; 2: bad input; 3: something cannot be compared.
-
-    Examples:
-
-      concord compare
-
-      concord compare --accept
-    """
-    from benchmarks.store import Store
-    from benchmarks.suite import read_suite
-    from data.files import atomic_path
-    from reports import compare as gate
-
-    store = Store(results / profile)
-    if not store.root.is_dir():
-        raise ConcordError(f"{store.root}: no such folder; run `concord run SUITE` first")
-    if accept:
-        names = gate.accept(store, profile, gate.BASELINE)
-        typer.echo(f"{gate.BASELINE / profile}: baseline of {len(names)} rows written; commit it")
-        return
-    only = {f"{one.request_set}/{row}" for one in map(read_suite, suite) for row in one.row_names()} if suite else None
-    result = gate.compare_with_baseline(store, profile, gate.BASELINE, tolerance=tolerance, only=only)
-    typer.echo(gate.to_markdown(result))
-    if json_file is not None:
-        with atomic_path(json_file) as temporary:
-            temporary.write_text(gate.to_json(result) + "\n", encoding="utf-8")
-    if result.exit_code:
-        raise typer.Exit(result.exit_code)
-
-
 # --------------------------------------------------------------------------------------------------------- what to show
+
+
+def with_reasons(suite: Suite, store: Store, profile: str) -> Suite:
+    """The suite with, for every row of profile 'paper' that cannot be made here, the reason in place of its numbers."""
+    from benchmarks.generators import PROFILE, row_reason
+
+    if profile != PROFILE:
+        return suite
+    reasons = {row.name: row_reason(suite, row, profile) for row in suite.rows
+               if row.method and not store.run(suite.request_set, row.name).finished}  # fmt: skip
+    rows = [row.model_copy(update={"planned": reasons[row.name]}) if reasons.get(row.name) else row
+            for row in suite.rows]  # fmt: skip
+    return suite.model_copy(update={"rows": rows})
 
 
 def with_extra_rows(suite: Suite, store: Store) -> Suite:
@@ -208,7 +178,7 @@ def with_plan_rows(plan: Plan) -> Suite:
     return plan.suite.model_copy(update={"rows": [*plan.suite.rows, *changed], "reference": reference})
 
 
-def _results_root(options: object, data_set: str | None) -> Path:
+def stored_root(options: object, data_set: str | None) -> Path:
     """results/<profile>, or the folder below it that the options or the name mean."""
     from benchmarks.plan import Options, results_root
 
@@ -234,11 +204,12 @@ def _results_root(options: object, data_set: str | None) -> Path:
     return results_root(options, open_faces(options.data))
 
 
-def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> dict[str, Conditions]:
+def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> Mapping[str, Conditions]:
     """Conditions of the grid's requests: kept beside the report, else from the dataset; none when it is not there."""
     from benchmarks.plan import Options, open_items
     from benchmarks.settings import load_settings
     from reports.conditions import kept_conditions, read_conditions
+    from reports.site.tiles import conditions_drawn
 
     assert isinstance(options, Options)
     runs = store.runs(suite.request_set)
@@ -247,11 +218,13 @@ def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence
     grid = max(other.grid for other in suites if other.request_set == suite.request_set)
     wanted = runs[0].ids[:grid]
     kept = kept_conditions(store.root / "report", suite.request_set, wanted)
-    if len(kept) == len(wanted):
+    if len(kept) == len(wanted) and conditions_drawn(store.root / "report", runs[0], suite.conditions):
         return kept
     try:
         return read_conditions(open_items(suite, load_settings(), options), runs[0], grid, suite.conditions)
     except ConcordError as error:
+        if len(kept) == len(wanted):  # the grids are whole without the dataset; the viewer shows images alone
+            return kept
         typer.echo(f"sample grids show no masks and captions: {error}", err=True)
         return {}
 
@@ -260,7 +233,7 @@ def _write(
     suites: Sequence[Suite],
     store: Store,
     profile: str,
-    conditions: dict[str, dict[str, Conditions]],
+    conditions: Mapping[str, Mapping[str, Conditions]],
     printed: Sequence[str],
 ) -> None:
     """Write the report, print the named tables, and end with an error when a table had to be refused."""
@@ -274,7 +247,11 @@ def _write(
     pages = write_report(suites, store, profile, conditions)
     for page in pages:
         if page.name in printed:
-            _print(page.table)
+            print_table(page.table)
+    if store.root.name == profile:  # trials in folders of their own are no outputs of the benchmark
+        from reports.compare_baseline import write_summary
+
+        write_summary(store, profile, store.root.parent / "metrics" / profile)
     typer.echo(f"report: {folder / 'index.html'}")
     refused = [f"suite '{page.name}': {page.table.refusal}" for page in pages if page.table.refusal]
     if refused:
@@ -288,11 +265,11 @@ def _show(suites: Sequence[Suite], store: Store, profile: str) -> None:
     if not index.is_file():
         raise ConcordError(f"{index}: no report yet; run `concord report`")
     for suite in suites:
-        _print(build_table(suite, store, profile))
+        print_table(build_table(suite, store, profile))
     typer.echo(f"report: {index}")
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     """In a terminal a drawn table, in a file or a pipe Markdown."""
     from rich.console import Console
 

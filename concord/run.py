@@ -13,6 +13,7 @@ from concord.options import (
     Changes,
     DataFolder,
     Device,
+    Devices,
     Externals,
     Limit,
     Methods,
@@ -52,6 +53,7 @@ def run(
     changes: Changes = None,
     seed_set: SeedSet = 0,
     external: Externals = None,
+    devices: Devices = None,
 ) -> None:
     """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
 
@@ -74,11 +76,13 @@ def run(
         suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
         methods=names, changes=changes, external=external,
     )  # fmt: skip
-    session = open_session(plan, device, batch_size)
+    session = open_session(plan, device, batch_size, devices)
     runs = plan.select(names)
     _introduce(plan)
     made = session.generate(runs)
     scored = session.score(runs)
+    for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
+        typer.echo(f"'{what}': {reason}", err=True)
     conclude(runs, made, scored)
     with session.measure("report"):
         report_plan(plan)
@@ -94,14 +98,23 @@ def plan(
     device: Device = "auto",
     results: Results = RESULTS,
     plugin: Plugins = None,
+    devices: Devices = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the licences of what profile paper fetches, as they are listed.")
+    ] = False,
 ) -> None:
     """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
+
+    For profile paper it also tells what all of it will take: images, network evaluations, hours, disk, licences, and
+    what is missing. Nothing is fetched or run.
 
     Examples:
 
       concord plan
 
       concord plan --suite face-generation --size full
+
+      concord plan --profile paper
     """
     from benchmarks.marks import remove_untrue
     from benchmarks.matrix import MATRIX, make_matrix, write_matrix
@@ -119,12 +132,28 @@ def plan(
     if suite is not None:
         suite_path(suite)  # an unknown name is an error that lists the known ones
         suites = [found for found in suites if found.name == suite]
+    options = Options(profile, size, results=results)
+    suites = [found.in_profile(profile) for found in suites]
+    if settings.profile(profile).datasets and profile != "embedded":
+        from benchmarks.generators import has_models
+        from concord.outlook import accept_licences, remove_failed, tell_outlook
+
+        without = [found.name for found in suites if not has_models(found, profile)]
+        if without:
+            typer.echo(f"not part of profile '{profile}', as their models are not public: {', '.join(without)}")
+        suites = [found for found in suites if found.name not in without]
+        tell_outlook(suites, settings, options)
+        if yes:
+            accept_licences(suites, settings, options)
+        remove_failed(results / profile / "fetched")
+        devices = devices or ("all" if device == "auto" else None)
     matrix = make_matrix(
-        suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or []
+        suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or [],
+        devices=devices,
     )  # fmt: skip
     changed = write_matrix(matrix)
     remove_untrue(results / profile / "stages", results / profile)
-    _show_status(suites, Options(profile, size, results=results), settings)
+    _show_status(suites, options, settings)
     typer.echo(f"{MATRIX.name}: {len(matrix['methods'])} methods, {len(matrix['suites'])} suites, "
                f"{'written' if changed else 'unchanged'}")  # fmt: skip
 
@@ -204,19 +233,25 @@ def _outside(store: Store) -> list[tuple[str, str, str, str, str]]:
 
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
     """One line a run, each run once: which state it is in, and where."""
-    from benchmarks.settings import ROOT
+    from benchmarks.plan import NothingToAskError
 
     rows: dict[Path, tuple[str, ...]] = {}
     for suite in suites:
         dataset = settings.profile(options.profile).datasets[suite.dataset]
-        if all((ROOT / folder).is_dir() for folder in (dataset.items, dataset.reference)):
+        reason = "the data are fetched first" if dataset.sources else "the data are drawn first"
+        if dataset.items_folder.is_dir() and dataset.reference_folder.is_dir():
             related = [other for other in suites if other.request_set == suite.request_set]
-            rows.update(_states(suite, options, settings, related))
-        else:
-            names = [name for name in suite.row_names() if name in suite.reference or suite.row(name).method]
-            for name in names:
-                path = Path(suite.request_set) / name
-                rows[path] = (suite.request_set, name, "-", "to do", "to do", "the data are drawn first")
+            try:
+                rows.update(_states(suite, options, settings, related))
+                continue
+            except NothingToAskError as error:
+                if options.profile == "embedded":
+                    raise
+                reason = str(error)
+        names = [name for name in suite.row_names() if name in suite.reference or suite.row(name).method]
+        for name in names:
+            path = Path(suite.request_set) / name
+            rows[path] = (suite.request_set, name, "-", "to do", "to do", reason)
     table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
 
 
@@ -224,6 +259,7 @@ def _states(
     suite: Suite, options: Options, settings: Settings, related: Sequence[Suite]
 ) -> dict[Path, tuple[str, ...]]:
     """The state of each run of a suite, by its folder."""
+    from benchmarks.generators import why_not
     from benchmarks.plan import make_plan
     from benchmarks.runner import run_status
     from benchmarks.scoring import is_scored
@@ -236,6 +272,8 @@ def _states(
         done = status.state == "up to date" and is_scored(run, session.metrics, session.reference)
         shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
         scores = "up to date" if done else "to do"
+        if status.state != "up to date" and (reason := why_not(run)):
+            shards = reason
         states[run.path] = (
             run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shards,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from concord.options import (
     Changes,
     DataFolder,
     Device,
+    Devices,
     Externals,
     Limit,
     Plugins,
@@ -67,6 +68,7 @@ def generate(
     seed_set: SeedSet = 0,
     mark: Mark = None,
     external: Externals = None,
+    devices: Devices = None,
 ) -> None:
     """Make the images of one row of a suite, or of all its rows, where they are not up to date.
 
@@ -77,21 +79,31 @@ def generate(
       concord generate face-generation,influence-ablation --methods collaborative
 
       concord generate influence-ablation --device cuda --batch-size 64
+
+      concord generate face-generation --profile paper --devices cuda:0,cuda:1
     """
+    from benchmarks.plan import NothingToAskError
+
     sessions: list[Session] = []
     every: list[RunPlan] = []
     made: list[RunPlan] = []
+    left: dict[str, str] = {}
     for name in suite.split(","):
-        plan = open_plan(
-            name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-            changes=changes, row=_only(row, methods), external=external,
-        )  # fmt: skip
+        try:
+            plan = open_plan(
+                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
+                plugin=plugin, changes=changes, row=_only(row, methods), external=external,
+            )  # fmt: skip
+        except NothingToAskError as error:
+            _leave(name, error, profile, left)
+            continue
         runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
-        session = open_session(plan, device, batch_size)
+        session = open_session(plan, device, batch_size, devices)
         sessions.append(session)
         made += session.generate(runs)
-        every += runs
-    _end(sessions, every, made, [], mark, "run.json")
+        left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
+        every += [run for run in runs if run.row.name not in session.not_run]
+    _end(sessions, every, made, [], mark, "run.json", left)
 
 
 def score(
@@ -111,6 +123,7 @@ def score(
     changes: Changes = None,
     seed_set: SeedSet = 0,
     mark: Mark = None,
+    devices: Devices = None,
 ) -> None:
     """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
 
@@ -124,17 +137,23 @@ def score(
 
       concord score --images samples/ --reference real/ --metrics fid,kid,lpips --profile paper
     """
+    from benchmarks.plan import NothingToAskError
     from benchmarks.store import Run
 
     sessions: list[Session] = []
     every: list[RunPlan] = []
     scored: list[RunPlan] = []
+    left: dict[str, str] = {}
     for name in suite.split(","):
-        plan = open_plan(
-            name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-            changes=changes, row="ground-truth" if reference else _only(row, methods),
-        )  # fmt: skip
-        session = open_session(plan, device, None)
+        try:
+            plan = open_plan(
+                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
+                plugin=plugin, changes=changes, row="ground-truth" if reference else _only(row, methods),
+            )  # fmt: skip
+        except NothingToAskError as error:
+            _leave(name, error, profile, left)
+            continue
+        session = open_session(plan, device, None, devices)
         if sessions:
             session.share_perception(sessions[0])
         sessions.append(session)
@@ -142,12 +161,22 @@ def score(
             session.make_reference()
             continue
         runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
-        if row is None and methods is None:
-            runs = [run for run in runs if Run(run.path).finished]
+        if (row is None and methods is None) or profile == "paper":
+            waiting = [run for run in runs if not Run(run.path).finished]
+            left |= {f"{plan.requests.name}/{run.row.name}": "not made, so not scored" for run in waiting}
+            runs = [run for run in runs if run not in waiting]
+        left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
         scored += session.score(runs)
         every += runs
     if not reference:
-        _end(sessions, every, [], scored, mark, "score.json")
+        _end(sessions, every, [], scored, mark, "score.json", left)
+
+
+def _leave(suite: str, error: ConcordError, profile: str, left: dict[str, str]) -> None:
+    """Profile 'paper' leaves out a suite whose conditions its dataset lacks; elsewhere that is an error."""
+    if profile != "paper":
+        raise error
+    left[suite] = f"not run: {error}"
 
 
 def _only(row: str | None, methods: str | None) -> str | None:
@@ -179,13 +208,20 @@ def _fresh(runs: list[RunPlan], known: list[RunPlan]) -> list[RunPlan]:
 
 def _end(
     sessions: list[Session], runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan], mark: Path | None,
-    manifest: str,
+    manifest: str, left: dict[str, str],
 ) -> None:  # fmt: skip
+    """left: what was left out, and why."""
     from benchmarks.marks import write_mark
 
+    for name, reason in left.items():
+        typer.echo(f"{name}: {reason}", err=True)
+    if not runs and left:
+        if mark is not None:
+            write_mark(mark, [], manifest, left)
+        return
     if not runs:
         raise ConcordError("nothing to do: no row of these suites is made by the methods named (see `concord list`)")
     if mark is not None:
-        write_mark(mark, runs, manifest)
+        write_mark(mark, runs, manifest, left)
     conclude(runs, made, scored)
     tell_seconds(sessions)

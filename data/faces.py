@@ -195,6 +195,14 @@ class FaceItem:
     def has_style(self) -> bool:
         return True
 
+    @property
+    def has_masked_image(self) -> bool:
+        return self.has_image
+
+    @property
+    def has_source_image(self) -> bool:
+        return self.has_image
+
     def image(self, size: int | None = None) -> np.ndarray:
         """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
         if self.image_file is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,6 +23,7 @@ _PAPER, _CARD, _INK, _GREY, _EMPTY = (242, 243, 246), (255, 255, 255), (28, 30, 
 _OVERLAY = 0.45  # how much of the colour covers the picture
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Item = TypeVar("Item")
 
 
 def contact_sheet(faces: Sequence[FaceItem], title: str, columns: int | None = None) -> Image.Image:
@@ -73,7 +75,7 @@ def write_sheet(sheet: Image.Image, out: Path) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def spread(items: Sequence[FaceItem], n: int) -> list[FaceItem]:
+def spread(items: Sequence[Item], n: int) -> list[Item]:
     """`n` of the items, evenly spread over the set, first and last included; all of them when there are fewer."""
     if n >= len(items):
         return list(items)

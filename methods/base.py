@@ -91,6 +91,7 @@ class Method(ABC):
     minimum_conditions: ClassVar[int] = 1  # how many of them a request has to bring
     training_free: ClassVar[bool]
     traces: ClassVar[tuple[str, ...]] = ()  # what it can tell: 'influence', ...
+    draws_noise: ClassVar[bool] = True  # False: the seed changes nothing, as of a row that shows what was given
     joins_open_suites: ClassVar[bool] = True  # False: only where a suite names it, since its strengths need choosing
 
     class Params(BaseModel):

@@ -4,7 +4,8 @@
     eps(x_t, t) = sum_m  softmax_m(I)_m  *  eps_theta_m(x_t, t, c_m)                (equations 6, 7; Algorithm 2)
 
 Any number M >= 2 of modalities that have an expert and a dynamic diffuser. Preset "official" is what the authors' code
-does beyond the paper: an ancestral sampler (eta = 1) and a mask influence that is rescaled over time.
+does beyond the paper: an ancestral sampler (eta = 1) whose last step adds noise, too, and a mask influence that is
+rescaled over time.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Collaborative(Method):
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # supplement B.2
         eta: float = Field(0.0, ge=0, le=1)  # DDIM; the authors' code samples with 1.0
+        noisy_end: bool = False  # noise in the last step, too, where eta > 0, as the authors coded it (0.03 of x_0)
         vary_in_space: bool = True  # False: each step's influence is its mean over the pixels (Table 2, w/o spatial)
         vary_in_time: bool = True  # False: each pixel's influence is its mean over the steps (Table 2, w/o temporal)
         mask_schedule: Literal["none", "cosine_decay"] = "none"  # authors' code rescales the mask's influence over time
@@ -44,7 +46,7 @@ class Collaborative(Method):
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"eta": 1.0, "mask_schedule": "cosine_decay"}
+            return {"eta": 1.0, "noisy_end": True, "mask_schedule": "cosine_decay"}
 
     def networks(self) -> Mapping[str, nn.Module]:
         names = sorted(self.conditions)
@@ -77,7 +79,8 @@ class Collaborative(Method):
                 trace("influence", t, weight[:, :, 0], batch_dim=1, parts=names)
                 return (weight * eps).sum(dim=0)  # (B, C, h, w)  line 9, equation 7
 
-            return ddim(denoise, self.bank.schedule, generators, self.bank.latent_shape, self.device, p.steps, p.eta)
+            shape, schedule = self.bank.latent_shape, self.bank.schedule
+            return ddim(denoise, schedule, generators, shape, self.device, p.steps, p.eta, p.noisy_end)
 
         if p.vary_in_time:
             return self.bank.autoencoder.decode(run(influence, batch.generators, trace))

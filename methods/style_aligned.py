@@ -73,8 +73,9 @@ class StyleAligned(Method):
 
         x_t = draw_noise(batch.generators, self.bank.latent_shape, self.device)
         with contextlib.ExitStack() as stack:
-            for name in self._names if p.share else ():
-                stack.enter_context(shared_attention(self.bank.expert(name).unet, p.share_norms))
+            unets = [self.bank.expert(name).unet for name in self._names] if p.share else []
+            for unet in {id(unet): unet for unet in unets}.values():  # Stable Diffusion has one for both
+                stack.enter_context(shared_attention(unet, p.share_norms))
             for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
                 x_t = ddim_step(schedule, denoise(x_t, t), x_t, t, t_previous)
         return self.bank.autoencoder.decode(x_t)

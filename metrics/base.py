@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from metrics.networks.perception import Perception
 
 OK = "ok"
-CONFUSION = "confusion"  # the kind of features that is counted, not a network's
+CONFUSION = "confusion"  # kinds of features that are counted, not a network's: of the parse,
+DRAWN_CONFUSION = "drawn-confusion"  # and of a picture that is a mask itself
+COUNTED = (CONFUSION, DRAWN_CONFUSION)
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,13 @@ class Observation:
     def features(self, kind: str = "pool") -> np.ndarray:
         """Features of one kind for the set metrics, float32 (B, D); the kinds announced come from one pass.
 
-        'confusion' is no network's: the confusion matrix of each image's mask and parse, (B, 361).
+        'confusion' is no network's: the confusion matrix of each image's mask and parse, (B, 361). 'drawn-confusion':
+        of its mask and the classes whose colours the image is drawn in.
         """
-        if kind == CONFUSION:
-            return self.confusions
+        if kind in COUNTED:
+            return self.confusions if kind == CONFUSION else self.drawn_confusions
         if kind not in self._features:
-            announced = [k for k in self.kinds if k != CONFUSION]
+            announced = [k for k in self.kinds if k not in COUNTED]
             wanted = [k for k in dict.fromkeys((kind, *announced)) if k not in self._features]
             found = self.perception.features(self.images, wanted)
             self._features.update({k: v.float().cpu().numpy() for k, v in found.items()})
@@ -104,6 +107,14 @@ class Observation:
 
         matrices = [confusion_matrix(wanted, parsed).ravel() for wanted, parsed in mask_pairs(self)]
         return np.stack(matrices).astype(np.float32)  # exact: a picture has fewer than 2^24 pixels
+
+    @cached_property
+    def drawn_confusions(self) -> np.ndarray:
+        """Confusion matrix of each condition's mask (rows) and the classes of its image's colours, as `confusions`."""
+        from metrics.masks import confusion_matrix, drawn_pairs
+
+        matrices = [confusion_matrix(wanted, drawn).ravel() for wanted, drawn in drawn_pairs(self)]
+        return np.stack(matrices).astype(np.float32)
 
     @cached_property
     def identities(self) -> tuple[Tensor, list[str]]:

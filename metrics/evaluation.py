@@ -28,7 +28,7 @@ import numpy as np
 
 from data.errors import ConcordError
 from data.requests import Conditions
-from metrics.base import CONFUSION, OK, Metric, Observation, SampleMetric, SetMetric, get_metric
+from metrics.base import COUNTED, OK, Metric, Observation, SampleMetric, SetMetric, get_metric
 from metrics.results import ALIASES, Evaluation, Result
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class _Work:
 
     def _network(self, kind: str) -> str | None:
         """SHA-256 of the weights that give a kind of features; None for what is counted, not looked at."""
-        if kind == CONFUSION:
+        if kind in COUNTED:
             return None
         name = self.perception.feature_network(kind)  # loads it, so that its hash is known
         return self.perception.sha256[name]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
 from data.errors import ConcordError
-from data.labels import CELEBAMASK_HQ, CLASSES, check_classes
+from data.labels import CELEBAMASK_HQ, CLASSES, PALETTE, check_classes
 from metrics.base import CONFUSION, Observation, SetMetric
 
 
@@ -31,6 +32,25 @@ def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarra
                 f"{_size(parsed)}: read the masks at the image size (data/faces.py, nearest)"
             )
         yield wanted, parsed
+
+
+def drawn_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(condition's mask, classes whose colours the image is drawn in), int64 (H, W) each, image by image.
+
+    A pixel's class is that of the nearest colour of data/labels.py, in RGB: what was drawn in them comes back exactly.
+    """
+    colours = PALETTE.astype(np.float64)
+    for number, (conditions, image) in enumerate(zip(observation.conditions, observation.images, strict=True)):
+        wanted = conditions.mask
+        if wanted is None:
+            raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
+        if wanted.shape != tuple(image.shape[1:]):
+            raise ConcordError(
+                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, its picture of classes "
+                f"{image.shape[2]}x{image.shape[1]}: give both at one size"
+            )
+        pixels = image.permute(1, 2, 0).double().cpu().numpy() * 255
+        yield wanted, np.square(pixels[:, :, None] - colours).sum(-1).argmin(-1)
 
 
 def _size(classes: np.ndarray) -> str:
@@ -86,7 +106,7 @@ class ConfusionMetric(SetMetric):
     bounds = (0.0, 1.0)
     minimum_n = 2  # the jackknife leaves one out
     needs = frozenset({"mask"})
-    networks = ("parser",)
+    networks: ClassVar[tuple[str, ...]] = ("parser",)
     features = CONFUSION
     needs_reference = False
 

@@ -1,87 +1,106 @@
-"""The gate: stored results against the committed baseline, request by request.
+"""The gate: one side's scores against another's, request by request.
 
-A loss counts when the paired, Holm-corrected test finds it (p < 0.05 over all comparisons of the call) and it is larger
-than the stated tolerance. Both directions are reported. Joint success is not compared: it follows from the metrics
-that are.
+For every row and metric that both sides have, the difference (head - base) with its 95 % interval, and a two-sided p:
+sign flips over the items for what is measured per image, the paired jackknife for a set metric (reports/statistics.py).
+Holm's correction runs over all comparisons of the call in which anything moved at all, so that the whole call raises a
+false alarm at most one time in twenty. (Rows that are bit for bit the same are no tests: their p is always 1.)
+
+Verdicts, with a margin m stated for each metric (reports/margins.yaml):
+
+    worse, better     corrected p < 0.05, and the difference is larger than m
+    same              the 95 % interval lies inside [-m, m]: two one-sided tests at 2.5 % each
+    cannot tell       neither: n is too small. `visible` is the smallest loss that this n finds with 80 % power
+
+Joint success is not compared: it follows from the metrics that are.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from data.errors import ConcordError
-from data.files import atomic_path, read_json, write_json
 from reports import statistics as st
-from reports.assemble import ALPHA, Measured, MetricFacts, metric_facts, read_measured
-from reports.tables import decimals_for, format_p
+from reports.assemble import ALPHA, MetricFacts, metric_facts
+from reports.compare_margins import Margins
+from reports.compare_sides import POOL, Side, SideRun, protocol_difference, protocols
 
-if TYPE_CHECKING:
-    from benchmarks.store import Store
+POWER = 0.8
+MOST = 5  # samples that are named
 
-BASELINE = Path(__file__).parent / "baseline"
-TOLERANCE = 0.01
-FILES = ("scores.parquet", "sets.parquet", "baseline.json")
-
-Verdict = Literal["identical", "same", "better", "worse", "worse within tolerance", "cannot tell"]
+Verdict = Literal["identical", "same", "better", "worse", "cannot tell"]
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Committed scores of one profile. Run names are '<request set>/<row>'."""
+class Moved:
+    """A sample that changed: its values, or for a set metric how far its features moved (base and head None)."""
 
-    folder: Path
-    info: dict[str, Any]  # 'runs': name -> facts that must agree (n, requests' hash, networks, data), 'commit'
-    values: dict[tuple[str, str], np.ndarray]  # (run, metric) -> (n,) in request order
-    requests: dict[str, list[str]]
-    sets: dict[tuple[str, str], tuple[float, np.ndarray]]
+    request: str
+    base: float | None
+    head: float | None
+    amount: float  # loss > 0 for a value per sample; a distance for features
 
 
 @dataclass(frozen=True)
 class Change:
-    """One metric of one row, then and now. difference = now - then; loss > 0 is worse."""
+    """One metric of one row on both sides. Differences are head - base; loss > 0 is worse."""
 
     run: str
     metric: str
     label: str
+    n: int
     before: float
     now: float
     low: float
     high: float
     loss: float
-    tolerance: float
+    margin: float
     p: float
-    visible: float  # the smallest true difference that this n would have shown with 80 % power, before correction
-    p_holm: float = math.nan
-    changed: list[str] = field(default_factory=list)  # the requests that lost most
+    error: float
+    df: int
+    identical: bool = False
+    failed: tuple[int, int] = (0, 0)  # samples that could not be measured
+    moved: list[Moved] = field(default_factory=list)  # most changed first
+    p_holm: float = 1.0
+    visible: float = math.nan  # the smallest true loss that the whole procedure calls worse with 80 % power
+
+    @property
+    def difference(self) -> float:
+        return self.now - self.before
 
     @property
     def verdict(self) -> Verdict:
-        if self.before == self.now and self.low == self.high == 0:
+        if self.identical:
             return "identical"
-        if self.p_holm < ALPHA:
-            if self.loss <= 0:
-                return "better"
-            return "worse" if self.loss > self.tolerance else "worse within tolerance"
-        inside = -self.tolerance <= self.low and self.high <= self.tolerance
-        return "same" if inside else "cannot tell"
+        if self.p_holm < ALPHA and abs(self.loss) > self.margin:
+            return "worse" if self.loss > 0 else "better"
+        return "same" if -self.margin <= self.low and self.high <= self.margin else "cannot tell"
+
+
+@dataclass(frozen=True)
+class Incomparable:
+    """A row (metric '') or one metric of it that cannot be compared, and why."""
+
+    run: str
+    metric: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Result:
     """Everything that a comparison says."""
 
+    base: Side
+    head: Side
     changes: list[Change]
-    incomparable: dict[str, str]  # run -> why
-    new: list[str]  # runs that the baseline does not know
-    tolerance: float
-    baseline_commit: str
+    incomparable: list[Incomparable]
+    new: list[str]  # runs that the base does not know
+    notes: list[str]
+    tests: int  # comparisons that Holm's correction covers
 
     @property
     def worse(self) -> list[Change]:
@@ -89,230 +108,242 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """1: something is worse; 3: something cannot be compared; 0: neither."""
-        return 1 if self.worse else 3 if self.incomparable else 0
+        """1: something is worse; 3: something, or everything, cannot be compared; 0: neither."""
+        return 1 if self.worse else 3 if self.incomparable or not self.changes else 0
+
+    def counts(self) -> dict[str, int]:
+        """How many comparisons got each verdict, the gravest first."""
+        order: tuple[Verdict, ...] = ("worse", "better", "cannot tell", "same", "identical")
+        counted = {verdict: sum(change.verdict == verdict for change in self.changes) for verdict in order}
+        return {verdict: count for verdict, count in counted.items() if count}
 
 
-# ------------------------------------------------------------------------------------------------------------ baseline
-
-
-def accept(store: Store, profile: str, folder: Path) -> list[str]:
-    """Write the stored scores of every request set as the new baseline; returns the names of its runs."""
-    import pandas as pd
-
-    scores, sets, runs = [], [], {}
-    for name, run in _stored(store).items():
-        scores.append(run.scores().assign(run=name)[["run", "request", "metric", "value", "status"]])
-        sets.append(run.sets().assign(run=name)[["run", "metric", "value", "n", "n_reference", "status", "replicates"]])
-        runs[name] = _facts(run)
-    if not runs:
-        raise ConcordError(f"{store.root}: no scored runs to accept; run `concord run SUITE` first")
-    target = folder / profile
-    for file, parts in (("scores.parquet", scores), ("sets.parquet", sets)):
-        frame = pd.concat(parts, ignore_index=True)
-        for column in ("run", "metric", "request", "status"):
-            if column in frame:
-                frame[column] = frame[column].astype("category")  # a few names many times over: stored once
-        with atomic_path(target / file) as temporary:
-            frame.to_parquet(temporary, index=False, compression="zstd")
-    commits = sorted({str(run.manifest.get("provenance", {}).get("git_commit")) for run in _stored(store).values()})
-    write_json(target / "baseline.json", {"profile": profile, "commit": ", ".join(commits), "runs": runs})
-    return list(runs)
-
-
-def _stored(store: Store) -> dict[str, Any]:
-    found = {}
-    for path in sorted(store.root.glob("*/*/score.json")):
-        run = store.run(path.parents[1].name, path.parent.name)
-        # A method that lives outside is not this repository's to keep a baseline of.
-        if run.scored and run.row not in ("ground-truth", "shuffled") and not run.manifest.get("external"):
-            found[f"{run.request_set}/{run.row}"] = run
-    return found
-
-
-def _facts(run: Any) -> dict[str, Any]:
-    """What must agree before two runs may be compared."""
-    return {
-        "n": len(run.ids),
-        "data": run.manifest["data"]["fingerprint"],
-        "device": run.manifest.get("device", "").partition(":")[0],
-        "networks": dict(run.score_info.get("networks") or {}),
-    }
-
-
-def read_baseline(profile: str, folder: Path) -> Baseline:
-    """The committed baseline of a profile; ConcordError when there is none or it is damaged."""
-    import pandas as pd
-
-    target = folder / profile
-    if not (target / "baseline.json").is_file():
-        raise ConcordError(f"{target}: no baseline yet: run `concord compare --accept`")
-    info = read_json(target / "baseline.json")
-    try:
-        scores, sets = pd.read_parquet(target / "scores.parquet"), pd.read_parquet(target / "sets.parquet")
-        values = {
-            (str(run), str(metric)): part["value"].to_numpy(np.float64)
-            for (run, metric), part in scores.groupby(["run", "metric"], sort=False, observed=True)
-        }
-        requests = {
-            str(run): [str(name) for name in part["request"].unique()]
-            for run, part in scores.groupby("run", sort=False, observed=True)
-        }
-        kept = {
-            (str(row["run"]), str(row["metric"])): (
-                float(row["value"]),
-                np.asarray(row["replicates"], dtype=np.float64),
-            )
-            for row in sets.to_dict("records")
-            if row["status"] == "ok"
-        }
-        runs = dict(info["runs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConcordError(f"{target}: damaged baseline ({error}); renew it with `concord compare --accept`") from None
-    return Baseline(target, {**info, "runs": runs}, values, requests, kept)
-
-
-# ---------------------------------------------------------------------------------------------------------- comparison
-
-
-def compare_with_baseline(
-    store: Store,
-    profile: str,
-    folder: Path,
-    tolerance: float = TOLERANCE,
+def compare_sides(
+    base: Side,
+    head: Side,
+    margins: Margins,
     facts: Mapping[str, MetricFacts] | None = None,
     only: Collection[str] | None = None,
+    flips: int = st.FLIPS,
 ) -> Result:
-    """Every run of the baseline (`only` these, where given) against the stored one; Holm over all their metrics."""
-    baseline = read_baseline(profile, folder)
-    stored = _stored(store)
-    names = sorted({metric for _, metric in [*baseline.values, *baseline.sets]})
-    known = dict(facts) if facts is not None else metric_facts(names)
+    """Every run of the base (`only` these, where given) against the head's run of the same name.
+
+    facts: of the metrics, where they are not the registered ones. flips: sign patterns of a test, at the least.
+    """
+    names = sorted({metric for run in base.runs.values() for metric in (*run.values, *run.sets)})
+    meaning = {metric: fact for side in (head, base) for metric, fact in side.protocols.items()}
+    known, unknown = _known_facts(names, facts, meaning)
+    today = protocols(names) if facts is None else {}
+    then, now = {**today, **base.protocols}, {**today, **head.protocols}
     changes: list[Change] = []
-    incomparable = {}
-    wanted = {name: then for name, then in baseline.info["runs"].items() if only is None or name in only}
-    for name, then in wanted.items():
-        reason = _incomparable(then, baseline.requests.get(name, []), stored.get(name))
-        if reason:
-            incomparable[name] = reason
+    incomparable: list[Incomparable] = []
+    for name, run in base.runs.items():
+        if only is not None and name not in only:
             continue
-        measured = read_measured(
-            stored[name], {m: known[m] for m in names if (name, m) in {*baseline.values, *baseline.sets}}
-        )
+        if reason := _run_reason(base, head, name):
+            incomparable.append(Incomparable(name, "", reason))
+            continue
+        other, pairs = head.runs[name], []
         for metric in names:
-            if metric in measured.refused:
-                incomparable[f"{name}, {metric}"] = measured.refused[metric]
-            elif (name, metric) in baseline.values or (name, metric) in baseline.sets:
-                changes.append(_change(name, known[metric], baseline, measured, tolerance))
-    adjusted = st.holm([change.p for change in changes])
-    changes = [replace(change, p_holm=float(p)) for change, p in zip(changes, adjusted, strict=True)]
-    new = sorted(name for name in set(stored) - set(baseline.info["runs"]) if only is None or name in only)
-    return Result(changes, incomparable, new, tolerance, str(baseline.info.get("commit", "unknown")))
+            if metric not in run.values and metric not in run.sets:
+                continue
+            reason = unknown.get(metric) or protocol_difference(then.get(metric, {}), now.get(metric, {}))
+            reason = reason or _metric_reason(run, other, known[metric])
+            if reason:
+                incomparable.append(Incomparable(name, metric, reason))
+            else:
+                pairs.append(known[metric])
+        changes += _changes(name, run, other, pairs, margins)
+    return _concluded(base, head, changes, incomparable, only, _notes(base, head, then, now), flips)
 
 
-def _incomparable(then: Mapping[str, Any], requests: list[str], run: Any) -> str:
-    if run is None:
-        return "no scored results now; run its suite"
-    now = _facts(run)
-    if now["n"] != then["n"]:
-        return f"n = {now['n']}, the baseline has {then['n']}"
-    if run.ids != requests:
-        return "answered other requests than the baseline"
-    for key, what in (("data", "the data"), ("device", "the device")):
-        if now[key] != then[key]:
-            return f"{what} is another ('{str(now[key])[:12]}', the baseline has '{str(then[key])[:12]}')"
-    for network in now["networks"].keys() & then["networks"].keys():
-        if now["networks"][network] != then["networks"][network]:
-            return f"scored by other weights of '{network}' than the baseline"
+def _known_facts(
+    names: Sequence[str], facts: Mapping[str, MetricFacts] | None, meaning: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, MetricFacts], dict[str, str]]:
+    """Facts of the metrics, and of those that are not registered here the reason why they cannot be compared."""
+    if facts is not None:
+        return dict(facts), {name: "the metric is not known here" for name in names if name not in facts}
+    found, unknown = {}, {}
+    for name in names:
+        try:
+            found.update(metric_facts([name]))
+        except ConcordError:
+            unknown[name] = "the metric is not known here any more"
+    return found, unknown
+
+
+# ------------------------------------------------------------------------------------------------- may they be compared
+
+
+def _run_reason(base: Side, head: Side, name: str) -> str:
+    """Why two runs may not be compared at all; '' when they may."""
+    then, now = base.runs[name], head.runs.get(name)
+    if then.unusable:
+        return f"in the base: {then.unusable}"
+    if now is None:
+        return f"no results of it in {head.label}; run its suite"
+    if now.unusable:
+        return now.unusable
+    profiles = then.facts.get("profile", base.profile), now.facts.get("profile", head.profile)
+    if profiles[0] != profiles[1]:
+        return f"another profile ('{profiles[1]}', the base has '{profiles[0]}')"
+    if then.facts["n"] != now.facts["n"]:
+        return f"n = {now.facts['n']}, the base has n = {then.facts['n']}"
+    for key, what in (("data", "data"), ("device", "device")):
+        if then.facts[key] != now.facts[key]:
+            return f"another {what} ('{str(now.facts[key])[:12]}', the base has '{str(then.facts[key])[:12]}')"
+    return "" if then.requests == now.requests else "answered other requests than the base"
+
+
+def _metric_reason(then: SideRun, now: SideRun, fact: MetricFacts) -> str:
+    """Why one metric of two runs may not be compared; '' when it may."""
+    metric = fact.name
+    if metric in now.refused:
+        return f"refused now: {now.refused[metric]}"
+    if metric not in (now.sets if metric in then.sets else now.values):
+        return "not scored now; run `concord score` again"
+    ours, theirs = now.facts["networks"], then.facts["networks"]
+    for network in fact.networks:
+        if network in ours and network in theirs and ours[network] != theirs[network]:
+            return f"scored by other weights of '{network}' than the base"
+    if metric in then.sets:
+        references = then.facts.get("reference"), now.facts.get("reference")
+        if then.n_reference.get(metric) != now.n_reference.get(metric) or (all(references) and len({*references}) > 1):
+            counts = f"{now.n_reference.get(metric)} images, the base has {then.n_reference.get(metric)}"
+            return f"measured against another reference set ({counts})"
+        if len(then.sets[metric][1]) != len(now.sets[metric][1]):
+            return "its jackknife was grouped otherwise than the base's"
     return ""
 
 
-def _change(name: str, fact: MetricFacts, baseline: Baseline, measured: Measured, tolerance: float) -> Change:
-    metric, changed = fact.name, []
-    if fact.is_set:
-        before, old = baseline.sets[name, metric]
-        now, new = measured.sets[metric]
-        tested = st.paired_jackknife(now, new, before, old)
-        low, high, p, error, df = tested.low, tested.high, tested.p, tested.error, tested.df
-        if now == before and np.array_equal(old, new):
-            low = high = error = 0.0
-    else:
-        then = baseline.values[name, metric]
-        difference = measured.values[metric] - then
-        before, now = float(then.mean()), float(measured.values[metric].mean())
-        _, low, high = st.mean_interval(difference, measured.items)
-        p = float(st.sign_flip(difference, measured.items)[0])
-        error, df = st.standard_error(difference, measured.items)
-        losses = -difference if fact.higher_is_better else difference
-        changed = [measured.requests[i] for i in np.argsort(-losses, kind="stable")[:3] if losses[i] > 0]
-    loss = before - now if fact.higher_is_better else now - before
-    visible = st.smallest_visible_effect(error, df)
-    return Change(
-        name, metric, fact.label, before, now, low, high, loss, tolerance * abs(before), p, visible, changed=changed
-    )
+def _notes(base: Side, head: Side, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is no reason to refuse, but should be known to whoever reads a difference."""
+    found = []
+    for metric in sorted(then.keys() & now.keys()):
+        codes = then[metric].get("code"), now[metric].get("code")
+        if all(codes) and codes[0] != codes[1]:
+            found.append(f"the code of metric '{metric}' has changed since the base: a difference may be its own")
+    for side in (base, head):
+        sizes: dict[str, set[int]] = {}
+        for name, run in side.runs.items():
+            if not run.unusable:
+                sizes.setdefault(name.partition("/")[0], set()).add(int(run.facts["n"]))
+        uneven = {name: sorted(found) for name, found in sizes.items() if len(found) > 1}
+        found += [
+            f"{side.label}: the methods of '{name}' have unequal n ({', '.join(map(str, several))}); each is "
+            "compared with itself alone"
+            for name, several in uneven.items()
+        ]
+    return found
 
 
-# --------------------------------------------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------------------------------------- the numbers
 
 
-def to_markdown(result: Result) -> str:
-    """The comparison as Markdown: verdict first, then every number."""
-    counts: dict[str, int] = {}
-    for change in result.changes:
-        counts[change.verdict] = counts.get(change.verdict, 0) + 1
-    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "nothing compared"
-    head = (
-        "WORSE THAN THE BASELINE" if result.worse else "CANNOT BE COMPARED" if result.incomparable else "no loss found"
-    )
-    lines = [
-        f"# Against the baseline: {head}",
-        "",
-        f"{len(result.changes)} comparisons, paired by request, Holm-corrected together: {said}. A loss counts when "
-        f"p < {ALPHA} and it exceeds {result.tolerance:.1%} of the baseline's value. Baseline of commit "
-        f"{result.baseline_commit[:12]}.",
-        "",
-        "| Row | Metric | Baseline | Now | Difference [95 %] | Corrected p | Verdict |",
-        "|:---|:---|---:|---:|---:|---:|:---|",
+def _changes(name: str, then: SideRun, now: SideRun, pairs: Sequence[MetricFacts], margins: Margins) -> list[Change]:
+    return [
+        _set_change(name, fact, then, now, margins)
+        if fact.name in then.sets
+        else _sample_change(name, fact, then, now, margins)
+        for fact in pairs
     ]
-    for change in sorted(result.changes, key=lambda c: (c.verdict == "identical", -c.loss / (c.tolerance or 1))):
-        decimals = decimals_for([(change.high - change.low) / 2], [change.before])
-        lines.append(
-            f"| {change.run} | {change.label} | {change.before:.{decimals}f} | {change.now:.{decimals}f} "
-            f"| {change.now - change.before:+.{decimals}f} [{change.low:+.{decimals}f}, {change.high:+.{decimals}f}] "
-            f"| {format_p(change.p_holm)} | {_verdict(change, decimals)} |"
-        )
-    lines += [""] + [f"- Cannot be compared: {name}: {reason}" for name, reason in result.incomparable.items()]
-    lines += [f"- New, not in the baseline: {name} (`concord compare --accept` takes it in)" for name in result.new]
-    return "\n".join(lines).rstrip() + "\n"
 
 
-def _verdict(change: Change, decimals: int) -> str:
-    verdict = change.verdict
-    if verdict in ("worse", "better"):
-        worst = f" (most: {', '.join(change.changed)})" if verdict == "worse" and change.changed else ""
-        return f"**{verdict}**{worst}"
-    if verdict == "cannot tell" and math.isfinite(change.visible):
-        return f"cannot tell (would have seen {change.visible:.{decimals}f})"
-    return verdict
-
-
-def to_json(result: Result) -> str:
-    """The comparison for programs."""
-    return json.dumps(
-        {
-            "exit_code": result.exit_code,
-            "baseline_commit": result.baseline_commit,
-            "tolerance": result.tolerance,
-            "changes": [
-                {
-                    "run": c.run, "metric": c.metric, "baseline": c.before, "now": c.now, "low": c.low, "high": c.high,
-                    "p": c.p, "p_holm": c.p_holm, "verdict": c.verdict, "smallest_visible": c.visible,
-                    "most": c.changed,
-                }
-                for c in result.changes
-            ],
-            "incomparable": result.incomparable,
-            "new": result.new,
-        },
-        indent=1,
+def _sample_change(name: str, fact: MetricFacts, then: SideRun, now: SideRun, margins: Margins) -> Change:
+    """p stays open (NaN) until the sign flips of all metrics run together."""
+    metric = fact.name
+    old, new = then.values[metric], now.values[metric]
+    difference = new - old
+    before, value = float(old.mean()), float(new.mean())
+    interval = st.mean_interval(difference, now.items)
+    error, df = st.standard_error(difference, now.items)
+    losses = -difference if fact.higher_is_better else difference
+    order = np.argsort(-np.abs(losses), kind="stable")[:MOST]
+    moved = [Moved(now.requests[i], float(old[i]), float(new[i]), float(losses[i])) for i in order if losses[i] != 0]
+    loss = before - value if fact.higher_is_better else value - before
+    return Change(
+        name, metric, fact.label, len(old), before, value, interval.low, interval.high, loss,
+        margins.of(metric).at(before), math.nan, error, df, identical=not moved,
+        failed=(int(then.failed[metric].sum()), int(now.failed[metric].sum())), moved=moved,
     )  # fmt: skip
+
+
+def _set_change(name: str, fact: MetricFacts, then: SideRun, now: SideRun, margins: Margins) -> Change:
+    (before, old), (value, new) = then.sets[fact.name], now.sets[fact.name]
+    tested = st.paired_jackknife(value, new, before, old)
+    loss = before - value if fact.higher_is_better else value - before
+    return Change(
+        name, fact.name, fact.label, len(now.requests), before, value, tested.low, tested.high, loss,
+        margins.of(fact.name).at(before), tested.p, tested.error, tested.df,
+        identical=value == before and np.array_equal(old, new), moved=_feature_moves(fact, then, now),
+    )  # fmt: skip
+
+
+def _feature_moves(fact: MetricFacts, then: SideRun, now: SideRun) -> list[Moved]:
+    """The images whose features moved farthest: what a set metric has instead of values per sample."""
+    ours, theirs = now.features, then.features
+    if ours is None or theirs is None or ours.shape != theirs.shape or _kind(fact) != POOL:
+        return []
+    # The base's features are kept in half precision: what they hide is no movement.
+    distance = np.linalg.norm(ours.astype(np.float16).astype(np.float64) - theirs.astype(np.float64), axis=1)
+    distance[distance <= 1e-3 * np.linalg.norm(theirs, axis=1)] = 0.0
+    order = np.argsort(-distance, kind="stable")[:MOST]
+    return [Moved(now.requests[i], None, None, float(distance[i])) for i in order if distance[i] > 0]
+
+
+def _kind(fact: MetricFacts) -> str:
+    from metrics.base import all_metrics
+
+    return str(getattr(all_metrics().get(fact.name), "features", POOL))
+
+
+def _concluded(
+    base: Side,
+    head: Side,
+    changes: list[Change],
+    incomparable: list[Incomparable],
+    only: Collection[str] | None,
+    notes: list[str],
+    flips: int,
+) -> Result:
+    """The p values, corrected over all comparisons in which anything moved, and what could have been seen."""
+    moving = [change for change in changes if not change.identical]
+    tested = iter(_with_p(moving, base, head, max(flips, 100 * len(moving))))
+    changes = [change if change.identical else next(tested) for change in changes]
+    adjusted = iter(st.holm([change.p for change in changes if not change.identical]) if moving else ())
+    changes = [
+        replace(change, p=1.0, visible=0.0)
+        if change.identical
+        else replace(change, p_holm=float(next(adjusted)), visible=smallest_loss(change, len(moving)))
+        for change in changes
+    ]
+    new = sorted(name for name in head.runs.keys() - base.runs.keys() if only is None or name in only)
+    return Result(base, head, changes, incomparable, new, notes, len(moving))
+
+
+def _with_p(changes: Sequence[Change], base: Side, head: Side, flips: int) -> list[Change]:
+    """Sign flips of all metrics of all runs over the same items at once: the signs are drawn a single time."""
+    columns: dict[tuple[str, ...], list[int]] = {}
+    for position, change in enumerate(changes):
+        if math.isnan(change.p):
+            columns.setdefault(tuple(head.runs[change.run].items), []).append(position)
+    found = list(changes)
+    for items, positions in columns.items():
+        parts = [
+            (head.runs[c.run].values[c.metric] - base.runs[c.run].values[c.metric])
+            for c in map(changes.__getitem__, positions)
+        ]
+        for position, p in zip(positions, st.sign_flip(np.stack(parts, axis=1), items, flips), strict=True):
+            found[position] = replace(changes[position], p=float(p))
+    return found
+
+
+def smallest_loss(change: Change, tests: int) -> float:
+    """The true loss that the gate calls worse with 80 % power: beyond the margin, at 5 % shared among the tests.
+
+    Holm's first step: where other comparisons are found too, less is enough. NaN where there is no standard error.
+    """
+    if change.df < 1 or not math.isfinite(change.error):
+        return math.nan
+    critical = st.t_quantile(change.df, 1 - ALPHA / max(1, tests)) * change.error
+    return max(critical, change.margin) + st.t_quantile(change.df, 2 * POWER - 1) * change.error

@@ -6,7 +6,7 @@ A report is made from the store; the store keeps images and scores, not the mask
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,30 +19,56 @@ from data.requests import Conditions
 
 if TYPE_CHECKING:
     from benchmarks.store import Run
-    from data.faces import FaceDataset
+    from data.faces import FaceDataset, FaceItem
+    from data.layouts import Layout
 
-Shown = dict[str, Conditions]
+Shown = Mapping[str, Conditions]
 PICTURED = ("identity", "landmarks", "style")
 """Conditions, besides text and mask, that a sample grid can show."""
 
 
-def read_conditions(dataset: FaceDataset, run: Run, grid: int, names: Sequence[str] = ("text", "mask")) -> Shown:
-    """The conditions of a run's first `grid` requests, where the dataset has them.
+class DatasetConditions(dict[str, Conditions]):
+    """The conditions of the grid's requests, and, when asked, one after the other, those of every request.
+
+    The grid's are held, and kept beside the report; 3,000 pictures of people are not: they go into the viewer's sheets.
+    """
+
+    def __init__(self, run: Run, items: Sequence[FaceItem], grid: int, names: Sequence[str]) -> None:
+        self.run, self.faces, self.names = run, items, names
+        self.size = int(run.manifest["image_size"])
+        super().__init__(
+            (request, self._conditions(item)) for request, item in zip(run.ids[:grid], items, strict=False)
+        )
+
+    def every(self) -> Iterator[tuple[str, Conditions]]:
+        """(request, conditions) in the order of the requests; read as they are asked for."""
+        for request, item in zip(self.run.ids, self.faces, strict=True):
+            yield request, self.get(request) or self._conditions(item)
+
+    def texts(self) -> list[str]:
+        """The caption of every request, '' where there is none."""
+        return [item.text or "" for item in self.faces] if "text" in self.names else []
+
+    def _conditions(self, item: FaceItem) -> Conditions:
+        names = [name for name in PICTURED if name in self.names and getattr(item, f"has_{name}")]
+        return Conditions(
+            text=item.text,
+            mask=item.mask(self.size) if item.has_mask and "mask" in self.names else None,
+            **{name: getattr(item, name)(self.size) for name in names},
+        )
+
+
+def read_conditions(
+    dataset: FaceDataset, run: Run, grid: int, names: Sequence[str] = ("text", "mask")
+) -> DatasetConditions:
+    """The conditions of a run's first `grid` requests, where the dataset has them; `every()` gives all.
 
     names: the conditions of the request set. ConcordError when the folder is not the one that was answered.
     """
     answered = [dataset[request.rsplit("-", 1)[0]].kept_for(names) for request in run.ids]
     if replace(dataset, items=answered).fingerprint != run.manifest["data"]["fingerprint"]:
         raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
-    size = int(run.manifest["image_size"])
-    found = {}
-    for request, item in zip(run.ids[:grid], answered, strict=False):
-        found[request] = Conditions(
-            text=item.text,
-            mask=item.mask(size) if item.has_mask and "mask" in names else None,
-            **{name: getattr(item, name)(size) for name in PICTURED if name in names and getattr(item, f"has_{name}")},
-        )
-    return found
+    return DatasetConditions(run, answered, grid, names)
 
 
 def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Conditions]) -> None:
@@ -57,6 +83,9 @@ def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Con
         for name in PICTURED:
             if getattr(given, name) is not None:
                 arrays[f"{name}-{index}"] = getattr(given, name)
+        if given.layout is not None:
+            arrays[f"boxes-{index}"] = given.layout.boxes
+            arrays[f"labels-{index}"] = np.array([given.layout.caption, *given.layout.labels])
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     path = folder / f"conditions-{request_set}.npz"
@@ -73,6 +102,7 @@ def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Shown
                 str(request): Conditions(
                     text=str(text) or None,
                     mask=file[f"mask-{index}"].astype(np.int64) if f"mask-{index}" in file else None,
+                    layout=_layout(file, index),
                     **{name: file[f"{name}-{index}"] for name in PICTURED if f"{name}-{index}" in file},
                 )
                 for index, (request, text) in enumerate(zip(file["requests"], file["text"], strict=True))
@@ -80,3 +110,12 @@ def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Shown
     except (OSError, ValueError, KeyError):
         return {}
     return {request: found[request] for request in ids if request in found}
+
+
+def _layout(file: Any, index: int) -> Layout | None:
+    if f"boxes-{index}" not in file:
+        return None
+    from data.layouts import Layout
+
+    caption, *labels = (str(text) for text in file[f"labels-{index}"])
+    return Layout.of(caption, file[f"boxes-{index}"], labels)

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 DPI = 160  # figures are laid out in units of 1/100 inch and saved with 1.6 pixels a unit
 TILE = 160  # side of one picture in units: 256 pixels, four times a 64-pixel face
 GAP = 8
-INK, FAINT, PAPER = "#1c2128", "#69707a", "#ffffff"
+INK, FAINT, PAPER = "#1c2128", "#59616b", "#ffffff"
+GRID, EDGE = "#e4e7eb", "#c4c9d0"
 MAPS = "magma"  # perceptually even, dark to light, readable without colour
-LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00")
+LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00", "#c2387a")
+STYLES = ("-", "--", "-.", ":")
 LANDMARK = (200, 30, 60)
+# The 68 points of the iBUG order as people see them: (first, last, closed) of each line.
+FACE_LINES = (
+    (0, 16, False), (17, 21, False), (22, 26, False), (27, 30, False), (31, 35, False),
+    (36, 41, True), (42, 47, True), (48, 59, True), (60, 67, True),
+)  # fmt: skip
 FONT = ["DejaVu Sans"]
 
 
@@ -34,7 +41,8 @@ FONT = ["DejaVu Sans"]
 class Shown:
     """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own picture.
 
-    mask (H, W) classes; identity, style: uint8 (H, W, 3) reference pictures; landmarks (68, 2) in pixels of the images.
+    mask (H, W) classes; identity, style: uint8 (H, W, 3) reference pictures; landmarks (68, 2) in pixels of the images;
+    the other conditions as data/requests.py describes them.
     """
 
     id: str
@@ -45,9 +53,15 @@ class Shown:
     identity: np.ndarray | None = None
     landmarks: np.ndarray | None = None
     style: np.ndarray | None = None
+    layout: Any | None = None
+    masked_image: tuple[np.ndarray, np.ndarray] | None = None
+    source_image: np.ndarray | None = None
 
 
-CONDITIONS = {"mask": "Mask", "identity": "Identity", "landmarks": "Landmarks", "style": "Style"}
+CONDITIONS = {
+    "mask": "Mask", "identity": "Identity", "landmarks": "Landmarks", "style": "Style", "layout": "Layout",
+    "masked_image": "Masked image", "source_image": "Source image",
+}  # fmt: skip
 """Conditions that are drawn as pictures, in this order, with their headings."""
 
 
@@ -80,22 +94,93 @@ def mask_picture(mask: np.ndarray, units: float = TILE) -> np.ndarray:
 
 
 def landmark_picture(points: np.ndarray, face: np.ndarray | None, units: float = TILE) -> np.ndarray:
-    """Landmarks as dots over the pale face that they were taken from, or over nothing; uint8 RGB."""
+    """Landmarks as dots over the pale face that they were taken from, or over nothing; uint8 RGB.
+
+    Lines join the 68 points of the iBUG order into jaw, brows, nose, eyes and mouth.
+    """
     from PIL import Image, ImageDraw
 
     side = round(units * DPI / 100)
-    if face is None:
-        size, ground = 64, np.full((side, side, 3), 240, np.uint8)
-    else:
-        size, ground = len(face), (enlarge(face, units) * 0.45 + 255 * 0.55).astype(np.uint8)
-    picture = Image.fromarray(ground)
-    draw, radius = ImageDraw.Draw(picture), max(1.0, side / 110)
-    for x, y in np.asarray(points, np.float64) * (side / size):
+    fine = side * 3  # drawn large and made smaller: smooth lines at any size
+    size = 64 if face is None else len(face)
+    ground = np.full((side, side, 3), 240, np.uint8) if face is None else _pale(enlarge(face, units))
+    picture = Image.fromarray(ground).resize((fine, fine), Image.Resampling.BICUBIC)
+    draw, radius = ImageDraw.Draw(picture), max(3.0, fine / 105)
+    dots = [(float(x), float(y)) for x, y in np.asarray(points, np.float64) * (fine / size)]
+    for first, last, closed in FACE_LINES if len(dots) == 68 else ():
+        line = dots[first : last + 1]
+        draw.line([*line, line[0]] if closed else line, fill=LANDMARK, width=max(1, round(radius / 2)))
+    for x, y in dots:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LANDMARK)
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
+
+
+def _pale(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(picture * 0.45 + 255 * 0.55).astype(np.uint8)
+
+
+def layout_picture(layout: Any, ground: np.ndarray | None = None, units: float = TILE) -> np.ndarray:
+    """Boxes with their labels (data/layouts.py), over the pale picture that they were taken from or over nothing."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    side = round(units * DPI / 100)
+    picture = Image.fromarray(
+        np.full((side, side, 3), 244, np.uint8) if ground is None else _pale(enlarge(ground, units))
+    )
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(9, side // 15))
+    labels = []
+    for number, (box, label) in enumerate(zip(layout.boxes, layout.labels, strict=True)):
+        x1, y1, x2, y2 = (float(end) * (side - 1) for end in box)
+        colour = LINES[number % len(LINES)]
+        draw.rectangle((x1, y1, x2, y2), outline=colour, width=max(2, side // 96))
+        labels.append((x1, y1, label, colour))
+    for x, y, label, colour in labels:  # above every box: a later box must not cross an earlier label
+        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
+        x, y = min(x, max(0, side - (right - left) - 6)), min(max(y, 0), side - (bottom - top) - 6)
+        draw.rectangle((x, y, x + right - left + 5, y + bottom - top + 5), fill=colour)
+        draw.text((x + 3 - left, y + 2 - top), label, fill="white", font=font)
     return np.asarray(picture)
 
 
-def _new_figure(width_px: float, height_px: float) -> Figure:
+def unknown_picture(masked: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """A masked image: what is unknown in a checked grey, which no photograph has."""
+    picture, known = masked
+    y, x = np.indices(known.shape)
+    checks = np.where((x // 4 + y // 4) % 2 == 0, 205, 235).astype(np.uint8)[..., None]
+    return np.where(known[..., None], picture, checks)
+
+
+def condition_picture(name: str, given: Any, truth: np.ndarray | None, side: int) -> np.ndarray | None:
+    """One condition as people read it, uint8 RGB; None where it is absent or is no picture.
+
+    given: anything with the conditions as attributes. side: pixels of what is drawn with lines; pictures keep theirs.
+    """
+    from data.labels import colourise
+
+    value = getattr(given, name)
+    if value is None:
+        return None
+    if name == "mask":
+        return colourise(value)
+    if name == "landmarks":
+        return landmark_picture(value, truth, side * 100 / DPI)
+    if name == "layout":
+        return layout_picture(value, None, side * 100 / DPI)
+    if name == "masked_image":
+        return unknown_picture(value)
+    return np.asarray(value) if np.ndim(value) == 3 else None  # an identity may be a vector
+
+
+def mask_classes(masks: Sequence[np.ndarray]) -> list[tuple[str, str]]:
+    """(name, '#rrggbb') of the classes that occur in these masks: their legend."""
+    from data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE
+
+    numbers: list[int] = np.unique(np.concatenate([np.unique(mask) for mask in masks])).tolist() if masks else []
+    return [(HUMAN_NAMES[CELEBAMASK_HQ[k]], "#" + "".join(f"{int(part):02x}" for part in PALETTE[k])) for k in numbers]
+
+
+def new_figure(width_px: float, height_px: float) -> Figure:
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
@@ -108,6 +193,36 @@ def _save(figure: Figure, path: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a caption's letter becomes a box, no more
         figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"},
                        pil_kwargs={"compress_level": 4})  # fmt: skip
+
+
+# A vector figure takes its colours from variables that follow the reader's scheme, as the pages do.
+SCHEME = {
+    INK: ("ink", "#e6e9ee"), FAINT: ("faint", "#a0a8b3"), PAPER: ("paper", "#14181d"),
+    GRID: ("grid", "#333a43"), EDGE: ("edge", "#565e69"),
+    LINES[0]: ("line0", "#7ea6ff"), LINES[1]: ("line1", "#ff9a66"), LINES[2]: ("line2", "#5fd3a0"),
+    LINES[3]: ("line3", "#c79bf0"), LINES[4]: ("line4", "#e0bb45"), LINES[5]: ("line5", "#ff8fb8"),
+}  # fmt: skip
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """The figure as PNG (Markdown, print) and, beside it, as SVG for the pages: sharp everywhere, also in the dark."""
+    import io
+
+    from matplotlib import rc_context
+
+    _save(figure, path)
+    content = io.StringIO()
+    with rc_context({"svg.hashsalt": path.name}):  # equal figures give equal files
+        figure.savefig(content, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": "Concord"})
+    text = content.getvalue()
+    for colour, (name, _) in SCHEME.items():
+        text = text.replace(colour, f"var(--{name})")
+    light = ";".join(f"--{name}:{colour}" for colour, (name, _) in SCHEME.items())
+    dark = ";".join(f"--{name}:{colour}" for name, colour in SCHEME.values())
+    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    start = text.index(">", text.index("<svg")) + 1
+    with atomic_path(path.with_suffix(".svg")) as temporary:
+        temporary.write_text(text[:start] + style + text[start:], encoding="utf-8")
 
 
 def _place(figure: Figure, picture: np.ndarray, left: float, top: float, size: float, **style: Any) -> None:
@@ -140,7 +255,7 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
     margin, head, foot, aside = 18, 74, 44, 14
     width = 2 * margin + text_width + len(pictures) * (TILE + GAP) + aside
     height = head + len(shown) * (TILE + GAP) + foot
-    figure = _new_figure(width, height)
+    figure = new_figure(width, height)
     _write(figure, margin, 14, title, 13, weight="bold")
     for index, (name, heading) in enumerate(pictures):
         left = margin + text_width + index * (TILE + GAP) + (aside if index * (TILE + GAP) >= break_at else 0)
@@ -165,13 +280,9 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
 
 
 def _picture_of(request: Shown, name: str, units: float = TILE) -> np.ndarray | None:
-    if name == "mask":
-        return None if request.mask is None else mask_picture(request.mask, units)
-    if name == "landmarks":
-        return None if request.landmarks is None else landmark_picture(request.landmarks, request.truth, units)
     if name in CONDITIONS:
-        reference = getattr(request, name)
-        return None if reference is None else enlarge(reference, units)
+        drawn = condition_picture(name, request, request.truth, round(units * DPI / 100))
+        return None if drawn is None else enlarge(drawn, units, smooth=name not in ("mask", "landmarks", "layout"))
     picture = request.truth if name == "truth" else request.images.get(name)
     return None if picture is None else enlarge(picture, units)
 
@@ -180,19 +291,14 @@ def _mask_legend(figure: Figure, masks: Sequence[np.ndarray], left: float, top: 
     """Coloured squares with names of the classes that occur; in two lines at most."""
     from matplotlib.patches import Rectangle
 
-    from data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE
-
-    if not masks:
-        return
     width, height = figure.get_size_inches() * 100
     x, y = left, top
-    for number in np.unique(np.concatenate([np.unique(mask) for mask in masks])):
-        name = HUMAN_NAMES[CELEBAMASK_HQ[int(number)]]
+    for name, colour in mask_classes(masks):
         advance = 17 + 5.6 * len(name) + 8
         if x + advance > left + room:
             x, y = left, y + 15
         square = Rectangle((x / width, 1 - (y + 10) / height), 10 / width, 10 / height, transform=figure.transFigure,
-                           facecolor=PALETTE[int(number)] / 255, edgecolor=FAINT, linewidth=0.4)  # fmt: skip
+                           facecolor=colour, edgecolor=FAINT, linewidth=0.4)  # fmt: skip
         figure.add_artist(square)
         _write(figure, x + 14, y - 1, name, 7, color=FAINT)
         x += advance
@@ -226,7 +332,7 @@ def influence_figure(
     left_width = 2 * (size + gap) + 62
     width = 2 * margin + left_width + len(picked) * (size + gap) + 66
     height = head + len(chosen) * block + 4
-    figure = _new_figure(width, height)
+    figure = new_figure(width, height)
     _write(figure, margin, 14, title, 13, weight="bold")
     first = margin + left_width
     _write(figure, first - 12, head - 8, "t =", 10.5, color=FAINT, ha="right", va="bottom")
@@ -263,7 +369,7 @@ def influence_figure(
 
 def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     """Mean influence of each branch over t, for one or more rows; bands show the spread between requests (10-90 %)."""
-    figure = _new_figure(330 * len(traces) + 90, 320)
+    figure = new_figure(330 * len(traces) + 90, 320)
     axes = np.atleast_1d(figure.subplots(1, len(traces), sharey=True, squeeze=True))
     for number, (name, trace) in enumerate(traces.items()):
         influence = np.asarray(trace["influence"], np.float32).mean(axis=(-2, -1))  # (R, S, M)
@@ -273,17 +379,17 @@ def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -
             colour = LINES[branch % len(LINES)]
             axes[number].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axes[number].plot(steps, influence[:, :, branch].mean(axis=0), color=colour, linewidth=1.8,
-                              label=f"{branch_name} branch", linestyle=("-", "--", "-.", ":")[branch % 4])  # fmt: skip
+                              label=f"{branch_name} branch", linestyle=STYLES[branch % 4])  # fmt: skip
         axes[number].set_title(name.replace("$", r"\$"), fontsize=9, color=INK)
         axes[number].set_xlim(float(steps.max()), float(steps.min()))  # time runs from noise (left) to image (right)
         axes[number].set_ylim(0, 1)
         axes[number].set_xlabel("t (noise to image)", fontsize=8.5, color=FAINT)
-        axes[number].grid(color="#e4e7eb", linewidth=0.6)
+        axes[number].grid(color=GRID, linewidth=0.6)
         axes[number].tick_params(labelsize=8, colors=FAINT, length=2)
         for spine in axes[number].spines.values():
-            spine.set_edgecolor("#c4c9d0")
+            spine.set_edgecolor(EDGE)
     axes[0].set_ylabel("mean influence", fontsize=8.5, color=FAINT)
-    axes[0].legend(fontsize=8, frameon=False, loc="best")
+    axes[0].legend(fontsize=8, frameon=False, loc="best", labelcolor=INK)
     figure.suptitle(title.replace("$", r"\$"), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)
     figure.tight_layout(rect=(0, 0, 1, 1.02))
-    _save(figure, path)
+    save_plot(figure, path)

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.figures import FAINT, INK, LINES, _new_figure, _save
+from reports.figures import EDGE, FAINT, GRID, INK, LINES, STYLES, new_figure, save_plot
 
 COSINE, LOSS = "gradient-cosine", "condition-loss"
-STYLES = ("-", "--", "-.", ":")
 SPOKEN = {"mask": "segmentation", "identity": "identity", "landmarks": "landmarks", "text": "text", "style": "style"}
 
 Traces = Mapping[str, Mapping[str, Any]]
@@ -47,9 +46,11 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
         found.append(Drawing(
             f"{suite}/gradient-cosine.png", title,
             f"Between the gradients of two conditions with respect to x_t, at every step at which all conditions pull; "
-            f"mean and 10th to 90th percentile of the {n} traced requests. For Z-Magic the second gradient is the one "
-            "that its first condition has changed. 0: they do not know of each other. Compare Figure 1 of the paper.",
-            "Curves of the cosine between two conditions' gradients over the steps, a panel for each method",
+            f"line: mean, band: 10th to 90th percentile of the {n} traced requests. Above 0 the two conditions pull "
+            "the same way, below 0 against each other, at 0 they do not know of each other. For Z-Magic the second "
+            "gradient is the one that its first condition has changed. Compare Figure 1 of the paper.",
+            "Curves of the cosine between two conditions' gradients over the steps: a panel for each pair of "
+            "conditions, a line for each method",
             (source, title, _facts(cosines, COSINE)), partial(cosine_figure, cosines, title),
         ))  # fmt: skip
     losses = {title: trace for title, trace in traces.items() if LOSS in trace and np.asarray(trace[LOSS]).size}
@@ -58,9 +59,10 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
         n = len(next(iter(losses.values()))["requests"])
         found.append(Drawing(
             f"{suite}/condition-loss.png", title,
-            f"Through the guide networks, at the clean image predicted at each step; mean and 10th to 90th percentile "
-            f"of the {n} traced requests. Lower is nearer to the condition. Compare Figure 3 of the paper.",
-            "Curves of each condition's energy over the steps, one line for each method",
+            f"Through the guide networks, at the clean image predicted at each step; line: mean, band: 10th to 90th "
+            f"percentile of the {n} traced requests. Lower is nearer to the condition; energies of different "
+            "conditions have different units. Compare Figure 3 of the paper.",
+            "Curves of each condition's energy over the steps: a panel for each condition, a line for each method",
             (source, title, _facts(losses, LOSS)), partial(loss_figure, losses, title),
         ))  # fmt: skip
     return found
@@ -74,46 +76,66 @@ def _facts(traces: Traces, name: str) -> list[Any]:
 
 
 def cosine_figure(traces: Traces, title: str, path: Path) -> None:
-    """A panel for each row, a line for each pair of conditions; y from -1 to 1."""
-    figure = _new_figure(330 * len(traces) + 90, 330)
-    panels = np.atleast_1d(figure.subplots(1, len(traces), sharey=True, squeeze=True))
-    for axes, (row, trace) in zip(panels, traces.items(), strict=True):
-        values, steps = np.asarray(trace[COSINE], np.float32), np.asarray(trace[f"{COSINE}_steps"])
-        for index, pair in enumerate(trace[f"{COSINE}_names"]):
-            _band(axes, steps, values[:, :, index], LINES[index % len(LINES)], STYLES[index // len(LINES) % 4],
-                  " and ".join(SPOKEN.get(name, name) for name in str(pair).split("|")))  # fmt: skip
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        axes.set_ylim(-1, 1)
-        _dress(axes, steps, row)
-        axes.legend(fontsize=7.5, frameon=False, loc="best")
-    panels[0].set_ylabel("cosine", fontsize=8.5, color=FAINT)
-    _finish(figure, title, path)
+    """A panel for each pair of conditions, a line for each row; y is even about 0 and never beyond -1 to 1."""
+    pairs = _all_names(traces, COSINE)
+    figure, panels = _panels(len(pairs), sharey=True)
+    reach = 0.0
+    for axes, pair in zip(panels, pairs, strict=True):
+        title_of_pair = " and ".join(SPOKEN.get(name, name) for name in pair.split("|")).capitalize()
+        reach = max(reach, *_lines(axes, traces, COSINE, pair, title_of_pair))
+        axes.axhline(0, color=FAINT, linewidth=0.9)
+    limit = min(1.0, max(0.25, np.ceil(reach * 4.2) / 4))  # the next quarter with a little room
+    panels[0].set_ylim(-limit, limit)
+    panels[0].set_ylabel("cosine  (below 0: against each other)", fontsize=8.5, color=FAINT)
+    _finish(figure, traces, title, path)
 
 
 def loss_figure(traces: Traces, title: str, path: Path) -> None:
     """A panel for each condition, a line for each row; y from 0."""
-    names = list(dict.fromkeys(str(name) for trace in traces.values() for name in trace[f"{LOSS}_names"]))
-    figure = _new_figure(300 * len(names) + 90, 330)
-    panels = np.atleast_1d(figure.subplots(1, len(names), squeeze=True))
+    names = _all_names(traces, LOSS)
+    figure, panels = _panels(len(names))
     for axes, name in zip(panels, names, strict=True):
-        for index, (row, trace) in enumerate(traces.items()):
-            known = [str(other) for other in trace[f"{LOSS}_names"]]
-            if name not in known:
-                continue
-            values, steps = np.asarray(trace[LOSS], np.float32), np.asarray(trace[f"{LOSS}_steps"])
-            _band(axes, steps, values[:, :, known.index(name)], LINES[index % len(LINES)], STYLES[index % 4], row)
-            _dress(axes, steps, SPOKEN.get(name, name).capitalize())
+        _lines(axes, traces, LOSS, name, SPOKEN.get(name, name).capitalize())
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7.5, frameon=False, loc="best")
-    panels[0].set_ylabel("energy", fontsize=8.5, color=FAINT)
-    _finish(figure, title, path)
+    panels[0].set_ylabel("energy  (lower: nearer to the condition)", fontsize=8.5, color=FAINT)
+    _finish(figure, traces, title, path)
+
+
+def _all_names(traces: Traces, kind: str) -> list[str]:
+    return list(dict.fromkeys(str(name) for trace in traces.values() for name in trace[f"{kind}_names"]))
+
+
+def _panels(count: int, sharey: bool = False) -> tuple[Any, Any]:
+    """At most three panels a line, and room for the legend below them."""
+    across = min(3, count)
+    down = -(-count // across)
+    figure = new_figure(max(330 * across + 90, 560), 290 * down + 80)
+    panels = np.atleast_1d(figure.subplots(down, across, sharey=sharey, squeeze=True)).reshape(-1)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _lines(axes: Any, traces: Traces, kind: str, name: str, title: str) -> list[float]:
+    """The line of every row that has this name; returns how far the bands reach from 0."""
+    reach = [0.0]
+    for index, (row, trace) in enumerate(traces.items()):
+        known = [str(other) for other in trace[f"{kind}_names"]]
+        if name not in known:
+            continue
+        values, steps = np.asarray(trace[kind], np.float32), np.asarray(trace[f"{kind}_steps"])
+        chosen = values[:, :, known.index(name)]
+        _band(axes, steps, chosen, LINES[index % len(LINES)], STYLES[index % 4], row)
+        _dress(axes, steps, title)
+        reach.append(float(np.abs(np.quantile(chosen, [0.1, 0.9], axis=0)).max()))
+    return reach
 
 
 def _band(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str, style: str, label: str) -> None:
     """Mean (line) and 10th to 90th percentile (band) over the requests of values (R, S)."""
     low, high = np.quantile(values, [0.1, 0.9], axis=0)
-    axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(steps, values.mean(axis=0), color=colour, linewidth=1.6, linestyle=style, label=_plain(label))
+    axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(steps, values.mean(axis=0), color=colour, linewidth=1.9, linestyle=style, label=_plain(label))
 
 
 def _dress(axes: Any, steps: np.ndarray, title: str) -> None:
@@ -121,16 +143,23 @@ def _dress(axes: Any, steps: np.ndarray, title: str) -> None:
     left, right = float(steps.max()), float(steps.min())  # time runs from noise (left) to image (right)
     axes.set_xlim(left, right if right < left else left - 1)
     axes.set_xlabel("t (noise to image)", fontsize=8.5, color=FAINT)
-    axes.grid(color="#e4e7eb", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.tick_params(labelsize=8, colors=FAINT, length=2)
     for spine in axes.spines.values():
-        spine.set_edgecolor("#c4c9d0")
+        spine.set_edgecolor(EDGE)
 
 
-def _finish(figure: Any, title: str, path: Path) -> None:
+def _finish(figure: Any, traces: Traces, title: str, path: Path) -> None:
+    """One legend for all panels, below them: a row has the same line everywhere, and no curve is covered."""
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    labels = [_plain(row) for row in traces if _plain(row) in lines]
     figure.suptitle(_plain(title), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)
-    figure.tight_layout(rect=(0, 0, 1, 1.02))
-    _save(figure, path)
+    width, height = figure.get_size_inches() * 100
+    rows = -(-len(labels) // 4)
+    figure.tight_layout(rect=(0, (14 + 17 * rows) / height, 1, 1 - 8 / height))
+    figure.legend([lines[label] for label in labels], labels, loc="lower left", ncols=4, fontsize=8, frameon=False,
+                  labelcolor=INK, bbox_to_anchor=(10 / width, 2 / height), handlelength=3)  # fmt: skip
+    save_plot(figure, path)
 
 
 def _plain(text: str) -> str:

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from reports.measured import LEVELLED
+from reports.protocol import guidance_notes, guided_notes
 from reports.tables import TINY, Row
 from reports.tuning import tuning_notes
 
 if TYPE_CHECKING:
     from benchmarks.store import Run
     from benchmarks.suite import Suite
-    from reports.assemble import MetricFacts
     from reports.declared import DeclaredTable, Paper
+    from reports.measured import MetricFacts
 
 EMBEDDED = (
     "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) make the images and score them. "
@@ -21,10 +23,11 @@ EMBEDDED = (
     "rows, and whether a difference is there."
 )
 INTERVALS = (
-    "95 % intervals over the requests: Student's t for means of per-image values, Wilson for rates, delete-a-group "
-    "jackknife for FID and KID (their interval does not cover the choice of the reference images, which all rows "
-    "share; FID is biased upwards by about 1/n, so it compares only at equal n; the jackknife errs on the wide side "
-    "where n is not much larger than the number of features)."
+    "95 % intervals over the requests: Student's t for means of per-image values (where 5 images or more failed, the "
+    "bootstrap over items), Wilson for rates, delete-a-group jackknife for FID and KID (their interval "
+    "does not cover the choice of the reference images, which all rows share; FID is biased upwards by about 1/n, so "
+    "it compares only at equal n; the jackknife errs on the wide side where n is not much larger than the number of "
+    "features)."
 )
 TESTS = (
     "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, "
@@ -78,14 +81,13 @@ def notes_for(
         size += [*_reference(run), *_left_out(run)]
     notes["Size and profile"] = size
     notes["Differences from the paper's protocol"] = [*suite.differences] or ["none stated in the suite file"]
+    notes["Levels"] = level_notes(facts)
+    notes["Guidance"] = guidance_notes(rows)
+    labels = {name: fact.label for name, fact in facts.items()}
+    notes["Scored by their own guide"] = guided_notes(rows, labels)
     notes["Tuning"] = tuning_notes(suite, profile, runs)
-    about = [f"{declared.label} of {paper.citation}", *paper.protocol]
-    labels = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
-    about += [f"The paper's {labels.get(key, key)} has n = {count}." for key, count in declared.n.items()]
-    if declared.note:
-        about.append(declared.note)
-    about += [f"The paper's value {where} cannot be read for certain." for where in declared.unclear]
-    notes["The paper"] = about
+    answered = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
+    notes["The paper"] = paper_notes(paper, declared, answered)
     if thresholds and suite.joint:
         limits = ", ".join(
             f"{facts[name].label} {'>=' if facts[name].higher_is_better else '<='} {value:.4g}"
@@ -110,14 +112,45 @@ def notes_for(
     notes["External rows"] = external_notes(rows, runs)
     notes["Intervals and tests"] = [INTERVALS, TESTS]
     notes["Reference rows"] = [
-        f"Ceiling: the item's own image. Floor: another item's image. {_method_count(rows)}"
-    ] if any(row.is_reference for row in rows) else []  # fmt: skip
+        f"Ceiling: the item's own image. Floor: another item's image{_floors(rows)}. {_method_count(rows)}".rstrip()
+    ] if any(row.role for row in rows) else []  # fmt: skip
     return {heading: sentences for heading, sentences in notes.items() if sentences}
+
+
+def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
+    """How columns by level are averaged, or that the rows do not say their levels."""
+    if any("@" in name for name in facts):
+        return [
+            "L2 to L6: the images whose layout has so many instances, each image alike. avg: every instance alike, so "
+            "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages."
+        ]
+    plain = [facts[name].label for name in LEVELLED if name in facts]
+    return [f"{', '.join(plain)}: means over images; the stored rows do not say their levels."] if plain else []
+
+
+def paper_notes(paper: Paper, declared: DeclaredTable, labels: Mapping[str, str]) -> list[str]:
+    """Citation, protocol, n, and what in the paper's print is unclear. labels: the paper's key -> our column's head."""
+    about = [f"{declared.label} of {paper.citation}", *paper.protocol]
+    about += [
+        f"The paper's {labels.get(key) or declared.head(key)} has n = {count}." for key, count in declared.n.items()
+    ]
+    if declared.note:
+        about.append(declared.note)
+    for place, why in declared.unclear.items():
+        row, _, key = place.rpartition(".")
+        where = f"{labels.get(key) or declared.head(key)} of {declared.titles[row]}"
+        about.append(f"The paper's {where} cannot be read for certain: {why}.")
+    return about
 
 
 def _method_count(rows: list[Row]) -> str:
     absent = [row.title for row in rows if row.absent]
     return f"Without results: {', '.join(absent)}." if absent else ""
+
+
+def _floors(rows: list[Row]) -> str:
+    methods = [row.title for row in rows if row.floor]
+    return f"; a method that is given no condition ({', '.join(methods)}), which does not compete" if methods else ""
 
 
 def _reference(run: Run) -> list[str]:

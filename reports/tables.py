@@ -1,7 +1,8 @@
-"""One model of a table, and the ways to write it: Markdown, terminal, data frame (HTML: reports/html.py).
+"""One model of a table, and its Markdown (terminal, LaTeX, CSV and parquet: reports/export.py; HTML: reports/html.py).
 
 The model holds numbers and words, no layout; every renderer shows the same things: our value, its 95 % interval, the
-paper's value, the reason where a value is refused, and under the table everything that one must know to read it.
+paper's value, the difference and how the two were measured, the reason where a value is refused, and under the table
+everything that one must know to read it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Group
 
-BEST, TIED = "best", "tied"
+BEST, SECOND, TIED = "best", "second", "tied"
 TINY = 30  # below that, n is said loudly
-MARKS = {BEST: "★", TIED: "≈"}
+MARKS = {BEST: "★", SECOND: "☆", TIED: "≈"}
+MARK_TITLES = {
+    BEST: "beats every other method of the column",
+    SECOND: "beats every other method of the column but the best",
+    TIED: "not told apart from the column's first",
+}
 MARK_CAPTION = (
     f"{MARKS[BEST]} bold: beats every other method of the column (paired test over the same requests, two-sided, "
-    f"Holm-corrected over all pairs and columns of this table, p < 0.05). {MARKS[TIED]}: the column's first, and those "
-    "that the test cannot tell from it. Reference rows do not compete."
+    f"Holm-corrected over all pairs and columns of this table, p < 0.05). {MARKS[SECOND]}: beats all but that one. "
+    f"{MARKS[TIED]}: the column's first, and those that the test cannot tell from it. Ceilings and floors do not "
+    "compete."
 )
+PAPER_ONLY = "paper:"  # how names of columns begin that only the paper has
+GUIDED = "†"
+GUIDED_CAPTION = f"{GUIDED}: scored by the very network that guided the row, which is no independent judge of it."
+BACKWARD, SECOND_ORDER = "backward", "second-order"  # how methods name passes that are no forward passes
 
 
 ColumnKind = Literal["sample", "rate", "set"]
@@ -39,6 +50,9 @@ class Column:
     decimals: int = 2
     kind: ColumnKind = "sample"
     paper_label: str = ""  # the paper's key for it, '' where the paper has no such column
+    unit: str = ""
+    protocol: str = ""  # how the paper's number and ours were measured, '' where the paper has no such column
+    paper_decimals: int | None = None  # as the paper prints them
 
     @property
     def arrow(self) -> str:
@@ -52,6 +66,10 @@ class Column:
         text = f"{value:.{self.decimals}f}"
         return text.lstrip("-") if float(text) == 0 else text  # no '-0.00'
 
+    def signed(self, value: float) -> str:
+        text = self.format(value)
+        return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -64,6 +82,14 @@ class Cell:
     refused: str = ""
     failures: int = 0
     mark: str = ""
+    unclear: bool = False  # the paper's print cannot be read for certain
+    own_guide: bool = False  # scored by the network that guided the row
+    n: int | None = None  # images that enter it, where they are not all of the row's
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.value is None or self.paper is None else self.value - self.paper
 
     @property
     def has_interval(self) -> bool:
@@ -76,11 +102,29 @@ class Cost:
 
     seconds_per_image: float | None = None
     peak_memory_bytes: float | None = None
-    evaluations: dict[str, float] = field(default_factory=dict)  # network -> forward passes an image
+    evaluations: dict[str, float] = field(default_factory=dict)  # network -> passes an image
+    paper_seconds: float | None = None  # where the paper prints its own, on its own machine
 
     @property
     def total_evaluations(self) -> float | None:
+        """Passes of every kind, forward and backward."""
         return sum(self.evaluations.values()) if self.evaluations else None
+
+    @property
+    def forward(self) -> float | None:
+        """Forward passes of the counted networks."""
+        passes = [count for name, count in self.evaluations.items() if name not in (BACKWARD, SECOND_ORDER)]
+        return sum(passes) if self.evaluations else None
+
+    @property
+    def backward(self) -> float | None:
+        """Passes backwards through them, for gradients; None where the method takes none."""
+        return self.evaluations.get(BACKWARD)
+
+    @property
+    def second_order(self) -> float | None:
+        """Passes backwards through a backward pass, for Hessian products; None where the method takes none."""
+        return self.evaluations.get(SECOND_ORDER)
 
 
 Kind = Literal["method", "ceiling", "floor"]
@@ -102,10 +146,16 @@ class Row:
     conditions: tuple[str, ...] = ()
     citation: str = ""
     description: str = ""
+    floor: bool = False  # a method that was given no condition: what a method reaches without being asked for anything
 
     @property
     def is_reference(self) -> bool:
         return self.kind != "method"
+
+    @property
+    def role(self) -> str:
+        """'ceiling', 'floor', or '' for a row that competes."""
+        return self.kind if self.is_reference else "floor" if self.floor else ""
 
     @property
     def failures(self) -> int:
@@ -187,8 +237,10 @@ def decimals_for(half_widths: list[float], values: list[float]) -> int:
     return min(5, max(0, 1 - math.floor(math.log10(scale))))
 
 
-def format_paper(value: float) -> str:
-    """The paper's digits (at least two decimals below 1000, as papers print)."""
+def format_paper(value: float, decimals: int | None = None) -> str:
+    """The paper's digits; at least two decimals below 1000, as papers print, where it is not known how many."""
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
     text = repr(float(value))
     if value >= 1000:
         return text.removesuffix(".0")
@@ -197,8 +249,12 @@ def format_paper(value: float) -> str:
 
 
 def cell_parts(cell: Cell, column: Column, absent: str = "") -> dict[str, str]:
-    """The texts of one cell: 'value', 'interval', 'paper', 'refused', 'failures'; '' where there is nothing to say."""
-    parts = dict.fromkeys(("value", "interval", "paper", "refused", "failures"), "")
+    """The texts of one cell, '' where there is nothing to say.
+
+    'value', 'interval', 'paper', 'difference' (ours less the paper's), 'refused', 'failures', 'guided' (the sign of a
+    row that was scored by its own guide).
+    """
+    parts = dict.fromkeys(("value", "interval", "paper", "difference", "refused", "failures", "guided"), "")
     if cell.refused:
         parts["refused"] = f"refused: {cell.refused}"
     elif cell.value is not None:
@@ -207,30 +263,56 @@ def cell_parts(cell: Cell, column: Column, absent: str = "") -> dict[str, str]:
             parts["interval"] = f"[{column.format(cell.low)}, {column.format(cell.high)}]"
         else:
             parts["interval"] = "[no interval]"
+    elif absent.startswith("not run:"):
+        parts["value"] = "not run"
+    elif column.name.startswith(PAPER_ONLY):
+        parts["value"] = "not measured" if cell.paper is not None else ""
     elif absent:
         parts["value"] = "not yet"
     if cell.paper is not None:
-        parts["paper"] = f"paper: {format_paper(cell.paper)}"
+        printed = format_paper(cell.paper, column.paper_decimals)
+        parts["paper"] = f"paper: {printed}{' (?)' if cell.unclear else ''}"
+    if cell.difference is not None:
+        parts["difference"] = f"difference: {column.signed(cell.difference)}"
+    if cell.own_guide and cell.value is not None:
+        parts["guided"] = GUIDED
     if cell.failures:
         parts["failures"] = f"{cell.failures} failed"
     return parts
 
 
 def cost_parts(cost: Cost) -> tuple[str, str, str]:
-    """Seconds, memory and network evaluations of one image, as text; '–' where unknown."""
-    seconds, memory, evaluations = cost.seconds_per_image, cost.peak_memory_bytes, cost.total_evaluations
+    """Seconds, memory and network passes of one image, as text; '–' where unknown.
+
+    Passes: forward ones alone are a bare number; '40 + 60 back + 20 second-order' where a method takes gradients.
+    """
+    seconds, memory, forward = cost.seconds_per_image, cost.peak_memory_bytes, cost.forward
+    more = [f" + {count:,.0f} {what}" for count, what in ((cost.backward, "back"), (cost.second_order, SECOND_ORDER))
+            if count]  # fmt: skip
     return (
-        "–" if seconds is None else (f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"),
+        ("–" if seconds is None else (f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"))
+        + ("" if cost.paper_seconds is None else f" (paper: {format_paper(cost.paper_seconds)})"),
         "–" if memory is None else f"{memory / 2**20:,.0f}",
-        "–" if evaluations is None else f"{evaluations:,.0f}",
+        "–" if forward is None else f"{forward:,.0f}{''.join(more)}",
     )
 
 
-COST_HEADS = ("s / image", "peak MiB", "evaluations / image")
+def count_parts(row: Row) -> tuple[str, str]:
+    """n, and how many values failed in all columns together; '–' where nothing was run."""
+    return ("–", "–") if row.n is None else (str(row.n), str(row.failures))
+
+
+COST_HEADS = ("s / image", "peak MiB", "passes / image")
 COST_TITLES = (
     "seconds an image",
     "peak memory in MiB",
-    "network evaluations an image (forward passes of the denoising networks)",
+    "network evaluations an image: forward passes of the denoising and influence networks, and passes backwards "
+    "through them where a method takes gradients",
+)
+COST_CAPTION = (
+    "Passes an image: forward passes of the denoising and influence networks, each image of a batch counted; '+ back': "
+    "passes backwards through them for gradients; '+ second-order': passes backwards through a backward pass. Guides "
+    "and decoders are not counted."
 )
 
 
@@ -278,19 +360,18 @@ def to_markdown(table: Table) -> str:
     lines = [f"# {_escape(table.title)}", ""]
     if table.paper_title:
         lines += [f"Answers {_escape(table.paper_title)}.", ""]
-    lines += [
-        f"**Profile `{table.profile}`, n = {table.n if table.n is not None else 'none yet'} requests a row.**",
-        "",
-    ]
+    lines += [f"**Profile `{table.profile}`, {size_words(table)}.**", ""]
     for text in ([f"REFUSED: {table.refusal}"] if table.refusal else []) + table.warnings:
         lines += [f"> **{_escape(text)}**", ""]
-    heads = ["Method", *(f"{c.label} {c.arrow}" for c in table.columns), *COST_HEADS]
+    heads = ["Method", *(f"{c.label} {c.arrow}" for c in table.columns), "n", "failed", *COST_HEADS]
     lines += ["| " + " | ".join(_escape(h) for h in heads) + " |", "|:---|" + "---:|" * (len(heads) - 1)]
-    for row in table.methods:
-        lines.append(_markdown_row(table, row, row.title))
-    for row in table.references:
-        lines.append(_markdown_row(table, row, f"*{row.title} ({row.kind})*"))
-    lines += ["", f"Cells: our value, [95 % interval], the paper's value. {MARK_CAPTION}", ""]
+    if any(column.protocol for column in table.columns):
+        words = [_escape(column.protocol) or "–" for column in table.columns]
+        lines.append("| " + " | ".join(["*How measured*", *words, *["–"] * (len(heads) - 1 - len(words))]) + " |")
+    for row in [*table.methods, *table.references]:
+        title = _escape(row.title)
+        lines.append(_markdown_row(table, row, f"*{title} ({row.role})*" if row.role else title))
+    lines += ["", *(part for text in captions(table) for part in (_escape(text), ""))]
     for heading, sentences in table.notes.items():
         lines += [f"**{_escape(heading)}**", "", *(f"- {_escape(s)}" for s in sentences), ""]
     if table.judges:
@@ -318,8 +399,32 @@ def _escape(text: str) -> str:
     return text
 
 
-def _markdown_row(table: Table, row: Row, title: str) -> str:
-    head = title if title.startswith("*") else _escape(title)
+def size_words(table: Table) -> str:
+    """'n = 300 requests a row', or why there is no n."""
+    if table.n is not None:
+        return f"n = {table.n} requests a row"
+    return "no row has been run" if all(row.absent for row in table.rows) else "no common n"
+
+
+def captions(table: Table) -> list[str]:
+    """The sentences that explain the signs of a table, in one paragraph; none where it has no signs."""
+    cells = [cell for row in table.rows for cell in row.cells.values()]
+    ours = "our value, [95 % interval]" if any(cell.value is not None for cell in cells) else ""
+    theirs = "the paper's value" if any(cell.paper is not None for cell in cells) else ""
+    both = "ours less the paper's" if any(cell.difference is not None for cell in cells) else ""
+    said = [f"Cells: {', '.join(part for part in (ours, theirs, both) if part)}."] if ours or theirs else []
+    for sentence, needed in (
+        (MARK_CAPTION, bool(ours)),
+        (GUIDED_CAPTION, any(cell.own_guide for cell in cells)),
+        ("(?): the paper's print cannot be read for certain, see below.", any(cell.unclear for cell in cells)),
+        ("failed: values that a metric could not give, in all columns together.", any(cell.failures for cell in cells)),
+        (COST_CAPTION, any(row.cost.evaluations for row in table.rows)),
+    ):
+        said += [sentence] if needed else []
+    return [" ".join(said)] if said else []
+
+
+def _markdown_row(table: Table, row: Row, head: str) -> str:
     if row.absent:
         head += f"<br>{_escape(row.absent)}"
     cells = [head]
@@ -327,14 +432,13 @@ def _markdown_row(table: Table, row: Row, title: str) -> str:
         cell = row.cells.get(column.name, Cell())
         parts = cell_parts(cell, column, row.absent)
         value = _escape(parts["value"])
-        if cell.mark == BEST:
-            value = f"**{value}** {MARKS[BEST]}"
-        elif cell.mark == TIED:
-            value = f"{value} {MARKS[TIED]}"
+        if cell.mark:
+            value = f"{f'**{value}**' if cell.mark == BEST else value} {MARKS[cell.mark]}"
         refused = f"**{_escape(parts['refused'])}**" if parts["refused"] else ""
-        shown = [value, refused, parts["interval"], parts["paper"], parts["failures"]]
+        shown = [value + parts["guided"], refused, parts["interval"], parts["paper"], parts["difference"],
+                 parts["failures"]]  # fmt: skip
         cells.append("<br>".join(part for part in shown if part) or "–")
-    return "| " + " | ".join([*cells, *cost_parts(row.cost)]) + " |"
+    return "| " + " | ".join([*cells, *count_parts(row), *cost_parts(row.cost)]) + " |"
 
 
 def judge_sentence(judge: dict[str, Any]) -> str:
@@ -356,87 +460,18 @@ def _numbers(values: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-# --------------------------------------------------------------------------------------------------- terminal
+# ------------------------------------------------------------------------------------------------ the other renderers
 
 
 def to_terminal(table: Table) -> Group:
-    """The table for a rich console: values and costs, then what must not be missed."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    """The table for a rich console (reports/export.py)."""
+    from reports.export import to_terminal as render
 
-    n = f"n = {table.n}" if table.n is not None else "no results yet"
-    head = Text(f"{table.title}  ({table.profile}, {n})", style="bold")
-    loud = [Text(f"REFUSED: {table.refusal}", style="bold red")] if table.refusal else []
-    loud += [Text(warning, style="bold yellow") for warning in table.warnings]
-    values = RichTable(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
-    values.add_column("Method")
-    for column in table.columns:
-        values.add_column(f"{column.label} {column.arrow}", justify="right", no_wrap=False)
-    for index, row in enumerate([*table.methods, *table.references]):
-        if row.is_reference and index and not table.rows[0].is_reference and row is table.references[0]:
-            values.add_section()
-        title = Text(row.title, style="italic" if row.is_reference else "")
-        if row.is_reference:
-            title.append(f"\n({row.kind})", style="dim")
-        if row.absent:
-            title.append(f"\n{row.absent}", style="dim")
-        values.add_row(title, *(_rich_cell(row, column) for column in table.columns))
-    costs = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    costs.add_column("Method")
-    for cost_head in COST_HEADS:
-        costs.add_column(cost_head, justify="right")
-    for row in table.methods:
-        if not row.absent:
-            costs.add_row(row.title, *cost_parts(row.cost))
-    caption = Text(f"Value, 95 % interval, the paper's value. {MARK_CAPTION}", style="dim")
-    return Group(head, *loud, values, costs, caption)
-
-
-def _rich_cell(row: Row, column: Column) -> Any:
-    from rich.text import Text
-
-    cell = row.cells.get(column.name, Cell())
-    parts = cell_parts(cell, column, row.absent)
-    text = Text()
-    for key, style in (
-        ("value", "bold green" if cell.mark == BEST else ""),
-        ("refused", "bold red"),
-        ("interval", "dim"),
-        ("paper", "cyan"),
-        ("failures", "yellow"),
-    ):
-        if parts[key]:
-            mark = f" {MARKS[cell.mark]}" if key == "value" and cell.mark else ""
-            text.append(("\n" if text.plain else "") + parts[key] + mark, style=style)
-    return text
-
-
-# --------------------------------------------------------------------------------------------------- data frame
+    return render(table)
 
 
 def to_frame(table: Table) -> pd.DataFrame:
-    """One row per (row, column) with every number of the cell: for CSV and parquet."""
-    import pandas as pd
+    """One row per (row, column) with every number of the cell (reports/export.py)."""
+    from reports.export import to_frame as render
 
-    records = []
-    for row in table.rows:
-        for column in table.columns:
-            cell = row.cells.get(column.name, Cell())
-            records.append(
-                {
-                    "suite": table.name, "profile": table.profile, "row": row.name, "kind": row.kind,
-                    "metric": column.name, "higher_is_better": column.higher_is_better, "n": row.n,
-                    "value": cell.value, "low": cell.low, "high": cell.high, "paper": cell.paper,
-                    "status": row.absent or (f"refused: {cell.refused}" if cell.refused else "ok"),
-                    "failures": cell.failures, "mark": cell.mark,
-                    "seconds_per_image": row.cost.seconds_per_image, "peak_memory_bytes": row.cost.peak_memory_bytes,
-                    "evaluations_per_image": row.cost.total_evaluations,
-                }
-            )  # fmt: skip
-    frame = pd.DataFrame.from_records(records)
-    numeric = ["value", "low", "high", "paper", "seconds_per_image", "peak_memory_bytes", "evaluations_per_image"]
-    frame[numeric] = frame[numeric].astype("float64")
-    frame["n"] = frame["n"].astype("Int64")
-    return frame
+    return render(table)

@@ -47,14 +47,18 @@ def ddim(
     device: torch.device | str,
     steps: int = 50,
     eta: float = 0.0,
+    noisy_end: bool = False,
 ) -> Tensor:
-    """x_0 (B, *shape): noise from each request's generator, then `steps` DDIM steps."""
+    """x_0 (B, *shape): noise from each request's generator, then `steps` DDIM steps.
+
+    noisy_end: where eta > 0, the last step draws noise as well, as latent diffusion's code does: it ends at abar_0 < 1.
+    """
     x_t = draw_noise(generators, shape, device)
     timesteps = schedule.ddim_timesteps(steps)
     for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
         eps = denoise(x_t, t)
         # Fresh noise follows the request's own stream, one draw a step; the last step adds none (Algorithm 2, line 3).
-        noise = draw_noise(generators, shape, device) if eta > 0 and t_previous >= 0 else None
+        noise = draw_noise(generators, shape, device) if eta > 0 and (t_previous >= 0 or noisy_end) else None
         x_t = ddim_step(schedule, eps, x_t, t, t_previous, eta if noise is not None else 0.0, noise)
     return x_t
 

@@ -13,6 +13,8 @@ from methods.core.schedule import Schedule
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.dynamic_diffuser import DynamicDiffuser
 from methods.networks.experts import IMAGE, LATENT, Expert
+from methods.networks.multi_task import MultiTaskUNet
+from methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
 from metrics.networks.perception import Perception, Role
 
 
@@ -76,6 +78,22 @@ class Bank:
         network = self._load(f"faces-dynamic-{condition}", DynamicDiffuser)
         assert isinstance(network, DynamicDiffuser)
         return network
+
+    def multi_task(self) -> MultiTaskUNet:
+        """MT-Diffusion's network of all its modalities."""
+        network = self._load("mt-faces", MultiTaskUNet)
+        assert isinstance(network, MultiTaskUNet)
+        return network
+
+    def stylegan(self) -> StyleGenerator:
+        """TediGAN's generator."""
+        network = self._load("faces-stylegan", StyleGenerator)
+        assert isinstance(network, StyleGenerator)
+        return network
+
+    def style_encoder(self, condition: str) -> nn.Module:
+        """TediGAN's encoder of a condition into W+: 'text' or 'mask'."""
+        return self._load(f"faces-stylegan-{condition}", {"mask": MaskToCode, "text": TextToCode}[condition])
 
     def _load(self, name: str, kind: type[nn.Module]) -> nn.Module:
         if name not in self._networks:

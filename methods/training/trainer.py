@@ -45,6 +45,9 @@ class Task(ABC):
     name: ClassVar[str]
     recipe: ClassVar[Recipe]
     seed: ClassVar[int] = 0
+    world: ClassVar[str] = "SynthFaces"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)  # of the optimiser; a GAN's first one is 0
+    committed: ClassVar[bool] = True  # False: the repository holds no weights of it yet
     needs: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
     makes: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
 
@@ -102,7 +105,7 @@ def train(
     model = task.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+        parameters, recipe.rate, betas=task.betas, weight_decay=recipe.weight_decay, fused=True
     )
     averaged = [p.detach().clone() for p in parameters]
     first, seconds, recent = 0, 0.0, 0.0
@@ -151,7 +154,7 @@ def train(
             parameter.copy_(average)
     model.eval()
     card = {
-        "task": task.name, "data": "SynthFaces", "data_seed": _world_seed(), "seed": task.seed,
+        "task": task.name, "data": task.world, "data_seed": _world_seed(task.world), "seed": task.seed,
         "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
         "device": _device(task.device), "torch": torch.__version__, "git_commit": _commit(),
         "held_out": task.evaluate(model), **({"earlier": earlier} if earlier else {}),
@@ -227,10 +230,11 @@ def _device(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} thread(s)"
 
 
-def _world_seed() -> int:
+def _world_seed(world: str) -> int:
     from data.synthetic import WORLD_SEED
+    from data.synthetic.scenes import WORLD_SEED as SCENES_SEED
 
-    return WORLD_SEED
+    return SCENES_SEED if world == "SynthScenes" else WORLD_SEED
 
 
 def _commit() -> str:

@@ -16,13 +16,16 @@ from metrics.networks.identity import IdentityNetwork
 from metrics.networks.landmarks import LandmarkNetwork
 from metrics.networks.parser import FaceParser
 from metrics.networks.perceptual import PERCEPTUAL_LAYERS, STYLE_LAYERS, perceptual_distance, trunk_activations
+from metrics.networks.scenes import SceneDetector, SceneSegmenter
 from metrics.networks.text_image import TextImagePair
 
 Role = Literal["judge", "guide"]
 CLASSES: dict[str, type[nn.Module]] = {
     "parser": FaceParser, "features": FeatureNetwork, "text-image": TextImagePair, "identity": IdentityNetwork,
-    "landmarks": LandmarkNetwork,
+    "landmarks": LandmarkNetwork, "detector": SceneDetector, "segmenter": SceneSegmenter,
 }  # fmt: skip
+OF_LAYOUTS = ("detector", "segmenter")
+"""Trained on SynthScenes, as judges alone; all others are of SynthFaces."""
 FACE_PARTS = {(1,): 135, (2,): 3, (3, 4, 5): 24, (10, 11, 12): 6}
 """Classes of skin, nose, eyes or glasses, and mouth -> pixels; half of the least on 1,000 faces of 64x64."""
 SURE = {"judge": 0.92, "guide": 0.89}
@@ -65,7 +68,9 @@ class Perception:
                 "through it, or score with profile 'paper'"
             )
         if kind not in self.networks:
-            name = f"faces-{kind}-{self.role}"
+            if kind in OF_LAYOUTS and self.role != "judge":
+                raise ConcordError(f"network '{kind}': there is a judge of it alone, which no method may look through")
+            name = f"{'scenes' if kind in OF_LAYOUTS else 'faces'}-{kind}-{self.role}"
             with torch.inference_mode(False):  # first used while scoring, it still has to let gradients through
                 state, card = load_weights(name)
                 network = CLASSES[kind](**card["config"])

@@ -26,7 +26,8 @@ def checks(name: str, **params: object) -> dict[str, Check]:
 
 @pytest.mark.parametrize("name", base.all_methods())
 def test_method_keeps_the_contract(name: str) -> None:
-    steps = {"steps": STEPS} if "steps" in base.get_method(name).Params.model_fields else {}
+    fields = base.get_method(name).Params.model_fields
+    steps = {field: STEPS for field in ("steps", "inversion_steps") if field in fields}
     failed = [f"{check.name}: {check.detail}" for check in checks(name, **steps).values() if not check.passed]
     assert not failed
 
@@ -66,6 +67,7 @@ def broken(tmp_path: Path) -> Iterator[Path]:
         ("check_d_order", "return x", "return x * torch.arange(1, len(x) + 1).view(-1, 1, 1, 1) / 4"),
         ("check_e_seeds", "generator=g", "generator=torch.Generator().manual_seed(0)"),
         ("check_e_seeds", "return x", "return x - x.mean(0) + 0.5"),
+        ("check_e_seeds", "    def networks", "    draws_noise = False\n\n    def networks"),
         ("check_f_inputs", "time.sleep", "[c.mask.fill(0) for c in batch.conditions]; time.sleep"),
         ("check_g_traces", 'trace("influence"', 'trace("other"'),
         ("check_g_traces", "x = noise / 4 + mask", "x = noise / 4 + mask + 0.1 * len(trace.wanted)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from benchmarks.matrix import AROUND, MATRIX, STAGES, make_matrix, write_matrix
 from benchmarks.settings import load_settings
 from benchmarks.suite import load_suites
+from data.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("benchmarks", "data", "methods", "metrics", "reports", "concord")
@@ -29,6 +31,10 @@ if verb == "data":
     target = pathlib.Path(option("out"), "world.json")
 elif verb == "report":
     target = place() / "report" / "index.html"
+    summary = pathlib.Path(option("results"), "metrics", option("profile"))
+    (summary / "plots").mkdir(parents=True, exist_ok=True)
+    (summary / "metrics.json").write_text('{{"face-generation": {{"composable": {{"fid": 12.5}}}}}}')
+    (summary / "plots/fid.csv").write_text("row,value,low,high,n\\nface-generation/composable,12.5,11,14,128\\n")
 elif "--reference" in rest:
     target = place() / "reference" / "features.npz"
 else:
@@ -87,15 +93,17 @@ def repro(project: Path) -> Repro:
 def test_what_the_stages_depend_on_is_in_the_repo() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in stages.values():
-        for path in stage.get("do", stage)["deps"]:
+        for path in stage.get("do", stage).get("deps", []):
             assert "${" in path or path.startswith("data/weights/") or (ROOT / path).exists(), path
 
 
 def test_stages_are_few_enough() -> None:
     matrix = make_matrix(load_suites(), load_settings(), profile="embedded", size="default")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert len(stages) - 2 == AROUND
+    groups = {"generate", "score", "faces", "fetch", "fetched"}
+    assert len(stages.keys() - groups) + len(matrix["trees"]) == AROUND
     assert 2 * len(matrix["methods"]) + AROUND <= STAGES
+    assert matrix["fetch"] == matrix["fetched"] == {}  # profile 'embedded' fetches nothing
 
 
 def test_matrix_is_ignored_by_git() -> None:
@@ -137,3 +145,45 @@ def test_a_stage_that_died_finds_its_work_again(project: Path, repro: Repro) -> 
     (project / "die").unlink()
     assert repro()
     assert shards[0].read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_dvc_shows_metrics_and_plots_and_compares_commits(project: Path) -> None:
+    """Of the outputs as they are, and of the committed baseline between a commit and the working tree."""
+
+    def call(*command: str) -> str:
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def baseline(value: float) -> None:
+        write_json(
+            project / "reports/baseline/embedded/metrics.json", {"face-generation": {"composable": {"fid": value}}}
+        )
+
+    environment = os.environ | {
+        "DVC_SITE_CACHE_DIR": str(project / "site"), "DVC_NO_ANALYTICS": "1", "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
+    }  # fmt: skip
+    baseline(12.0)
+    call(str(project / "bin/concord"), "report", "--results", "results", "--profile", "embedded")
+    dvc = (sys.executable, "-m", "dvc")
+    (project / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+    call("git", "init", "-q")
+    (project / ".gitignore").write_text("/results/\n/datasets/\n/bin/\n/site/\n/.dvc/tmp/\n/.dvc/cache/\n")
+    call("git", "add", "-A")
+    call("git", "commit", "-q", "-m", "first")
+
+    shown = json.loads(call(*dvc, "metrics", "show", "--json"))[""]["data"]
+    assert shown["results/metrics/embedded/metrics.json"]["data"]["face-generation"]["composable"]["fid"] == 12.5
+    assert shown["reports/baseline/embedded/metrics.json"]["data"]["face-generation"]["composable"]["fid"] == 12.0
+
+    baseline(13.0)
+    changes = json.loads(call(*dvc, "metrics", "diff", "HEAD", "--json"))
+    change = changes["reports/baseline/embedded/metrics.json"]["face-generation.composable.fid"]
+    assert (change["old"], change["new"], change["diff"]) == (12.0, 13.0, 1.0)
+
+    call(*dvc, "plots", "show", "--out", "drawn")
+    page = (project / "drawn/index.html").read_text()
+    assert "fid.csv" in page
+    assert "face-generation/composable" in page

@@ -16,7 +16,7 @@ from methods.networks.bank import Bank
 from methods.training import all_tasks
 from metrics.networks.perception import Perception
 
-FILES = [file for name, kind in all_tasks().items() for file in (kind.makes or (name,))]
+FILES = [file for name, kind in all_tasks().items() if kind.committed for file in (kind.makes or (name,))]
 N = 96
 
 

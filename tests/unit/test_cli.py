@@ -148,7 +148,7 @@ def test_plan_writes_the_matrix_when_it_changed(concord: Cli, tmp_path: Path, mo
     assert "text-only" not in path.read_text()
     assert "items_n: 3000" in path.read_text()
     refused(concord("plan", "--suite", "nosuch"), "unknown suite 'nosuch'", "face-generation")
-    refused(concord("plan", "--profile", "paper"), "profile 'paper'", "--data")
+    refused(concord("plan", "--profile", "nosuch"), "unknown profile 'nosuch'", "embedded, paper")
 
 
 def test_check_passes_on_the_toy_and_fails_on_a_broken_method(concord: Cli, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_curve_is_drawn_for_every_row(tmp_path: Path) -> None:
 
 
 def test_landmarks_are_dots_where_the_points_are() -> None:
-    points = np.full((68, 2), 48.0)
+    points = np.full((67, 2), 48.0)  # not the 68 of a face: no lines between them
     points[0] = (16.0, 8.0)  # x, y: right of the left edge by a quarter, below the top by an eighth
     for face in (None, np.full((64, 64, 3), 255, np.uint8)):
         picture = figures.landmark_picture(points, face, units=100)  # 160 pixels: 2.5 a pixel of the face
@@ -119,6 +119,17 @@ def test_landmarks_are_dots_where_the_points_are() -> None:
         first = rows < 60
         assert (rows[first].mean(), columns[first].mean()) == (pytest.approx(20, abs=1), pytest.approx(40, abs=1))
         assert (rows[~first].mean(), columns[~first].mean()) == (pytest.approx(120, abs=1), pytest.approx(120, abs=1))
+
+
+def test_the_68_points_of_a_face_are_joined() -> None:
+    """A jaw of 17 points on one line: the line is there between two points, and none leads on to the brows."""
+    points = np.full((68, 2), 60.0)
+    points[:17] = [(2.0 + 3 * index, 10.0) for index in range(17)]
+    picture = figures.landmark_picture(points, None, units=400)  # 640 pixels, 10 a pixel of the face
+    row = picture[100].astype(int)
+    reddish = row[:, 0] - row[:, 1] > 60
+    assert reddish[20:500].mean() > 0.95
+    assert not reddish[520:].any()
 
 
 def test_every_condition_has_its_column(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_higher_cosine_is_drawn_higher(tmp_path: Path) -> None:
         path = tmp_path / f"{cosine}.png"
         cosine_figure({"A $method": trace(cosine)}, "Title", path)
         heights.append(int(coloured(path, blue).argmax()))  # the curve is flat, and longer than the legend's line
+        assert "var(--line0)" in path.with_suffix(".svg").read_text(encoding="utf-8")
     assert heights[0] < heights[1]
 
 
@@ -70,6 +71,6 @@ def test_losses_have_a_panel_for_each_condition(rows: dict[str, Any], tmp_path: 
     path = tmp_path / "loss.png"
     loss_figure(rows, "Title", path)
     with Image.open(path) as picture:
-        assert picture.width == pytest.approx(1.6 * (300 * 2 + 90), abs=2)
+        assert picture.width == pytest.approx(1.6 * (330 * 2 + 90), abs=2)
     assert coloured(path, (0x3B, 0x6F, 0xD4)).sum() > 200
     assert (coloured(path, (0xD9, 0x62, 0x2B)).sum() > 100) == ("B" in rows)

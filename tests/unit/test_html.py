@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.store import Store
 from benchmarks.suite import Row
 from concord.cli import app
+from data.layouts import Layout
 from data.requests import Conditions
 from reports.cards import method_cards
 from reports.conditions import keep_conditions, kept_conditions
@@ -89,7 +90,10 @@ def folder(store: Store) -> Path:
     return store.root / "report"
 
 
-PAGES = ("index.html", "face-generation.html", "influence-ablation.html")
+PAGES = (
+    "index.html", "face-generation.html", "influence-ablation.html", "methods.html", "method-collaborative.html",
+    "papers.html", "amdm-table-1.html",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -102,25 +106,26 @@ def test_pages_parse_and_load_nothing_from_elsewhere(folder: Path, name: str) ->
         if not target.startswith("https://arxiv.org/"):  # a link that is followed only when it is clicked
             assert (folder / target.partition("#")[0]).is_file() or target.startswith("#"), target
     text = (folder / name).read_text(encoding="utf-8")
-    assert not re.search(r"@import|url\(|<base|fetch\(|XMLHttpRequest", text)
+    assert not re.search(r"@import|url\(|<base|fetch\(|XMLHttpRequest|<style| style=| on\w+=\"", text)
     assert page.images_without_alt == 0
 
 
 def test_pages_are_usable_without_a_mouse_in_the_dark_and_on_a_phone(folder: Path) -> None:
     text = (folder / "face-generation.html").read_text(encoding="utf-8")
     page = check(folder / "face-generation.html")
-    assert "prefers-color-scheme: dark" in text
+    assert "assets/report.css" in text
+    assert "prefers-color-scheme: dark" in (folder / "assets/report.css").read_text(encoding="utf-8")
     assert 'name="viewport"' in text
     assert '<html lang="en">' in text
     assert all(header.get("scope") in ("col", "row") for header in page.headers)
-    sortable = [header for header in page.headers if "aria-sort" in header]
-    assert len(sortable) == len(FACTS) + 3
+    results = text[text.index('id="results"') : text.index("</thead>")]
+    assert results.count("aria-sort") == len(FACTS) + 5  # n, failures and three costs
     assert text.count('role="region"') == text.count('tabindex="0"')
 
 
 def test_captions_are_shown_as_text_never_as_html(folder: Path) -> None:
     page = check(folder / "face-generation.html")
-    assert page.scripts == 1  # the sorting
+    assert page.scripts == 2  # sorting and viewer, both files
     assert EVIL in "".join(page.text)
 
 
@@ -206,13 +211,17 @@ def test_pictured_conditions_are_kept_too(tmp_path: Path) -> None:
     given = {
         "1-0": Conditions(**pictures, landmarks=rng.random((68, 2)).astype(np.float32)),
         "2-0": Conditions(text="b"),
+        "3-0": Conditions(layout=Layout.of("two", [[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]], ["a red bird", "a cat"])),
     }
     keep_conditions(tmp_path, "set", given)
-    found = kept_conditions(tmp_path, "set", ["1-0", "2-0"])
+    found = kept_conditions(tmp_path, "set", ["1-0", "2-0", "3-0"])
     assert found["1-0"].names() == ("identity", "landmarks", "style")
     for name in found["1-0"].names():
         assert np.array_equal(getattr(found["1-0"], name), getattr(given["1-0"], name))
     assert found["2-0"].names() == ("text",)
+    layout, wanted = found["3-0"].layout, given["3-0"].layout
+    assert (layout.caption, layout.labels) == ("two", ("a red bird", "a cat"))
+    assert np.array_equal(layout.boxes, wanted.boxes)
 
 
 def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> None:
@@ -238,7 +247,7 @@ def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> N
     assert page.samples[0].text == ""
     assert {"identity", "landmarks"} <= set(page.samples[0].files)
     files = [figure.file for figure in page.figures]
-    assert files == ["face-generation/gradient-cosine.png", "face-generation/condition-loss.png"]
+    assert files[-2:] == ["face-generation/gradient-cosine.png", "face-generation/condition-loss.png"]
     assert all((root / "report" / file).is_file() for file in files)
     check(root / "report/face-generation.html")
 

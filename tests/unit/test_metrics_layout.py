@@ -365,9 +365,9 @@ def test_a_missing_layout_is_said() -> None:
         InstanceSuccess().score(observation)
 
 
-def test_the_embedded_profile_says_that_it_has_no_detector() -> None:
+def test_the_embedded_profile_says_what_its_detector_knows() -> None:
     from metrics.networks.perception import Perception
 
     observation = Observation(torch.zeros(1, 3, 64, 64), [Conditions(layout=ONE)], Perception())
-    with pytest.raises(ConcordError, match="network 'detector': profile 'embedded' has parser"):
+    with pytest.raises(ConcordError, match="category 'bird': the embedded detector knows ball, car"):
         LayoutMIoU().score(observation)

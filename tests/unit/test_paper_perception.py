@@ -74,10 +74,10 @@ def test_unknown_kinds_are_named(cache: Path) -> None:
 
 
 def test_every_metrics_features_have_a_network() -> None:
-    from metrics.base import CONFUSION, SetMetric
+    from metrics.base import COUNTED, SetMetric
     from metrics.networks.paper.perception import _feature_network
 
-    kinds = {m.features for m in all_metrics().values() if issubclass(m, SetMetric)} - {CONFUSION}
+    kinds = {m.features for m in all_metrics().values() if issubclass(m, SetMetric)} - {*COUNTED}
     assert {_feature_network(kind) for kind in kinds} == {"features", "features-legacy", "dinov2", "clip-l-336"}
 
 

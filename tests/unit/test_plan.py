@@ -147,6 +147,80 @@ def test_source_hash_reads_python_files_alone(tmp_path: Path) -> None:
     assert source_hash([tmp_path / "core"]) != before
 
 
+def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of methods/core and methods/networks that a method does not import are no part of its key."""
+    from benchmarks import plan
+
+    for folder in ("methods/core", "methods/networks"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "methods/base.py").write_text("1")
+    (tmp_path / "methods/core/noise.py").write_text("1")  # one that every method's key has
+    (tmp_path / "methods/plain.py").write_text("from methods import base")
+    (tmp_path / "methods/reader.py").write_text("def f():\n    from methods.networks.new import thing")
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+
+    def keys() -> list[str]:
+        plan._reached.cache_clear()
+        shared = [tmp_path / name for name in plan.SHARED]
+        methods = [tmp_path / f"methods/{name}.py" for name in ("plain", "reader")]
+        return [source_hash([method, *shared], plan.unread(method, "embedded")) for method in methods]
+
+    before = keys()
+    (tmp_path / "methods/networks/new.py").write_text("from methods.core.deep import other")
+    added = keys()
+    assert [a == b for a, b in zip(before, added, strict=True)] == [True, False]
+    (tmp_path / "methods/core/deep.py").write_text("2")
+    assert [a == b for a, b in zip(added, keys(), strict=True)] == [True, False]
+    (tmp_path / "methods/core/noise.py").write_text("2")
+    assert keys()[0] != before[0]
+    plan._reached.cache_clear()
+
+
+def test_a_profiles_own_settings_of_a_suite() -> None:
+    """Profile 'paper': the papers' steps and numbers of requests, and rows that two suites share are the same."""
+    from benchmarks.generators import has_models
+    from benchmarks.suite import check_names, check_shared
+    from methods.base import get_method, make_params
+
+    settings, suites = load_settings(), [suite.in_profile("paper") for suite in load_suites()]
+    for position, suite in enumerate(suites):
+        check_names(suite)
+        assert suite.in_profile("paper") == suite
+        if has_models(suite, "paper"):
+            assert settings.size(suite.request_set, "default", "paper") in (500, 3000)
+        for other in suites[:position]:
+            check_shared(suite, other)
+    by_name = {suite.name: suite for suite in suites}
+    for name, row, steps in (
+        ("face-generation", "collaborative", 50), ("identity-landmarks", "z-magic", 100),
+        ("segmentation-text", "freedom", 100), ("text-style", "ugd", 500), ("text-style", "style-aligned", 50),
+    ):  # fmt: skip
+        found = by_name[name].row(row)
+        assert found.method is not None
+        assert make_params(get_method(found.method), found.params).steps == steps  # type: ignore[attr-defined]
+    embedded = load_suite("text-style")
+    assert embedded.row("z-magic").params["steps"] == 30
+    assert embedded.in_profile("embedded") is embedded
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("profiles: {paper: {row: {}}}", ["unknown key 'profiles.paper.row'", "rows"]),
+        ("profiles: {paper: {rows: {nosuch: {}}}}", ["unknown profiles.paper.rows: row 'nosuch'", "toy"]),
+        ("profiles: {paper: {metrics: [joint-success]}}", ["profiles.paper: joint metric", "text-similarity"]),
+    ],
+)
+def test_mistakes_in_a_suites_profile(tmp_path: Path, line: str, words: list[str]) -> None:
+    path = toy_world.write_suite(tmp_path)
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ConcordError) as error:
+        load_suite(str(path))
+    assert all(word in str(error.value) for word in words), error.value
+
+
 def test_weights_are_current_while_their_files_have_the_recorded_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +234,18 @@ def test_weights_are_current_while_their_files_have_the_recorded_hash(
     (tmp_path / "net").write_bytes(b"22")
     assert not weights_current(recorded)
     assert weights_current({"a plugin's own": "0" * 64})
+
+
+def test_fetched_weights_are_current_while_their_lock_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data.manifest import Lock, load_manifest
+
+    monkeypatch.setenv("CONCORD_CACHE", str(tmp_path))
+    manifest = load_manifest("celeba-hq-ddpm")
+    assert weights_current({manifest.name: "0" * 64})  # never had here: given by its path
+    Lock(manifest).record(manifest.files[0], 3, "1" * 64, "a test")
+    assert weights_current({manifest.name: "1" * 64})
+    assert not weights_current({manifest.name: "0" * 64})
+    assert weights_current({"buffalo-l": "0" * 64})  # a folder has a hash of its own
 
 
 # ------------------------------------------------------------------------------------------------------ where things go
@@ -335,6 +421,8 @@ def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path
 
 
 def test_matrix_of_a_profile_without_data(tmp_path: Path) -> None:
-    settings = Settings.model_validate(load_settings().model_dump())
+    content = load_settings().model_dump()
+    content["profiles"]["paper"]["datasets"] = {}
+    settings = Settings.model_validate(content)
     with pytest.raises(ConcordError, match="profile 'paper' names no folder for dataset 'faces'"):
         make_matrix(load_suites(), settings, profile="paper", size="default")

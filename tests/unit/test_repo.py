@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ["data", "metrics", "methods", "benchmarks", "reports", "concord"]
-TARGETS = ["bench", "test", "report", "compare", "train", "lint", "clean", "help"]
+TARGETS = ["bench", "test", "report", "compare", "baseline", "train", "lint", "clean", "help"]
 STATED = [
     "torch",
     "torchvision",

@@ -79,6 +79,8 @@ def test_unknown_suite_lists_the_known() -> None:
         ({"metrics": "metrics: [fid, joint-success]", "joint": ""}, ["joint-success", "joint"]),
         ({"joint": "joint: {metrics: [kid, lpips], quantile: 0.05}"}, ["joint", "'lpips'"]),
         ({"joint": "joint: {metrics: [fid, kid], quantile: 0.05}"}, ["joint", "'fid'", "no value per image"]),
+        ({"metrics": "metrics: [text-similarity, psnr, joint-success]",
+          "joint": "joint: {metrics: [text-similarity, psnr], quantile: 0.05}"}, ["'psnr'", "ground truth itself"]),
         ({"joint": "joint: {metrics: [fid, kid], quantil: 0.05}"}, ["unknown key 'joint.quantil'", "quantile"]),
         ({"reference": "reference: [best]"}, ["'reference.0'", "'ground-truth'"]),
         ({"conditions": "conditions: [text]"}, ["metric 'mask-accuracy'", "'mask'"]),

@@ -1,0 +1,255 @@
+"""Profile 'paper': whose models a row draws from, which files that takes, and the maker that runs it.
+
+Nothing here loads a network before a row is made: `needs` names the files from the plan alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.makers import GroundTruthMaker, Made, Maker, MethodMaker, ShuffledMaker, use_all_cores
+from data.errors import ConcordError
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.plan import RequestSet, RunPlan
+    from benchmarks.settings import Settings
+    from benchmarks.suite import Row, Suite
+    from methods.base import Method
+
+PROFILE = "paper"
+LATENT, PIXELS = "collaborative-256", "celeba-hq-ddpm"
+BY_METHOD: dict[str, str] = {
+    "text-only": LATENT, "mask-only": LATENT, "composable": LATENT, "collaborative": LATENT,
+    "unconditional": PIXELS, "freedom": PIXELS, "z-magic": PIXELS, "ugd": PIXELS,
+    "style-aligned": "stable-diffusion-v1-4",
+}  # fmt: skip
+"""Whose models a method draws from where its suite names none."""
+
+FEATURES: dict[str, tuple[str, ...]] = {
+    "pool": ("inception-fidelity",), "logits": ("inception-fidelity",), "spatial": ("inception-fidelity",),
+    "dinov2": ("dinov2-vit-l-14",), "clip-l-336": ("clip-vit-l-14-336",),
+}  # fmt: skip
+"""Kind of features -> the weights that give them; other kinds are asked of the metric's own network."""
+THROUGH_GUIDES = {
+    "segmentation-distance": "bisenet", "identity-l2": "ir-se50", "landmark-l2": "mobilefacenet",
+    "text-feature-distance": "clip-vit-b-16", "style-token-distance": "clip-vit-b-16",
+}  # fmt: skip
+"""Metrics that look through the networks that guide, as the papers' do."""
+JUDGES: dict[str, tuple[str, ...]] = {
+    "features": ("inception-fidelity",), "text-image": ("clip-vit-l-14",), "parser": ("parsenet",),
+    "identity": ("buffalo-l",), "landmarks": ("fan-2d4", "s3fd"), "vgg19": ("vgg19",),
+    "lpips-alex": ("lpips-alexnet",), "lpips-vgg": ("lpips-vgg16",),
+}  # fmt: skip
+GUIDES = {
+    "text": "clip-vit-b-16", "style": "clip-vit-b-16", "mask": "bisenet", "identity": "ir-se50",
+    "landmarks": "mobilefacenet",
+}  # fmt: skip
+"""Condition -> the weights of the guide that a guided method follows for it."""
+
+
+# ----------------------------------------------------------------------------------------------------- who needs what
+
+
+def generator_of(suite: Suite, row: Row, profile: str) -> str | None:
+    """The generator of a row; None in a profile that has one bank for all, and for a method that brings its own."""
+    if profile != PROFILE or row.method is None:
+        return None
+    return suite.part(profile).generator or BY_METHOD.get(row.method)
+
+
+def has_models(suite: Suite, profile: str) -> bool:
+    """Whether a suite is part of a profile: 'paper' has those that state their settings for it."""
+    return profile != PROFILE or profile in suite.profiles
+
+
+def needs(run: RunPlan) -> list[str]:
+    """The names in data/manifests of what a run's images need; none for a reference row."""
+    return row_needs(run.row.method, run.generator, run.params, run.conditions)
+
+
+def row_needs(
+    method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
+) -> list[str]:  # fmt: skip
+    """The names of the weights that a row needs."""
+    from methods.networks.paper_bank import GENERATORS
+
+    if method is None or generator is None:
+        return []
+    if generator not in GENERATORS:
+        raise ConcordError(f"generator '{generator}': expected one of {', '.join(GENERATORS)}")
+    found = list(GENERATORS[generator].files)
+    if "strengths" in params:
+        by_model = params.get("text_by") == "model"
+        for name in conditions:
+            if params["strengths"].get(name, 0) > 0 and not (by_model and name == "text"):
+                found.append(GUIDES[name])
+    return list(dict.fromkeys(found))
+
+
+def metric_needs(names: Iterable[str]) -> list[str]:
+    """The names of the weights that metrics look through."""
+    from benchmarks.suite import JOINT_SUCCESS
+    from metrics.base import SetMetric, get_metric
+
+    found: list[str] = []
+    for name in names:
+        if name == JOINT_SUCCESS:
+            continue
+        metric = get_metric(name)
+        if name in THROUGH_GUIDES:
+            found.append(THROUGH_GUIDES[name])
+        elif isinstance(metric, SetMetric) and metric.features in FEATURES:
+            found += FEATURES[metric.features]
+        else:
+            found += [file for kind in metric.networks for file in JUDGES.get(kind, ())]
+    return list(dict.fromkeys(found))
+
+
+def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict[str, list[str]]:
+    """Purpose ('datasets', 'generators', 'guides', 'judges') -> the names in data/manifests; each name once."""
+    from methods.base import get_method, make_params
+    from methods.networks.paper_bank import GENERATORS
+
+    datasets = settings.profile(profile).datasets
+    found: dict[str, dict[str, None]] = {purpose: {} for purpose in ("datasets", "generators", "guides", "judges")}
+    for suite in suites:
+        suite = suite.in_profile(profile)
+        found["datasets"] |= dict.fromkeys(datasets[suite.dataset].sources)
+        for row in suite.rows:
+            generator = generator_of(suite, row, profile)
+            if row.method is None or generator is None:
+                continue
+            params = make_params(get_method(row.method), row.params).model_dump(mode="json")
+            for name in row_needs(row.method, generator, params, suite.row_conditions(row)):
+                found["generators" if name in GENERATORS[generator].files else "guides"][name] = None
+        for name in metric_needs(suite.metrics):
+            found["guides" if name in GUIDES.values() else "judges"][name] = None
+        if "landmarks" in suite.conditions:
+            found["judges"] |= dict.fromkeys(JUDGES["landmarks"])
+    return {purpose: list(names) for purpose, names in found.items() if names}
+
+
+def lacking(names: Iterable[str]) -> dict[str, str]:
+    """Of these names those that are not here whole: name -> the one line that says what is missing and what to do."""
+    from data.manifest import fetched_file, load_manifest
+
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        manifest = load_manifest(name)
+        try:
+            for file in manifest.files:
+                fetched_file(manifest, file.name)
+        except ConcordError as error:
+            found[name] = str(error)
+    return found
+
+
+def why_not(run: RunPlan) -> str | None:
+    """Why a row of profile 'paper' cannot be made now; None where it can, or where its images are made already."""
+    if run.profile != PROFILE or run.is_reference or run.external is not None:
+        return None
+    if run.generator is None:
+        return _no_generator(run.row.method)
+    return _not_run(needs(run))
+
+
+def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
+    """`why_not` for a row of a suite, where no run is planned."""
+    from methods.base import get_method, make_params
+
+    if profile != PROFILE or row.method is None:
+        return None
+    generator = generator_of(suite, row, profile)
+    if generator is None:
+        return _no_generator(row.method)
+    params = make_params(get_method(row.method), row.params).model_dump(mode="json")
+    return _not_run(row_needs(row.method, generator, params, suite.row_conditions(row)))
+
+
+def _no_generator(method: str | None) -> str:
+    return f"not run: no generator of profile '{PROFILE}' is known for method '{method}'"
+
+
+def _not_run(names: Iterable[str]) -> str | None:
+    missing = lacking(names)
+    return f"not run: {' and '.join(missing)} missing, `{fetch_commands(missing)}`" if missing else None
+
+
+def fetch_commands(names: Iterable[str]) -> str:
+    """The commands that fetch these names: 'concord data fetch a && concord weights fetch b c'."""
+    from data.manifest import load_manifest
+
+    by_kind: dict[str, list[str]] = {}
+    for name in names:
+        by_kind.setdefault(load_manifest(name).kind, []).append(name)
+    return " && ".join(f"concord {kind} fetch {' '.join(found)}" for kind, found in sorted(by_kind.items()))
+
+
+# ---------------------------------------------------------------------------------------------------------------- maker
+
+
+class PaperMaker(MethodMaker):
+    """A method over the papers' networks. dtype: 'fp32' computes without TF32, 'bf16' under autocast."""
+
+    def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str], dtype: str = "fp32") -> None:
+        super().__init__(method, requests, conditions)
+        self.dtype = dtype
+
+    def make(self, prepared: Any, tell: bool) -> Made:
+        assert self.device is not None
+        with number_format(self.dtype, self.device):
+            return super().make(prepared, tell)
+
+
+@contextlib.contextmanager
+def number_format(dtype: str, device: torch.device) -> Iterator[None]:
+    """What generators compute in: exact float32, or bfloat16 where autocast takes it."""
+    import torch
+
+    from metrics.evaluation import exact_float32
+
+    if dtype == "fp32":
+        with exact_float32():
+            yield
+    elif dtype == "bf16":
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+    else:
+        raise ConcordError(f"dtype '{dtype}': expected fp32 or bf16")
+
+
+def open_paper_maker(
+    run: RunPlan, device: str = "auto", paths: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Maker:  # fmt: skip
+    """The maker of a run of profile 'paper', its networks loaded; raises ConcordError before anything is written.
+
+    paths, options: as `PaperBank` takes them.
+    """
+    if run.is_reference:
+        kind = GroundTruthMaker if run.row.name == "ground-truth" else ShuffledMaker
+        return kind(run.requests)
+    from data.device import resolve_device
+    from methods.base import make_method
+    from methods.networks.paper_bank import PaperBank
+
+    assert run.row.method is not None
+    if run.generator is None:
+        raise ConcordError(f"row '{run.row.name}': {why_not(run)}")
+    generator, chosen = run.generator, resolve_device(device)
+    use_all_cores()
+    bank: Any = lambda: PaperBank(generator, chosen, paths, options)  # noqa: E731
+    return PaperMaker(make_method(run.row.method, run.row.params, bank), run.requests, run.conditions, run.dtype)
+
+
+def open_any(run: RunPlan, device: str = "auto") -> Maker:
+    """The maker of a run of any profile."""
+    if run.profile == PROFILE and run.external is None:
+        return open_paper_maker(run, device)
+    from benchmarks.makers import open_maker
+
+    return open_maker(run, device)

@@ -1,0 +1,72 @@
+"""SDEdit (Meng et al., ICLR 2022): an image is noised part of the way and denoised again.
+
+    x_t0 = sqrt(abar_t0) x + sqrt(1 - abar_t0) z,   then the reverse process from t0 down to 0          (Algorithm 1)
+
+The baseline of MT-Diffusion's Table 1 ("SDEdit-"): a masked image, its hidden pixels grey, is what is edited; which
+pixels are known is not used, so that the known region changes too. A larger t0 fills holes better and keeps less. Works
+in the latents of the unconditional model, as all rows of its tables. `clean-masked` is the masked image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import Batch, Method, Trace, register
+from methods.core.masked import GREY, masked_pictures
+from methods.core.noise import draw_noise
+from methods.core.sampler import Step
+
+
+@register
+class SDEdit(Method):
+    """Noise the masked image up to t0, denoise it unconditionally."""
+
+    name, title, paper = "sdedit", "SDEdit", "arXiv:2108.01073"
+    citation = (
+        "Meng, He, Song, Song, Wu, Zhu, Ermon: "
+        "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations. ICLR 2022"
+    )
+    conditions = frozenset({"masked_image"})
+    training_free = True
+    joins_open_suites = False
+
+    class Params(Method.Params):
+        start: float = Field(0.5, gt=0, le=1)  # t0, a share of T; the paper recommends 0.3 to 0.6
+        steps: int = Field(500, ge=1, le=1000)  # of the whole schedule, of which the share t0 is run
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"eps-unconditional": self.bank.unconditional()}
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        p, schedule = self.params, self.bank.schedule
+        assert isinstance(p, SDEdit.Params)
+        pictures, known = masked_pictures(batch, self.bank.image_size, self.device)
+        x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], pictures, GREY))
+        denoise = self.bank.unconditional().bind(batch.conditions, schedule)
+        below = [t for t in schedule.ddim_timesteps(p.steps) if t < p.start * schedule.steps]
+        timesteps = below or schedule.ddim_timesteps(p.steps)[-1:]
+        x_t = schedule.diffuse(x_0, draw_noise(batch.generators, x_0.shape[1:], self.device), timesteps[0])
+        for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
+            noise = draw_noise(batch.generators, x_0.shape[1:], self.device) if t_previous >= 0 else None
+            x_t = Step("ancestral", schedule, t, t_previous, noise)(x_t, denoise(x_t, t))
+        return self.bank.autoencoder.decode(x_t)
+
+
+@register
+class CleanMasked(Method):
+    """The masked image as it is: what a restoration starts from."""
+
+    name, title, paper = "clean-masked", "Clean-Masked", "arXiv:2407.17571"
+    conditions = frozenset({"masked_image"})
+    training_free = True
+    joins_open_suites = False
+    draws_noise = False
+
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        pictures, known = masked_pictures(batch, self.bank.image_size, self.device)
+        return torch.where(known[:, None], pictures, GREY)

@@ -1,0 +1,233 @@
+"""TediGAN (Xia et al., CVPR 2021): text and mask become codes of a StyleGAN, which are mixed layer by layer.
+
+    w_m = E_m(mask),  w_t = E_t(text)                               encoders into W+
+    w   = [w_m for layers 1..split, w_t for the later ones]         style mixing: what a layer decides, its code decides
+    x   = G(w, noise)
+    w  <- argmin |G(w) - x|^2 + a P(G(w), x) + b |w - w_0|^2 + c (1 - cos(I(G(w)), T(text)))   optional, instance-level
+
+Collaborative Diffusion compares with it so (section 4.2, supplement B.2): both conditions projected into W+ and their
+codes mixed; in editing, the codes begin at the inverted code of the picture. Preset "official" is what the released
+code can do with text and mask: the mask's code, then 200 Adam steps from the mean code with the text's loss, unmixed.
+
+The split of 10 layers after 5 (4x4 to 16x16 from the mask, 32x32 and 64x64 from the text) is our choice: no source
+names one. Where one condition is absent, the other's code stands in every layer. The mean code, the perceptual distance
+P and the text guide (I, T) are those of the embedded networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data.checkpoints import weight_path
+from data.errors import ConcordError
+from methods.base import Batch, Method, Trace, register
+from methods.core.experts import modalities
+from methods.core.masked import source_pictures
+from methods.core.noise import draw_noise
+from methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
+
+# -------------------------------------------------------------------------------------------------------- style mixing
+
+
+def mix_styles(coarse: Tensor, fine: Tensor, split: int) -> Tensor:
+    """W+ codes (B, L, D): the first `split` layers from `coarse`, the others from `fine`; 0 and L give the pure codes.
+
+    Raises ConcordError for a split outside 0..L.
+    """
+    layers = coarse.shape[1]
+    if not 0 <= split <= layers:
+        raise ConcordError(f"method 'tedigan', parameter 'split': {split}; expected 0..{layers}, a number of layers")
+    return torch.cat([coarse[:, :split], fine[:, split:]], dim=1)
+
+
+# ------------------------------------------------------------------------------------------ instance-level optimisation
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a code is optimised for; every term has one value for each image, so that no image sees its batch.
+
+    target: (B, 3, S, S). code: w_0 (B, L, D). perceptual: (images, target) -> (B,). text: images -> (B,), 1 - cosine.
+    """
+
+    target: Tensor
+    code: Tensor
+    perceptual: Callable[[Tensor, Tensor], Tensor]
+    text: Callable[[Tensor], Tensor] | None = None
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.1
+    code_weight: float = 2.0
+    text_weight: float = 1.0
+
+    def __call__(self, images: Tensor, code: Tensor) -> Tensor:
+        """The loss of each image (B,)."""
+        loss = self.pixel_weight * (images - self.target).square().mean((1, 2, 3))
+        loss = loss + self.perceptual_weight * self.perceptual(images, self.target)
+        loss = loss + self.code_weight * (code - self.code).square().mean((1, 2))
+        if self.text is not None:
+            loss = loss + self.text_weight * self.text(images)
+        return loss
+
+
+def ramp(step: int, steps: int, up: float = 0.05, down: float = 0.25) -> float:
+    """The learning rate's factor: from 0 in the first `up` of the steps, a cosine to 0 in the last `down`."""
+    t = step / steps
+    late = min(1.0, (1 - t) / down) if down > 0 else 1.0
+    early = min(1.0, t / up) if up > 0 else 1.0
+    return early * (0.5 - 0.5 * math.cos(math.pi * late))
+
+
+def optimise(
+    paint: Callable[[Tensor], Tensor], objective: Objective, start: Tensor, steps: int, rate: float,
+    up: float = 0.05, down: float = 0.25,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """Adam on W+ codes from `start` (B, L, D) for `steps`; returns the codes and each step's losses (B,) before it.
+
+    Adam moves every number by its own history alone and the losses are summed: each code is optimised as if alone.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        code = start.detach().clone().requires_grad_()
+        adam = torch.optim.Adam([code], lr=rate, betas=(0.9, 0.999))
+        losses = []
+        for step in range(steps):
+            adam.param_groups[0]["lr"] = rate * ramp(step, steps, up, down)
+            loss = objective(paint(code), code)
+            (code.grad,) = torch.autograd.grad(loss.sum(), code)
+            adam.step()
+            losses.append(loss.detach())
+    return code.detach(), losses
+
+
+# ---------------------------------------------------------------------------------------------------------- the method
+
+
+class TediGAN(Method):
+    """Style mixing of a mask's and a text's code, and optimisation of the code for the text."""
+
+    name, title, paper = "tedigan", "TediGAN", "arXiv:2012.03308"
+    citation = "Xia, Yang, Xue, Wu: TediGAN: Text-Guided Diverse Face Image Generation and Manipulation. CVPR 2021"
+    conditions = frozenset({"text", "mask", "source_image"})
+    training_free = False
+    joins_open_suites = False  # its suites name it
+
+    class Params(Method.Params):
+        split: int = Field(5, ge=0)  # layers that follow the mask; the later ones follow the text
+        mixing: bool = True  # False: the text acts by the optimisation alone, as in the authors' demo
+        diversity: float = Field(0.0, ge=0, le=1)  # how far the text's layers go to a random code (`mix_alpha`)
+        steps: int = Field(0, ge=0, le=2000)  # of the optimisation for the text; 0 leaves it out
+        rate: float = Field(0.1, gt=0)  # Adam's, before its ramp; this and the next two are the authors' demo's
+        ramp_up: float = Field(0.05, ge=0, le=1)
+        ramp_down: float = Field(0.25, ge=0, le=1)
+        start: Literal["code", "mean"] = "code"  # where the optimisation begins; the authors' demo: at the mean code
+        pixel_weight: float = Field(1.0, ge=0)
+        perceptual_weight: float = Field(0.1, ge=0)  # 5e-5 there, on VGG features without unit length: another scale
+        code_weight: float = Field(2.0, ge=0)
+        text_weight: float = Field(1.0, ge=0)
+        edit: float = Field(0.5, ge=0, le=1)  # share of the conditions' codes in the layers of an inverted picture
+        inversion_steps: int = Field(200, ge=1, le=2000)  # the authors' base/invert.py
+        inversion_rate: float = Field(0.01, gt=0)
+        inversion_code_weight: float = Field(0.01, ge=0)  # 2 there, from an image encoder's code; here from the mean
+
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            return {"mixing": False, "steps": 200, "start": "mean"}
+
+        @model_validator(mode="after")
+        def _text_acts(self) -> Self:
+            if not self.mixing and self.steps == 0:
+                raise ValueError("mixing is off and steps is 0, so that a text would do nothing; set one of them")
+            return self
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"generator": self.generator}
+
+    @property
+    def generator(self) -> StyleGenerator:
+        if not hasattr(self.bank, "stylegan"):
+            raise ConcordError(f"method '{self.name}': this profile has no StyleGAN generator; use profile 'embedded'")
+        return self.bank.stylegan()
+
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        p = self.params
+        assert isinstance(p, TediGAN.Params)
+        names, network = modalities(batch), self.generator
+        random = draw_noise(batch.generators, (network.width,), self.device)
+        noise = draw_layer_noise(batch.generators, network.noise_sizes, self.device)
+
+        def paint(code: Tensor) -> Tensor:
+            return network(code, noise)
+
+        with torch.no_grad():
+            average = network.plus(network.w_mean.expand(len(batch), -1))
+            mask_code = self.mask_code(batch) if "mask" in names else None
+            text_code = self.text_code(batch) if "text" in names and p.mixing else None
+            if text_code is not None and p.diversity > 0:
+                text_code = text_code.lerp(network.plus(network.map(random)), p.diversity)
+        target = None
+        if "source_image" in names:  # editing: the codes begin at the inverted picture's (supplement B.2)
+            target = source_pictures(batch, network.size, self.device)
+            mean = Objective(target, average, self.perceptual, code_weight=p.inversion_code_weight)
+            inverted, _ = optimise(paint, mean, average, p.inversion_steps, p.inversion_rate, p.ramp_up, p.ramp_down)
+            coarse, fine = (inverted if c is None else inverted.lerp(c, p.edit) for c in (mask_code, text_code))
+        else:
+            given = [code for code in (mask_code, text_code) if code is not None] or [average]
+            coarse = given[0] if mask_code is None else mask_code
+            fine = given[0] if text_code is None else text_code
+        code = mix_styles(coarse, fine, p.split)
+        if p.steps > 0 and "text" in names:
+            with torch.no_grad():
+                picture = paint(code) if target is None else target
+            objective = Objective(
+                picture, code, self.perceptual, self.text_loss(batch), p.pixel_weight, p.perceptual_weight,
+                p.code_weight, p.text_weight,
+            )  # fmt: skip
+            begin = code if p.start == "code" else average
+            code, _ = optimise(paint, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down)
+        with torch.no_grad():
+            return paint(code)
+
+    # --------------------------------------------------------------------------------------------------- the encoders
+
+    def mask_code(self, batch: Batch) -> Tensor:
+        """E_m: (B, L, D)."""
+        masks, size = [], self.generator.size
+        for condition in batch.conditions:
+            assert condition.mask is not None
+            if condition.mask.shape != (size, size):
+                raise ConcordError(
+                    f"condition 'mask' has shape {condition.mask.shape}: the embedded models expect ({size}, {size})"
+                )
+            masks.append(torch.from_numpy(np.ascontiguousarray(condition.mask, dtype=np.int64)))
+        return to_plus(self.generator, self.bank.style_encoder("mask")(torch.stack(masks).to(self.device)))
+
+    def text_code(self, batch: Batch) -> Tensor:
+        """E_t: (B, L, D)."""
+        return to_plus(self.generator, self.bank.style_encoder("text")(self.embedded_texts(batch)))
+
+    def embedded_texts(self, batch: Batch) -> Tensor:
+        texts = self.bank.guide.embed_texts([condition.text or "" for condition in batch.conditions])
+        with torch.inference_mode(False):
+            return texts.clone()  # scoring code embeds in inference mode, whose tensors no gradient may meet
+
+    # ------------------------------------------------------------------------------------------------------ the losses
+
+    def perceptual(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.bank.guide.perceptual_distance(images, target)
+
+    def text_loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """1 - cosine of image and caption, as the authors' 1 - logits / 100."""
+        wanted, pair = self.embedded_texts(batch), self.bank.guide.network("text-image")
+        return lambda images: 1 - (pair.embed_images(images) * wanted).sum(1)  # type: ignore[operator]
+
+
+NETWORKS: Sequence[str] = ("faces-stylegan", "faces-stylegan-mask", "faces-stylegan-text")
+if all(weight_path(name).is_file() for name in NETWORKS):  # known as soon as `concord train` has made its networks
+    register(TediGAN)

@@ -1,0 +1,193 @@
+"""Training of the embedded world of layouts' judges: detector and segmenter. No method may look through them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+from methods.training.judges import jitter
+from methods.training.layout_corpus import Scenes, scenes
+from methods.training.trainer import Recipe, Task
+from metrics.networks.scenes import GRID, SceneDetector, SceneSegmenter, cut, pasted
+
+
+class TrainSceneDetector(Task):
+    """Focal loss on the centres, IoU and distance loss on the boxes (CenterNet with FCOS's sides)."""
+
+    name = "scenes-detector-judge"
+    world = "SynthScenes"
+    recipe = Recipe(steps=900, batch=32, rate=5e-3, ema=0.99)
+    seed = 61
+    config: ClassVar[dict[str, Any]] = {"width": 16}
+
+    def build(self) -> nn.Module:
+        from data.synthetic.scenes import CATEGORIES
+
+        self.corpus, self.settings = scenes("train"), {"categories": list(CATEGORIES), **self.config}
+        return SceneDetector(**self.settings).to(memory_format=torch.channels_last)
+
+    def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+        index = torch.randint(len(self.corpus), (batch,), generator=generator)
+        images = jitter(self.corpus.pictures(index), generator).to(self.device)
+        centres, sides = self.model(images.contiguous(memory_format=torch.channels_last))
+        heat, near, wanted = targets(self.corpus, index, centres.shape[1])
+        heat, near, wanted = heat.to(self.device), near.to(self.device), wanted.to(self.device)
+        return focal(centres, heat) / max(int((heat == 1).sum()), 1) + box_loss(sides, near, wanted)
+
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        return {self.name: (model.state_dict(), self.settings)}
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """As the benchmark looks at real images: the share of instances found, and of detections that are instances."""
+        assert isinstance(model, SceneDetector)
+        return detection_errors(model, scenes("validation", 500))
+
+
+def targets(corpus: Scenes, index: Tensor, categories: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Heat (B, K, 32, 32) with 1 at centres, which cells tell a box (B, 32, 32), and which box (B, 4, 32, 32).
+
+    A cell tells the box of the smallest object whose middle third it lies in.
+    """
+    boxes, kinds = corpus.boxes[index], corpus.categories[index]  # (B, 6, 4), (B, 6)
+    middle, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    steps = (torch.arange(GRID) + 0.5) / GRID
+    cell = (middle * GRID).long().clamp(max=GRID - 1)  # where the peak is
+    peak = (cell + 0.5) / GRID
+    spread = (size / 6).clamp(min=0.6 / GRID)  # a Gaussian as wide as the object
+    across = ((steps - peak[..., :1]) / spread[..., :1]).square()[:, :, None, :]  # (B, 6, 1, 32)
+    down = ((steps - peak[..., 1:]) / spread[..., 1:]).square()[:, :, :, None]
+    bumps = torch.exp(-0.5 * (across + down)) * (kinds >= 0)[:, :, None, None]  # (B, 6, 32, 32)
+    heat = torch.zeros(len(index), categories, GRID, GRID)
+    for number in range(boxes.shape[1]):
+        rows = torch.arange(len(index))
+        kind = kinds[:, number].clamp(min=0)
+        heat[rows, kind] = torch.maximum(heat[rows, kind], bumps[:, number])
+    inside = (across <= 1.0) & (down <= 1.0) & (kinds >= 0)[:, :, None, None]  # the middle third
+    area = torch.where(inside, size.prod(-1)[:, :, None, None], torch.full((), 9.0))
+    smallest, owner = area.min(dim=1)  # (B, 32, 32)
+    picked = boxes[torch.arange(len(index))[:, None, None], owner]  # (B, 32, 32, 4)
+    x, y = steps[None, None, :], steps[None, :, None]
+    wanted = torch.stack([x - picked[..., 0], y - picked[..., 1], picked[..., 2] - x, picked[..., 3] - y], 1)
+    return heat, smallest < 9.0, wanted.clamp(min=1e-3)
+
+
+def focal(logits: Tensor, heat: Tensor) -> Tensor:
+    """CenterNet's penalty-reduced focal loss, summed; (B, K, h, w) each."""
+    probability = logits.sigmoid()
+    right = -logsigmoid(logits) * (1 - probability).square() * (heat == 1)
+    wrong = -logsigmoid(-logits) * probability.square() * (1 - heat).pow(4) * (heat < 1)
+    return right.sum() + wrong.sum()
+
+
+def box_loss(sides: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
+    """1 - IoU, and the relative error of each side, over the cells that tell a box."""
+    found, true = sides.movedim(1, -1)[near], wanted.movedim(1, -1)[near]  # (M, 4) each
+    shared = torch.minimum(found, true)
+    overlap = (shared[:, 0] + shared[:, 2]) * (shared[:, 1] + shared[:, 3])
+    areas = [(s[:, 0] + s[:, 2]) * (s[:, 1] + s[:, 3]) for s in (found, true)]
+    iou = overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-9)
+    return (1 - iou).mean() + 0.5 * (found.log() - true.log()).abs().mean()
+
+
+def detection_errors(detector: SceneDetector, held_out: Scenes) -> dict[str, Any]:
+    """Instances found at IoU 0.5, overall and by the share of them that is seen; detections that are no instance."""
+    from data.synthetic.scenes import CATEGORIES
+    from metrics.networks.boxes import box_iou
+
+    found, ious, false, made = [], [], 0, 0
+    small = []
+    for number in range(len(held_out)):
+        image = held_out.images[number].movedim(0, -1).numpy()
+        level = int((held_out.categories[number] >= 0).sum())
+        boxes, kinds = held_out.boxes[number, :level].numpy(), held_out.categories[number, :level].tolist()
+        for kind in sorted(set(kinds)):
+            detections = detector.detect(image, CATEGORIES[kind])
+            own = np.stack([box for box, k in zip(boxes, kinds, strict=True) if k == kind])
+            for box in own:
+                iou = float(box_iou(box, detections).max()) if len(detections) else 0.0
+                ious.append(iou)
+                found.append(iou >= 0.5)
+                small.append(float((box[2:] - box[:2]).prod()) < 0.04)
+            made += len(detections)
+            false += sum(float(box_iou(d, own).max()) < 0.5 for d in detections)
+        for kind in sorted(set(range(len(CATEGORIES))) - set(kinds)):
+            extra = len(detector.detect(image, CATEGORIES[kind]))
+            made, false = made + extra, false + extra
+    hits, tiny = np.array(found), np.array(small)
+    return {
+        "found_at_iou_0.5": round(float(hits.mean()), 4), "found_small": round(float(hits[tiny].mean()), 4),
+        "mean_iou": round(float(np.mean(ious)), 4), "precision": round(1 - false / max(made, 1), 4),
+        "instances": len(hits), "n": len(held_out),
+    }  # fmt: skip
+
+
+class TrainSceneSegmenter(Task):
+    """Cross entropy per pixel of the patch, and the overlap of mask and truth (dice)."""
+
+    name = "scenes-segmenter-judge"
+    world = "SynthScenes"
+    recipe = Recipe(steps=500, batch=32, rate=5e-3, ema=0.99)
+    seed = 62
+    config: ClassVar[dict[str, Any]] = {"width": 16}
+
+    def build(self) -> nn.Module:
+        self.corpus = scenes("train")
+        self.rows = torch.nonzero(self.corpus.categories >= 0)  # (M, 2): scene, object
+        return SceneSegmenter(**self.config).to(memory_format=torch.channels_last)
+
+    def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+        chosen = self.rows[torch.randint(len(self.rows), (batch,), generator=generator)]
+        images = jitter(self.corpus.pictures(chosen[:, 0]), generator)
+        boxes = self.corpus.boxes[chosen[:, 0], chosen[:, 1]]
+        shift = 0.06 * (torch.rand(boxes.shape, generator=generator) - 0.5)  # a layout's box never fits to the pixel
+        boxes = boxes + shift * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        truth = (self.corpus.instances[chosen[:, 0]] == (chosen[:, 1] + 1)[:, None, None]).float()
+        patches, wanted = cut(images, boxes), (cut(truth[:, None].repeat(1, 3, 1, 1), boxes)[:, :1] > 0).float()
+        logits = self.model(patches.to(self.device).contiguous(memory_format=torch.channels_last))
+        wanted = wanted.to(self.device)
+        probability = logits.sigmoid()
+        shared, both = (probability * wanted).sum((1, 2, 3)), (probability + wanted).sum((1, 2, 3))
+        return binary_cross_entropy_with_logits(logits, wanted) + 0.3 * (1 - (2 * shared + 1) / (both + 1)).mean()
+
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        return {self.name: (model.state_dict(), self.config)}
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """Mask IoU on held-out scenes, and how often the asked colour (and a wrong one) is seen in the mask."""
+        assert isinstance(model, SceneSegmenter)
+        return segmentation_errors(model, scenes("validation", 500))
+
+
+def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str, Any]:
+    """Mean IoU of the masks; the share of instances that show their colour, and any other, by the benchmark's rule."""
+    from data.layouts import COLOURS
+    from metrics.layout import SHARE, colour_share
+
+    ious, right, wrong, exact = [], [], [], []
+    for number in range(len(held_out)):
+        pixels = held_out.pictures(torch.tensor([number]))
+        level = int((held_out.categories[number] >= 0).sum())
+        boxes = held_out.boxes[number, :level]
+        device = next(segmenter.parameters()).device
+        logits = segmenter(cut(pixels.expand(level, -1, -1, -1), boxes).to(device)).cpu()
+        masks = (pasted(logits, boxes, 64, 64) > 0).numpy()
+        image = held_out.images[number].movedim(0, -1).numpy()
+        for k in range(level):
+            truth = held_out.instances[number].numpy() == k + 1
+            ious.append(float((masks[k] & truth).sum() / max((masks[k] | truth).sum(), 1)))
+            shares = [colour_share(image, masks[k], colour) for colour in COLOURS]
+            true = int(held_out.colours[number, k])
+            right.append(shares[true] >= SHARE)
+            wrong.append(max(s for c, s in enumerate(shares) if c != true) >= SHARE)
+            exact.append(colour_share(image, truth, COLOURS[true]) >= SHARE)
+    return {
+        "mask_iou": round(float(np.mean(ious)), 4), "colour_right": round(float(np.mean(right)), 4),
+        "colour_right_by_exact_masks": round(float(np.mean(exact)), 4),
+        "other_colour_too": round(float(np.mean(wrong)), 4), "instances": len(ious), "n": len(held_out),
+    }  # fmt: skip

@@ -1,0 +1,109 @@
+"""The figures of a suite's page: which there are, and drawing only those whose data have changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import ConcordError
+from data.files import read_json, write_json
+from reports import figures, guidance_figures, plots
+from reports.figures import Shown
+from reports.site.page import FigureLink, Page
+from reports.site.samples import method_columns
+
+if TYPE_CHECKING:
+    from benchmarks.store import Store
+    from benchmarks.suite import Suite
+
+
+def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown], folder: Path) -> None:
+    """Draw what is not drawn yet: figures take seconds, and mostly nothing has changed since the last report."""
+    drawn = Drawn(folder)
+    for drawing in plots.drawings(suite.name, page.table):
+        drawn.once(drawing.file, drawing.content, drawing.draw)
+        page.figures.append(drawn.link(*drawing[:4]))
+    columns = method_columns(page.table, shown)
+    titles = {row.name: row.title for row in page.table.rows}
+    seen = [[s.id, s.text, *(getattr(s, name) for name in figures.CONDITIONS), s.truth, sorted(s.images.items())]
+            for s in shown]  # fmt: skip
+    if columns:
+        page.grid = f"{suite.name}/grid.png"
+        title = f"{suite.title}: the same requests across methods"
+        drawn.once(page.grid, (seen, columns, title), partial(figures.sample_grid, shown, columns, title))
+    traces = {name: store.run(suite.request_set, name).trace() for name, _ in columns}
+    told = {name: trace for name, trace in traces.items() if trace is not None and "influence" in trace}
+    for name, trace in told.items():
+        branches = " and ".join(str(branch) for branch in trace["influence_names"])
+        file = f"{suite.name}/influence-{name}.png"
+        title = f"Influence of the {branches} branch over time: {titles[name]}"
+        draw = partial(figures.influence_figure, trace, shown, name, title)
+        drawn.once(file, (seen, sorted(trace.items()), title), draw)
+        text = (
+            "After the softmax over the branches: at each pixel and step they sum to 1. From noise (left) to image "
+            "(right); compare Figure 10 of the paper."
+        )
+        alt = f"Maps of how much each branch ({branches}) leads at each pixel, from the first step to the last"
+        page.figures.append(drawn.link(file, title, text, alt))
+    if told:
+        file, title = f"{suite.name}/influence-mean.png", "Mean influence over time"
+        named = {titles[name]: trace for name, trace in told.items()}
+        facts = [(name, sorted(trace.items())) for name, trace in named.items()]
+        drawn.once(file, (facts, title), partial(figures.influence_curve, named, title))
+        n = len(next(iter(told.values()))["requests"])
+        text = f"Mean over all pixels and the {n} traced requests; bands: 10th to 90th percentile of the requests."
+        page.figures.append(drawn.link(file, title, text, "Curves of the mean influence of each branch over the steps"))
+    named = {titles[name]: trace for name, trace in traces.items() if trace is not None}
+    for drawing in guidance_figures.drawings(suite.name, named):
+        drawn.once(drawing.file, drawing.content, drawing.draw)
+        page.figures.append(drawn.link(*drawing[:4]))
+
+
+class Drawn:
+    """Draws each figure once: figures.json holds a hash of what every figure of the folder was drawn from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "figures.json"
+        try:
+            known = read_json(self.path)
+        except ConcordError:
+            known = {}
+        self.keys: dict[str, str] = known if isinstance(known, dict) else {}
+
+    def once(self, file: str, content: Any, draw: Callable[[Path], None]) -> None:
+        digest = hashlib.sha256(Path(figures.__file__).read_bytes())
+        feed(digest, content)
+        key = digest.hexdigest()
+        if self.keys.get(file) == key and (self.folder / file).is_file():
+            return
+        draw(self.folder / file)
+        self.keys[file] = key
+        write_json(self.path, self.keys)
+
+    def link(self, file: str, title: str, text: str, alt: str) -> FigureLink:
+        """The figure on a page, at its own size there: room is kept for it before it is loaded."""
+        from PIL import Image
+
+        with Image.open(self.folder / file) as image:
+            width, height = (round(side * 100 / figures.DPI) for side in image.size)
+        vector = file.removesuffix(".png") + ".svg"
+        return FigureLink(
+            file, title, text, alt, vector if (self.folder / vector).is_file() else "", (width, height)
+        )  # fmt: skip
+
+
+def feed(digest: Any, value: Any) -> None:
+    """Nested lists, tuples, texts, numbers and arrays into a hash."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for part in value:
+            feed(digest, part)
+    else:
+        digest.update(repr(value).encode() + b"\0")

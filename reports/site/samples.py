@@ -1,0 +1,89 @@
+"""A page's sample grid: the first requests of the set, conditions as people read them, every method's image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reports import figures
+from reports.figures import Shown
+from reports.site.files import write_bytes
+from reports.site.page import Page, Sample
+from reports.tables import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from benchmarks.store import Store
+    from benchmarks.suite import Suite
+    from data.requests import Conditions
+
+THUMBNAIL = 192  # pixels; shown at 128, so that it is sharp on fine screens too
+LINED = ("landmarks", "layout")  # drawn, not photographed: kept at the size of the thumbnail
+
+
+def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditions]) -> list[Shown]:
+    """The first `suite.grid` requests with the images of every finished row."""
+    runs = {name: store.run(suite.request_set, name) for name in suite.row_names()}
+    runs = {name: run for name, run in runs.items() if run.finished}
+    if not runs or not suite.grid:
+        return []
+    ids = next(iter(runs.values())).ids[: suite.grid]
+    shown = {name: Shown(name) for name in ids}
+    for request, given in conditions.items():
+        if request in shown:
+            for name in ("text", *figures.CONDITIONS):
+                if name in suite.conditions:
+                    setattr(shown[request], name, getattr(given, name))
+    for name, run in runs.items():
+        for request, image in run.images(ids):
+            if name == "ground-truth":
+                shown[request].truth = image
+            elif name != "shuffled":
+                shown[request].images[name] = image
+    return list(shown.values())
+
+
+def method_columns(table: Table, shown: Sequence[Shown]) -> list[tuple[str, str]]:
+    """Methods that have images, in the table's order, with their titles."""
+    return [(row.name, row.title) for row in table.methods if any(row.name in s.images for s in shown)]
+
+
+def write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path) -> None:
+    """Fill the page's grid and write its pictures; pictures of an earlier grid are removed."""
+    conditions = figures.condition_columns(shown)
+    truth = [("truth", "Ground truth")] if any(s.truth is not None for s in shown) else []
+    page.sample_columns = [*conditions, *truth, *method_columns(page.table, shown)]
+    page.legend = figures.mask_classes([s.mask for s in shown if s.mask is not None])
+    kept: set[str] = set()
+    for request in shown:
+        sample = Sample(request.id, request.text or ("(no caption)" if "text" in suite.conditions else ""))
+        given = {name: figures.condition_picture(name, request, request.truth, THUMBNAIL) for name, _ in conditions}
+        for name, picture in {**given, "truth": request.truth, **request.images}.items():
+            if picture is not None:
+                sample.files[name] = _thumbnail(folder, suite.name, picture, exact=name in ("mask", *LINED))
+        kept.update(Path(file).name for file in sample.files.values())
+        page.samples.append(sample)
+    for path in (folder / suite.name / "samples").glob("*"):
+        if path.name not in kept:
+            path.unlink()
+
+
+def _thumbnail(folder: Path, suite: str, picture: np.ndarray, exact: bool) -> str:
+    """A small picture file; its name follows from its content, so that it is written only when it is new."""
+    from PIL import Image
+
+    digest = hashlib.sha256(picture.tobytes() + f"{picture.shape}{exact}{THUMBNAIL}".encode()).hexdigest()[:16]
+    place = f"{suite}/samples/{digest}.{'png' if exact else 'webp'}"
+    if not (folder / place).is_file():
+        image = Image.fromarray(picture)
+        content = io.BytesIO()
+        if exact:  # enlarged by the browser without smoothing
+            image.save(content, "PNG", optimize=True)
+        else:
+            image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS).save(content, "WEBP", quality=90)
+        write_bytes(folder / place, content.getvalue())
+    return place

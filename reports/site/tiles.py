@@ -1,0 +1,191 @@
+"""Picture sheets of the viewer: 64 requests side by side in one file, so that 10,000 samples are 157 files a row.
+
+A sheet is drawn once: tiles.json holds, for each column of a request set, what its sheets were drawn from (the
+SHA-256 of the shards, or the data's fingerprint), and a column that has not changed is left as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.shards import tar_path
+from data.errors import ConcordError
+from data.files import atomic_path, read_json, write_json
+from reports import figures
+from reports.site.files import script_json, write_bytes
+
+if TYPE_CHECKING:
+    from benchmarks.store import Run
+    from data.requests import Conditions
+
+SHEET = 64  # tiles in a sheet, eight by eight
+LARGEST = 128  # pixels; a 256-pixel image is shown at half its size, which keeps 3,000 of them below 15 MB a row
+DRAWN = 128  # landmarks and boxes are lines: drawn at this size even for small images
+VERSION = 1  # of how tiles are drawn; another number draws every sheet again
+GIVEN = "given-"  # before the name of a condition, so that no row can have the same files
+EXACT = (f"{GIVEN}mask",)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The sheets of one column. files: below the report's folder, in the order of the requests."""
+
+    files: list[str]
+    size: int  # pixels of one tile
+    exact: bool  # classes, not colours: enlarged without smoothing
+
+    def facts(self) -> dict[str, Any]:
+        return {"files": self.files, "size": self.size, "exact": self.exact}
+
+
+class Sheets:
+    """The sheets of one request set, below <report>/<request set>/tiles."""
+
+    def __init__(self, folder: Path, request_set: str) -> None:
+        self.folder, self.request_set = folder, request_set
+        self.index = folder / request_set / "tiles.json"
+        self.known = _read(self.index)
+
+    def of_run(self, run: Run) -> Tiles | None:
+        """The images of one row; None where the store has no images of it."""
+        shards = run.manifest["shards"]
+        if not shards or not all(tar_path(run.path / "images", shard["shard"]).is_file() for shard in shards):
+            return None
+        key = _key(run.ids, [shard.get("sha256", "") or _stamp(run, shard["shard"]) for shard in shards])
+        size = min(int(run.manifest["image_size"]), LARGEST)
+        return self._column(run.row, key, size, (image for _, image in run.images()))
+
+    def of_condition(
+        self, name: str, run: Run, given: Iterable[tuple[str, Conditions]] | None, truth: Run | None
+    ) -> Tiles | None:
+        """One condition as pictures. given: every request's conditions; without them only what is drawn already."""
+        key = condition_key(run, name)
+        size = DRAWN if name in ("landmarks", "layout") else min(int(run.manifest["image_size"]), LARGEST)
+        if given is None:
+            return self._kept(GIVEN + name, key, size)
+        over = truth if name == "landmarks" and truth is not None and truth.ids == run.ids else None
+        return self._column(GIVEN + name, key, size, _pictures(name, given, over))
+
+    def texts(self, run: Run, given: Mapping[str, Conditions]) -> list[str]:
+        """The caption of every request; kept beside the sheets, as the dataset may not be read the next time."""
+        path = self.index.with_name("texts.json")
+        key = condition_key(run, "text")
+        every = getattr(given, "texts", None)
+        if every is not None:
+            texts: list[str] = every()
+            write_bytes(path, script_json({"key": key, "texts": texts}).encode())
+            return texts
+        kept = _read(path)
+        if kept.get("key") == key:
+            return list(kept["texts"])
+        return [(given[name].text or "") if name in given else "" for name in run.ids]
+
+    def _kept(self, name: str, key: str, size: int) -> Tiles | None:
+        entry = self.known.get(name)
+        if not isinstance(entry, dict) or entry.get("key") != key:
+            return None
+        kind = "png" if name in EXACT else "webp"
+        files = [f"{self.request_set}/tiles/{name}-{n:04d}.{kind}" for n in range(int(entry["sheets"]))]
+        whole = all((self.folder / file).is_file() for file in files)
+        return Tiles(files, size, name in EXACT) if whole else None
+
+    def _column(self, name: str, key: str, size: int, pictures: Iterable[np.ndarray | None]) -> Tiles | None:
+        kept = self._kept(name, key, size)
+        if kept is not None:
+            return kept
+        kind, count = "png" if name in EXACT else "webp", 0
+        for count, sheet in enumerate(_sheets(pictures, size, name in EXACT), start=1):
+            file = f"{self.request_set}/tiles/{name}-{count - 1:04d}.{kind}"
+            with atomic_path(self.folder / file) as temporary:
+                temporary.write_bytes(_encode(sheet, kind))
+        for path in (self.folder / self.request_set / "tiles").glob(f"{name}-[0-9][0-9][0-9][0-9].*"):
+            if int(path.stem[-4:]) >= count:
+                path.unlink()
+        self.known[name] = {"key": key, "sheets": count}
+        write_json(self.index, self.known)
+        return self._kept(name, key, size)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = read_json(path)
+    except ConcordError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def condition_key(run: Run, name: str) -> str:
+    """What a condition's sheets are drawn from: the data that the run answered, its requests, their size."""
+    manifest = run.manifest
+    return _key(run.ids, [name, str(manifest["data"]["fingerprint"]), str(manifest["image_size"])])
+
+
+def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
+    """Whether the report already has the sheets of these conditions, so that the dataset need not be read."""
+    sheets = Sheets(folder, run.request_set)
+    if "text" in names and _read(sheets.index.with_name("texts.json")).get("key") != condition_key(run, "text"):
+        return False
+    return all(sheets.of_condition(name, run, None, None) is not None for name in names if name in figures.CONDITIONS)
+
+
+def _key(ids: Sequence[str], facts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join([str(VERSION), *ids, "", *facts]).encode()).hexdigest()
+
+
+def _stamp(run: Run, shard: int) -> str:
+    """Size and time of a shard whose manifest names no hash (it was written by something else)."""
+    facts = tar_path(run.path / "images", shard).stat()
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def _pictures(name: str, given: Iterable[tuple[str, Conditions]], truth: Run | None) -> Iterator[np.ndarray | None]:
+    faces = iter(truth.images()) if truth is not None else None  # in the order of the requests: one at a time in memory
+    for _, conditions in given:
+        face = next(faces)[1] if faces is not None else None
+        yield figures.condition_picture(name, conditions, face, DRAWN)
+
+
+def _sheets(pictures: Iterable[np.ndarray | None], size: int, exact: bool) -> Iterator[np.ndarray]:
+    """Sheets (8 * size, 8 * size, 3); the last one is cut below its last row of tiles."""
+    side = round(SHEET**0.5)
+    sheet, used = _blank(side, size), 0
+    for picture in pictures:
+        row, column = divmod(used, side)
+        if picture is not None:
+            fitted = picture if picture.shape[:2] == (size, size) else _fit(picture, size, exact)
+            sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = fitted
+        used += 1
+        if used == SHEET:
+            yield sheet
+            sheet, used = _blank(side, size), 0
+    if used:
+        yield sheet[: -(-used // side) * size]
+
+
+def _blank(side: int, size: int) -> np.ndarray:
+    return np.full((side * size, side * size, 3), 238, np.uint8)
+
+
+def _fit(picture: np.ndarray, size: int, exact: bool) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.resize((size, size), Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS))
+
+
+def _encode(sheet: np.ndarray, kind: str) -> bytes:
+    from PIL import Image
+
+    content = io.BytesIO()
+    if kind == "png":  # flat colours: small without loss
+        Image.fromarray(sheet).save(content, "PNG", optimize=True)
+    else:
+        Image.fromarray(sheet).save(content, "WEBP", quality=88)
+    return content.getvalue()

@@ -1,0 +1,161 @@
+"""Profile 'paper' end to end at toy width: official files with random weights, the real bank, plan and runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paper_world
+import pytest
+import torch
+
+from benchmarks.estimate import evaluations
+from benchmarks.generators import open_paper_maker
+from benchmarks.plan import Options, RunPlan, make_plan
+from benchmarks.runner import generate_run
+from benchmarks.settings import load_settings
+from benchmarks.store import Run
+from benchmarks.suite import Suite, load_suite, suite_names
+from data.synthetic import write_tree
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with paper_world.toy_networks():
+        yield paper_world.write_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two faces with landmarks and identity references."""
+    root = tmp_path_factory.mktemp("faces") / "tree"
+    write_tree(root, range(27_000, 27_002), progress=False, workers=1, references=True)
+    return root
+
+
+def small(suite: Suite) -> Suite:
+    """The suite with its pictures at toy size."""
+    part = suite.part("paper").model_copy(update={"image_size": paper_world.SIZE})
+    return suite.model_copy(update={"profiles": {"paper": part}})
+
+
+def planned(name: str, row: str, tree: Path, results: Path, **changes: Any) -> RunPlan:
+    """The run of one row for one face, in two steps."""
+    options = Options(profile="paper", data=tree, limit=1, results=results)
+    suite = small(load_suite(name))
+    suite = suite.model_copy(update={"rows": [suite.row(row)], "reference": []})
+    (run,) = make_plan(suite, load_settings(), options, {"steps": 2, **changes}).runs
+    return run
+
+
+ROWS = [
+    ("face-generation", "text-only"), ("face-generation", "mask-only"), ("face-generation", "composable"),
+    ("face-generation", "collaborative"), ("face-generation", "amdm"),
+    ("influence-ablation", "collaborative-without-temporal"),
+    ("identity-segmentation-text", "unconditional"), ("identity-segmentation-text", "freedom"),
+    ("identity-landmarks", "freedom"), ("identity-landmarks", "z-magic"), ("three-conditions", "z-magic"),
+    ("segmentation-text", "z-magic"), ("segmentation-text", "collaborative"),
+    ("order-identity-landmarks", "z-magic-landmarks-first"),
+    ("text-style", "text-only"), ("text-style", "style-aligned"), ("text-style", "ugd"), ("text-style", "freedom"),
+    ("text-style", "z-magic"),
+]  # fmt: skip
+
+
+QUICK = ("collaborative", "z-magic-landmarks-first", "style-aligned")
+"""Rows that stand for the three generators; the others take a minute together."""
+
+
+@pytest.mark.parametrize(
+    ("suite", "row"),
+    [pytest.param(*pair, marks=[] if pair[1] in QUICK else pytest.mark.slow, id="-".join(pair)) for pair in ROWS],
+)
+def test_every_row_runs_on_the_papers_networks(
+    files: dict[str, Any], tree: Path, tmp_path: Path, suite: str, row: str
+) -> None:
+    run = planned(suite, row, tree, tmp_path, **({"aggregation_steps": 1} if row == "amdm" else {}))
+    generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+    facts = Run(run.path).manifest
+    ((_, image),) = Run(run.path).images()
+    assert image.shape == (paper_world.SIZE, paper_world.SIZE, 3)
+    assert image.std() > 1
+    assert facts["generator"] == run.generator
+    expected = evaluations(run.row.method or "", run.params, run.conditions)
+    if expected is not None:  # what the dry run foretells is what was counted
+        counted = {name: count for name, count in facts["evaluations_per_image"].items() if count}
+        assert counted == {name: count for name, count in expected.items() if count}
+    assert all(len(digest) == 64 for digest in facts["weights"].values())
+    assert any(name.startswith(("collab", "celeba", "stable")) for name in facts["weights"])
+
+
+def test_all_rows_of_all_suites_have_a_generator_and_run_above() -> None:
+    """Rows of one method under one generator are one code path; each pair is in ROWS."""
+    from benchmarks.generators import generator_of, has_models
+
+    def kinds(names: Any) -> set[tuple[str, str | None]]:
+        return {(row.method, generator_of(suite, row, "paper")) for suite, row in names if row.method}
+
+    suites = {name: load_suite(name) for name in suite_names() if has_models(load_suite(name), "paper")}
+    run = kinds((suites[name], suites[name].row(row)) for name, row in ROWS)
+    assert run >= {kind for kind in kinds((s, row) for s in suites.values() for row in s.rows) if kind[1]}
+
+
+def test_guides_change_the_image_and_name_their_weights(files: dict[str, Any], tree: Path, tmp_path: Path) -> None:
+    none = {"strengths.identity": 0, "strengths.landmarks": 0}
+    free = planned("identity-landmarks", "freedom", tree, tmp_path / "a", **none)
+    led = planned("identity-landmarks", "freedom", tree, tmp_path / "b")
+    images = []
+    for run in (free, led):
+        generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+        images.append(next(Run(run.path).images())[1].astype(int))
+        weights = set(Run(run.path).manifest["weights"])
+    assert np.abs(images[0] - images[1]).max() > 0
+    assert weights == {"celeba-hq-ddpm", "ir-se50", "mobilefacenet"}
+
+
+def test_bf16_is_another_run_near_the_first(files: dict[str, Any], tree: Path, tmp_path: Path) -> None:
+    exact = planned("face-generation", "composable", tree, tmp_path)
+    half = replace(exact, dtype="bf16", path=tmp_path / "half")
+    assert half.key != exact.key
+    images = []
+    for run in (exact, half):
+        generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+        images.append(next(Run(run.path).images())[1].astype(int))
+    assert Run(half.path).manifest["dtype"] == "bfloat16"
+    assert 0 < np.abs(images[0] - images[1]).mean() < 16
+
+
+# ------------------------------------------------------------------------------------------------------------ the bank
+
+
+def test_the_pixels_schedule_counts_as_freedom_does() -> None:
+    """range(0, 1000, 10) of DDPM's timesteps, ending at abar = 1."""
+    from methods.core.sampler import ddim_step
+    from methods.networks.paper_bank import pixel_schedule
+
+    schedule = pixel_schedule(1e-4, 0.02, 1000)
+    betas = np.linspace(1e-4, 0.02, 1000)
+    assert [t - 1 for t in schedule.ddim_timesteps(100)] == list(range(990, -1, -10))
+    assert [t - 1 for t in schedule.ddim_timesteps(1000)] == list(range(999, -1, -1))
+    for t in (0, 10, 990):
+        np.testing.assert_allclose(float(schedule.alphas_cumprod[t + 1]), np.cumprod(1 - betas)[t], rtol=1e-12)
+    x, eps = torch.randn(1, 3, 4, 4, dtype=torch.float64), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    clean = (x - (1 - schedule.abar(1, x)).sqrt() * eps) / schedule.abar(1, x).sqrt()
+    torch.testing.assert_close(ddim_step(schedule, eps, x, 1, -1), clean)
+
+
+def test_a_generator_names_what_it_lacks(files: dict[str, Any]) -> None:
+    from data.errors import ConcordError
+    from methods.networks.paper_bank import PaperBank
+
+    with pytest.raises(ConcordError, match="generator 'nosuch': expected one of collaborative-256"):
+        PaperBank("nosuch")
+    with pytest.raises(ConcordError, match="'celeba-hq-ddpm': has no 'text' model; it has unconditional"):
+        PaperBank("celeba-hq-ddpm", "cpu", files).expert("text")
+    with pytest.raises(ConcordError, match="no dynamic diffuser of 'mask'"):
+        PaperBank("celeba-hq-ddpm", "cpu", files).dynamic_diffuser("mask")
+    with pytest.raises(ConcordError, match="choose style_residual: gram or embedding"):
+        PaperBank("celeba-hq-ddpm", "cpu", files).guide.style_features(torch.zeros(1, 3, 8, 8))

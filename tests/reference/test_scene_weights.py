@@ -1,0 +1,71 @@
+"""The committed detector and segmenter on test scenes: what their cards promise, measured by the benchmark's rules."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from data.checkpoints import load_weights
+from data.errors import ConcordError
+from data.requests import Conditions
+from data.synthetic.scenes import SPLITS, Scene, scene
+from metrics.base import Observation, get_metric
+from metrics.layout import layout_table
+from metrics.networks.perception import Perception
+
+N = 60
+
+
+@cache
+def scenes() -> list[Scene]:
+    return [scene(index) for index in SPLITS["test"][:N]]
+
+
+def observe(images: list[np.ndarray], wanted: list[Scene]) -> Observation:
+    pixels = torch.from_numpy(np.stack(images)).movedim(-1, 1).float() / 255
+    return Observation(pixels, [Conditions(layout=one.layout) for one in wanted], Perception.load())
+
+
+@cache
+def truth() -> Observation:
+    return observe([one.image for one in scenes()], scenes())
+
+
+def test_the_truth_is_the_ceiling_and_another_scene_the_floor() -> None:
+    found = layout_table(truth().instances)
+    located = np.mean([one.located for instances in truth().instances for one in instances])
+    card = load_weights("scenes-detector-judge")[1]["held_out"]
+    assert float(located) == pytest.approx(card["found_at_iou_0.5"], abs=0.06)
+    assert found.success["avg"] >= 100 * (card["found_at_iou_0.5"] - 0.08)
+    other = observe([one.image for one in (*scenes()[5:], *scenes()[:5])], scenes())  # of the same level
+    assert layout_table(other.instances).success["avg"] < 25
+
+
+def test_a_colour_is_told_from_the_others() -> None:
+    """Asked for another colour in the right place, an instance fails."""
+    from data.layouts import COLOURS, Layout
+
+    turned = []
+    for one in scenes():
+        names = [COLOURS[(COLOURS.index(str(c)) + 3) % len(COLOURS)] for c in one.layout.colours]
+        labels = [f"a {colour} {category}" for colour, category in zip(names, one.layout.categories, strict=True)]
+        turned.append(Layout.of(one.layout.caption, one.layout.boxes, labels))
+    pixels = truth().images
+    wrong = Observation(pixels, [Conditions(layout=layout) for layout in turned], truth().perception)
+    assert layout_table(wrong.instances).success["avg"] < 15
+
+
+def test_the_metrics_look_through_them() -> None:
+    for name in ("instance-success", "layout-miou"):
+        scores = get_metric(name).score(truth())  # type: ignore[attr-defined]
+        assert len(scores) == N
+        assert all(0 <= score.value <= 100 for score in scores)
+    assert {"detector", "segmenter"} <= set(truth().perception.sha256)
+
+
+def test_there_is_no_guide_of_layouts() -> None:
+    with pytest.raises(ConcordError, match="no method may look through"):
+        Perception.load(role="guide").network("detector")

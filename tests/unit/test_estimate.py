@@ -1,0 +1,130 @@
+"""The cost that a plan states: evaluations as the meter counts them, hours only where somebody measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contract import sample_conditions
+from benchmarks.estimate import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image, timesteps
+from benchmarks.meter import EvaluationCounter
+from data.errors import ConcordError
+from data.requests import Request
+from methods.base import make_method
+from methods.core.schedule import Schedule
+from methods.networks.bank import Bank
+
+CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("text-only", {"steps": 3}, ("text",)),
+    ("mask-only", {"steps": 3}, ("mask",)),
+    ("unconditional", {"steps": 4}, ()),
+    ("composable", {"steps": 3}, ("text", "mask")),
+    ("composable", {"steps": 3, "preset": "official"}, ("text", "mask")),
+    ("collaborative", {"steps": 3}, ("text", "mask")),
+    ("collaborative", {"steps": 3, "vary_in_time": False}, ("text", "mask")),
+    ("amdm", {"steps": 4, "aggregation_steps": 2}, ("text", "mask")),
+    ("amdm", {"steps": 4, "aggregation_steps": 2, "order": ["mask", "text"]}, ("text", "mask")),
+    ("style-aligned", {"steps": 2}, ("text", "style")),
+    ("style-aligned", {"steps": 2, "text_scale": 1}, ("text", "style")),
+    ("freedom", {"steps": 8}, ("text", "mask")),
+    ("freedom", {"steps": 8}, ("identity", "landmarks")),
+    ("freedom", {"steps": 6, "text_by": "model", "repeat": 3, "repeat_window": [400, 700]}, ("text", "style")),
+    ("ugd", {"steps": 3, "repeat": 2, "text_by": "model"}, ("text", "style")),
+    ("ugd", {"steps": 3, "repeat": 2}, ("identity", "mask")),
+    ("z-magic", {"steps": 6}, ("text", "mask")),
+    ("z-magic", {"steps": 6, "hvp": "exact"}, ("identity", "landmarks")),
+    ("z-magic", {"steps": 6, "hvp": "none"}, ("identity", "landmarks")),
+    ("z-magic", {"steps": 6}, ("text", "mask", "identity")),
+    ("z-magic", {"steps": 6, "hvp": "exact"}, ("text", "mask", "identity")),
+    ("z-magic", {"steps": 6, "preset": "official"}, ("text", "mask", "identity")),
+    ("z-magic", {"steps": 6, "text_by": "model", "repeat": 2}, ("text", "style")),
+    ("z-magic", {"steps": 6, "text_by": "model"}, ("text", "style", "identity")),
+    ("z-magic", {"steps": 6, "strengths": {"identity": 0}}, ("identity", "landmarks")),
+]
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    return Bank.load("embedded")
+
+
+LONG = {"style-aligned", "ugd"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "conditions"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LONG or len(case[2]) > 2 else []) for case in CASES],
+)
+def test_the_formula_is_what_the_meter_counts(
+    bank: Bank, name: str, values: dict[str, Any], conditions: tuple[str, ...]
+) -> None:
+    method = make_method(name, values, bank)
+    request = Request.make("estimate", "24500", 0, sample_conditions(conditions, 24_500))
+    counter = EvaluationCounter(method.networks())
+    method.generate([request])
+    counter.close()
+    assert evaluations(name, method.params.model_dump(mode="json"), conditions) == counter.rows
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 100, 999, 1000])
+def test_timesteps_are_the_schedules(steps: int) -> None:
+    assert timesteps(steps) == Schedule.scaled_linear().ddim_timesteps(steps)
+
+
+def test_a_method_that_is_not_known_has_no_number() -> None:
+    assert evaluations("somebody's", {"steps": 4}, ("text",)) is None
+    row = RowCost("set", "row", 10, 64, None)
+    assert row.total is None
+    assert Cost([row]).without_rate == [row]
+    assert Cost([row]).hours is None
+
+
+class Planned:
+    """What `seconds_per_image` asks of a run."""
+
+    def __init__(self, path: Path, generator: str = "g", dtype: str = "fp32") -> None:
+        self.path, self.generator, self.dtype = path, generator, dtype
+        self.row = type("Row", (), {"method": "m"})()
+
+
+RATE = Rate(generator="g", device="a GPU", dtype="fp32", batch=8, seconds={"eps": 0.5, "backward": 1.0}, source="a run")
+
+
+def test_hours_come_from_a_stated_rate_or_from_a_finished_row(tmp_path: Path) -> None:
+    counts = {"eps": 4.0, "backward": 2.0}
+    run: Any = Planned(tmp_path)
+    assert seconds_per_image(run, counts, []) is None
+    assert seconds_per_image(run, counts, [replace_rate(dtype="bf16")]) is None
+    assert seconds_per_image(run, counts, [replace_rate(seconds={"eps": 0.5})]) is None
+    assert seconds_per_image(run, counts, [RATE]) == (4.0, "a GPU, fp32, batch 8: a run")
+    (tmp_path / "run.json").write_text(
+        '{"method": "m", "generator": "g", "n": 3, "device": "cpu", "seconds_per_image": 1.5, '
+        '"evaluations_per_image": {"eps": 2, "backward": 1}}'
+    )
+    assert seconds_per_image(run, counts, [RATE]) == (3.0, "3 images made on cpu before")
+    assert seconds_per_image(Planned(tmp_path, "other"), counts, [RATE]) is None  # type: ignore[arg-type]
+
+
+def replace_rate(**changes: Any) -> Rate:
+    return RATE.model_copy(update=changes)
+
+
+def test_a_cost_adds_up() -> None:
+    known = RowCost("set", "a", 10, 100, {"eps": 5.0}, (36.0, "a run"))
+    unknown = replace(known, row="b", seconds=None)
+    truth = RowCost("set", "ground-truth", 10, 100, {})
+    cost = Cost([known, unknown, truth], {"weights": 1000, "of unknown size": None})
+    assert (cost.images, cost.evaluations, cost.hours) == (30, 100.0, 0.1)
+    assert cost.without_rate == [unknown]
+    assert cost.bytes == 3 * 18_000 * 10 + 1000
+
+
+def test_rates_are_read_by_their_schema(tmp_path: Path) -> None:
+    assert read_rates(tmp_path / "none.yaml") == []
+    path = tmp_path / "rates.yaml"
+    path.write_text("rates: [{generator: g, devise: x}]\n")
+    with pytest.raises(ConcordError, match=r"rates\.yaml: unknown key 'rates\.0\.devise'"):
+        read_rates(path)

@@ -1,0 +1,362 @@
+"""MT-Diffusion's instances and their training on small random networks: what is known, refused and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import methods.training.multi_task as training
+from data.errors import ConcordError
+from data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
+from data.requests import Conditions, Request
+from methods.base import Batch, get_method, make_params
+from methods.core.schedule import Schedule
+from methods.mt_diffusion import JointLabel, MultiTask, infer
+from methods.networks.autoencoder import Autoencoder
+from methods.networks.experts import LATENT, Expert
+from methods.networks.multi_task import (
+    LABELS,
+    MODALITIES,
+    Encoders,
+    Known,
+    MultiTaskUNet,
+    one_hot,
+)
+from metrics.networks.features import FeatureNetwork
+
+SMALL: dict[str, Any] = {"channels": (16, 16, 16), "width": 16}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_network(**config: Any) -> MultiTaskUNet:
+    network = MultiTaskUNet(**{**SMALL, **config})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator(parameter.numel())))
+    return network.eval().requires_grad_(False)
+
+
+def autoencoder() -> Autoencoder:
+    made = Autoencoder(width=16, fine_width=16, blocks=1)
+    images = torch.rand(4, 3, 64, 64, generator=generator())
+    made.fit_linear(torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2))
+    return made.eval().requires_grad_(False)
+
+
+class SmallBank:
+    """What the methods ask of a bank, over small random networks."""
+
+    device = torch.device("cpu")
+    schedule = Schedule.scaled_linear()
+    image_size = 64
+    latent_shape = LATENT
+
+    def __init__(self) -> None:
+        self.autoencoder, self.network = autoencoder(), random_network()
+
+    def multi_task(self) -> MultiTaskUNet:
+        return self.network
+
+
+BANK = SmallBank()
+
+
+def make(name: str, **params: Any) -> Any:
+    kind = get_method(name)
+    return kind(make_params(kind, {"steps": 3, **params}), BANK)  # type: ignore[arg-type]
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def requests(*conditions: Conditions) -> list[Request]:
+    return [Request.make("toy", str(i), 0, given) for i, given in enumerate(conditions)]
+
+
+def batch(*conditions: Conditions) -> Batch:
+    asked = requests(*conditions)
+    return Batch(asked, [generator(r.seed % 2**31) for r in asked], BANK.device)
+
+
+# ------------------------------------------------------------------------------------------------------- the network
+
+
+def test_it_starts_as_the_unconditional_expert() -> None:
+    """Same weights, silent planes: v is the expert's, bit by bit, whatever is known, and so is what image heads say."""
+    expert, network = Expert("unconditional", **SMALL).eval(), MultiTaskUNet(**SMALL).eval()
+    network.take_trunk(expert.state_dict())
+    z = torch.randn(2, *LATENT, generator=generator())
+    e = torch.randn(2, *LATENT, generator=generator(1))
+    with torch.inference_mode():
+        want = expert(z, 300, expert.encode([Conditions()] * 2))
+        shared = network(z, 300, Known({"masked-image": e}))
+        assert torch.equal(network.velocity(shared), want)
+        assert torch.equal(network.read("masked-image", shared, z), want)
+
+
+def test_heads_have_the_shape_of_their_modality() -> None:
+    z = torch.randn(2, *LATENT, generator=generator())
+    shared = BANK.network(z, torch.tensor([3, 700]))
+    for kind in MODALITIES.values():
+        for head in kind.heads:
+            assert BANK.network.read(head, shared, z).shape == (2, *kind.space)
+
+
+def test_rows_of_a_batch_may_know_different_things() -> None:
+    """A row's planes and token are its own: what the others know changes nothing."""
+    network, z = BANK.network, torch.randn(3, *LATENT, generator=generator())
+    e = torch.randn(3, *LATENT, generator=generator(1))
+    there = torch.tensor([1.0, 0.0, 0.0])[:, None, None, None]
+    label = one_hot(torch.tensor([0, 5, 0]), LABELS) * torch.tensor([0.0, 1.0, 0.0])[:, None]
+    together = network.velocity(network(z, 400, Known({"mask": e * there}, label)))
+    alone = [
+        network.velocity(network(z[:1], 400, Known({"mask": e[:1]}))),
+        network.velocity(network(z[1:2], 400, Known(label=label[1:2]))),
+        network.velocity(network(z[2:], 400)),
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    plain = network.velocity(network(z, 400))
+    assert float((together - plain)[:2].flatten(1).abs().amax(1).min()) > 1e-5
+
+
+def test_encoders_are_what_they_say() -> None:
+    encode = Encoders(BANK.autoencoder, BANK.network)
+    classes = torch.randint(19, (2, 64, 64), generator=generator())
+    drawn = torch.from_numpy(PALETTE.copy())[classes].movedim(-1, 1).float() / 255
+    torch.testing.assert_close(encode("mask", one_hot(classes, 19)), BANK.autoencoder.encode(drawn))
+    label = one_hot(torch.tensor([4, 11]), LABELS)
+    want = BANK.network.velocity(BANK.network(torch.zeros(2, *LATENT), 0, Known(label=label)))
+    assert torch.equal(encode("label", label), want)
+    latents = torch.randn(2, *LATENT, generator=generator())
+    assert encode("masked-image", latents) is latents
+    images, known = torch.rand(1, 3, 64, 64, generator=generator()), torch.zeros(1, 64, 64, dtype=torch.bool)
+    grey = BANK.autoencoder.encode(torch.full((1, 3, 64, 64), 0.5))
+    assert torch.equal(encode.masked_image(images, known), grey)
+
+
+def test_labels_count_as_the_class_judge_does() -> None:
+    judge = FeatureNetwork({"Young": 6, "Male": 2}, identity=3, width=8)
+    with torch.no_grad():
+        for head, wanted in (("Young", 4), ("Male", 1)):
+            linear = judge.heads[head]
+            assert isinstance(linear, torch.nn.Linear)
+            linear.weight.zero_()
+            linear.bias.copy_(one_hot(torch.tensor([wanted]), len(linear.bias))[0] * 9)
+        found = int(judge.views(torch.rand(1, 3, 64, 64), ("logits",))["logits"].argmax(1))
+    corpus = SimpleNamespace(attributes=torch.tensor([[0, 0, 0, 0, 4]]), male=torch.tensor([1]))
+    assert found == int(training.labels_of(corpus)[0]) == 9  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------ known or not
+
+
+def hole() -> np.ndarray:
+    known = np.ones((64, 64), dtype=bool)
+    known[10:26, 40:56] = False
+    return known
+
+
+def test_pasting_changes_no_known_pixel() -> None:
+    asked = requests(Conditions(masked_image=(picture(), hole())))
+    kept = make("mt-diffusion-x", keep="paste").generate(asked)[0]
+    free = make("mt-diffusion-x").generate(asked)[0]
+    original = torch.from_numpy(picture()).movedim(-1, 0).float() / 255
+    known = torch.from_numpy(hole())
+    assert torch.equal(kept[:, known], original[:, known])
+    assert torch.equal(kept[:, ~known], free[:, ~known])
+    assert not torch.equal(free[:, known], original[:, known])  # the network alone promises nothing
+
+
+def test_nothing_masked_and_everything_masked() -> None:
+    whole, none = np.ones((64, 64), dtype=bool), np.zeros((64, 64), dtype=bool)
+    paste = make("mt-diffusion-x", keep="paste")
+    (same,) = paste.generate(requests(Conditions(masked_image=(picture(), whole))))
+    assert torch.equal(same, torch.from_numpy(picture()).movedim(-1, 0).float() / 255)
+    masked = paste.generate(requests(Conditions(masked_image=(picture(), none))))
+    asked_for_nothing = paste.generate(requests(Conditions()))
+    assert torch.equal(masked, asked_for_nothing)  # a full mask is generation from scratch
+
+
+def test_hidden_pixels_do_not_leak() -> None:
+    other = picture()
+    other[~hole()] = 255 - other[~hole()]
+    images = [
+        make("mt-diffusion-x").generate(requests(Conditions(masked_image=(p, hole())))) for p in (picture(), other)
+    ]
+    assert torch.equal(*images)
+
+
+def test_known_modalities_come_back_and_unknown_ones_are_found() -> None:
+    method = make("mt-diffusion-seg")
+    assert isinstance(method, MultiTask)
+    mask = one_hot(torch.randint(19, (1, 64, 64), generator=generator()), 19)
+    _, found = method.joint(batch(Conditions()), {"mask": mask})
+    assert found["mask"] is mask
+    _, found = method.joint(batch(Conditions()))
+    torch.testing.assert_close(found["mask"].sum(1), torch.ones(1, 64, 64))
+    z_0 = torch.randn(1, *LATENT, generator=generator())
+    image, found = method.joint(batch(Conditions()), z_0=z_0)
+    assert torch.equal(image, z_0)
+    image, same = method.joint(batch(Conditions()), {"mask": mask}, z_0=z_0)
+    assert torch.equal(image, z_0)
+    assert same["mask"] is mask
+
+
+def test_what_is_known_is_given_or_not() -> None:
+    method = make("mt-diffusion-seg")
+    mask = one_hot(torch.randint(19, (1, 64, 64), generator=generator()), 19)
+    given, told = (method.joint(batch(Conditions()), {"mask": mask}, given=g)[0] for g in (True, False))
+    assert not torch.equal(given, told)
+
+
+def test_a_parsed_image_is_drawn_in_the_palette() -> None:
+    (image,) = make("mt-diffusion-parse").generate(requests(Conditions(source_image=picture())))
+    colours = {tuple(c) for c in (image * 255).round().byte().movedim(0, -1).reshape(-1, 3).tolist()}
+    assert colours <= {tuple(c) for c in PALETTE.tolist()}
+
+
+@pytest.mark.parametrize("name", ["mt-diffusion-m", "mt-diffusion-e"])
+def test_labels(name: str) -> None:
+    method = make(name)
+    assert isinstance(method, JointLabel)
+    probabilities = method.classify(batch(Conditions()), torch.rand(1, 3, 64, 64, generator=generator()))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(1))
+    images = [make(name, label=label).generate(requests(Conditions())) for label in (None, 0, 11)]
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[1], images[2])
+    for wrong in (-1, 12):
+        with pytest.raises(ConcordError, match="parameter 'label'"):
+            make(name, label=wrong)
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_data_is_refused() -> None:
+    method, asked = make("mt-diffusion-seg"), batch(Conditions())
+    good = one_hot(torch.zeros(1, 64, 64, dtype=torch.long), 19)
+    with pytest.raises(ConcordError, match="unknown modality 'depth': expected one of mask"):
+        method.joint(asked, {"depth": good})
+    with pytest.raises(ConcordError, match="unknown modality 'label': expected one of mask"):
+        method.joint(asked, {"label": one_hot(torch.tensor([1]), LABELS)})
+    with pytest.raises(ConcordError, match=r"modality 'mask' has shape \(0, 19, 64, 64\).*without data is left out"):
+        method.joint(asked, {"mask": good[:0]})
+    with pytest.raises(ConcordError, match="modality 'mask' holds NaN"):
+        method.joint(asked, {"mask": good * float("nan")})
+    with pytest.raises(ConcordError, match="unknown modality 'depth'"):
+        MultiTaskUNet(["depth"], **SMALL)
+    with pytest.raises(ConcordError, match=r"modality 'label' has shape \(1, 3\)"):
+        Encoders(BANK.autoencoder, BANK.network)("label", torch.zeros(1, 3))
+    with pytest.raises(ConcordError, match="both known and to be found"):
+        infer(lambda z, t: (z, {}), lambda n, x: x, None, {"a": good}, {"a": good}, [], (1,), "cpu", 2)  # type: ignore[arg-type]
+
+
+def test_bad_conditions_are_refused() -> None:
+    mask = Conditions(mask=np.zeros((64, 64), np.int64))
+    with pytest.raises(ConcordError, match=r"image 1 of the batch has no condition 'mask'"):
+        make("mt-diffusion-seg").generate(requests(mask, Conditions()))
+    with pytest.raises(ConcordError, match=r"condition 'mask' has shape \(32, 32\)"):
+        make("mt-diffusion-seg").generate(requests(Conditions(mask=np.zeros((32, 32), np.int64))))
+    with pytest.raises(ConcordError, match="condition 'masked_image' has shape"):
+        make("mt-diffusion-x").generate(requests(Conditions(masked_image=(picture()[:32], hole()))))
+    with pytest.raises(ConcordError, match=r"what is known has shape \(32, 64\)"):
+        make("mt-diffusion-x").generate(requests(Conditions(masked_image=(picture(), hole()[:32]))))
+    with pytest.raises(ConcordError, match=r"what is known .* type uint8; expected bool"):
+        make("mt-diffusion-x").generate(requests(Conditions(masked_image=(picture(), hole().astype(np.uint8)))))
+
+
+def test_the_papers_weights_need_a_network_of_their_own() -> None:
+    with pytest.raises(ConcordError, match="preset 'paper' needs a network trained under its weights"):
+        make("mt-diffusion-u", preset="paper").generate(requests(Conditions()))
+
+
+def test_a_mask_in_the_wrong_order_is_another_condition() -> None:
+    """The numbers of BiSeNet's order are valid classes and mean something else; converted by name they are the same."""
+    mask = np.random.default_rng(0).integers(0, 19, (64, 64))
+    method = make("mt-diffusion-seg")
+    right, wrong, converted = (
+        method.generate(requests(Conditions(mask=m)))
+        for m in (mask, celebamask_to_bisenet(mask), bisenet_to_celebamask(celebamask_to_bisenet(mask)))
+    )
+    assert torch.equal(right, converted)
+    assert not torch.equal(right, wrong)
+    with pytest.raises(ConcordError, match=r"holds class 19: expected 0\.\.18"):
+        Conditions(mask=np.full((64, 64), 19))
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def test_patches_of_training() -> None:
+    counts = torch.tensor([0, 1, 10])
+    known = training.patch_masks(generator(3), counts.repeat(200))
+    hidden = (~known).sum((1, 2)).reshape(200, 3)
+    assert bool((hidden[:, 0] == 0).all())
+    assert int(hidden[:, 1].max()) == 256
+    assert 0 < int(hidden[:, 1].min()) < 256  # cut at the border
+    assert bool((hidden[:, 2] >= hidden[:, 1].min()).all())
+    assert int(hidden[:, 2].max()) <= 2560
+    with pytest.raises(ConcordError, match="-1 masked patches: expected 0 or more"):
+        training.patch_masks(generator(), torch.tensor([-1]))
+
+
+class FewFaces:
+    """Latents of a handful of invented faces."""
+
+    def __init__(self, *_: Any) -> None:
+        n = 6
+        self.corpus = SimpleNamespace(
+            masks=torch.randint(19, (n, 64, 64), generator=generator(1), dtype=torch.uint8),
+            attributes=torch.randint(6, (n, 5), generator=generator(2)),
+            male=torch.randint(2, (n,), generator=generator(3)),
+            pictures=lambda index: torch.rand(len(index), 3, 64, 64, generator=generator(4)),
+        )
+        self.values = torch.randn(n, *LATENT, generator=generator(5))
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> training.TrainMultiTask:
+    monkeypatch.setattr(training, "Latents", FewFaces)
+    monkeypatch.setattr(training, "load_autoencoder", lambda device: BANK.autoencoder)
+
+    class Small(MultiTaskUNet):
+        def __init__(self, modalities: Sequence[str], weights: str) -> None:
+            super().__init__(modalities, weights=weights, **SMALL)
+
+    monkeypatch.setattr(training, "MultiTaskUNet", Small)
+    return training.TrainMultiTask(torch.device("cpu"))
+
+
+def test_the_loss_is_equation_6(task: training.TrainMultiTask) -> None:
+    assert {n: (r.start, r.stop) for n, r in task.split(32).items()} == {
+        "masked-image": (0, 16), "mask": (16, 26), "label": (26, 32)}  # fmt: skip
+    loss, told = task.terms(generator(), 16)
+    shares = {"masked-image": 8, "mask": 5, "label": 3}
+    heads = {head: kind.name for kind in MODALITIES.values() for head in kind.heads}
+    want = sum(shares[name] / 16 * float(told[f"v {name}"].detach()) for name in shares)
+    want += 0.1 * sum(shares[heads[head]] / 16 * float(told[head].detach()) for head in heads)
+    assert float(loss.detach()) == pytest.approx(want, rel=1e-5)
+    again, _ = task.terms(generator(), 16)
+    assert torch.equal(loss, again)
+    loss.backward()
+    silent = [name for name, p in task.network.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert not [name for name in silent if "attn2.to_q" not in name and "attn2.to_k" not in name], silent  # one token
+
+
+def test_one_face_is_learnt(task: training.TrainMultiTask) -> None:
+    optimizer = torch.optim.AdamW(task.network.parameters(), 3e-3)
+    before = float(task.terms(generator(9), 32)[0].detach())
+    for step in range(25):
+        optimizer.zero_grad()
+        task.loss(generator(step), 16).backward()
+        optimizer.step()
+    assert float(task.terms(generator(9), 32)[0].detach()) < 0.9 * before

@@ -1,0 +1,206 @@
+"""Masked images, what restores them without training, and the scores that they and drawn masks have of their own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toy_world
+
+from benchmarks.plan import make_request_set
+from benchmarks.restoration import GREY, known_pixels, masked_image
+from benchmarks.suite import read_suite
+from data.errors import ConcordError
+from data.faces import open_faces
+from data.labels import CLASSES, PALETTE
+from data.requests import Conditions, Request
+from methods.base import get_method, make_params
+from methods.core.schedule import Schedule
+from metrics.base import DRAWN_CONFUSION, Observation, get_metric
+
+NOBODY: Any = SimpleNamespace()  # metrics that look through no network
+
+# ----------------------------------------------------------------------------------------------------- what is hidden
+
+
+def test_patches_are_nested_and_belong_to_the_face() -> None:
+    five, ten, twenty = (known_pixels("27003", m, 64) for m in (5, 10, 20))
+    assert not bool((~five & ten).any())  # what 5 patches hide, 10 hide too
+    assert not bool((~ten & twenty).any())
+    assert np.array_equal(five, known_pixels("27003", 5, 64))
+    assert not np.array_equal(five, known_pixels("27004", 5, 64))
+    shares = [float((~known_pixels(str(i), 5, 64)).mean()) for i in range(200)]
+    assert 0.15 < np.mean(shares) < 5 / 16  # overlaps and cuts leave less than five whole patches
+    assert max(shares) <= 5 / 16
+
+
+def test_patches_beyond_the_border_are_cut() -> None:
+    found = [~known_pixels(str(i), 1, 64) for i in range(200)]
+    sizes = {(int(hidden.any(1).sum()), int(hidden.any(0).sum())) for hidden in found}
+    assert max(sizes) <= (16, 16)
+    assert (16, 16) in sizes
+    assert any(rows < 16 or columns < 16 for rows, columns in sizes)  # at the right or the lower border
+    assert all(hidden.sum() == hidden.any(1).sum() * hidden.any(0).sum() for hidden in found)  # one rectangle
+    assert known_pixels("1", 3, 256).shape == (256, 256)
+
+
+def test_no_patches_are_refused() -> None:
+    for wrong in (0, -1):
+        with pytest.raises(ConcordError, match=f"{wrong} patches; expected 1 or more"):
+            known_pixels("1", wrong, 64)
+
+
+def test_a_request_set_hides_them(tmp_path: Path) -> None:
+    faces = open_faces(toy_world.write_tree(tmp_path / "tree", 3))
+    sets = [make_request_set("toys", faces, ["masked_image"], 64, 3, patches=m) for m in (5, 10)]
+    given = [s.conditions_of(s.requests[1], s.conditions).masked_image for s in sets]
+    for m, condition in zip((5, 10), given, strict=True):
+        assert condition is not None
+        picture, known = condition
+        assert np.array_equal(known, known_pixels("1", m, 64))
+        assert bool((picture[~known] == GREY).all())
+        assert np.array_equal(picture[known], faces.items[1].image(64)[known])
+    again = masked_image(faces.items[1], 5, 64)
+    assert given[0] is not None
+    assert np.array_equal(again[0], given[0][0])
+    plain = make_request_set("toys", faces, ["source_image"], 64, 3)
+    source = plain.conditions_of(plain.requests[1], ["source_image"]).source_image
+    assert source is not None
+    assert np.array_equal(source, faces.items[1].image(64))
+    lacking = make_request_set("toys", faces, ["masked_image"], 64, 3)
+    with pytest.raises(ConcordError, match="gives no condition 'masked_image'"):
+        lacking.conditions_of(lacking.requests[0], ["masked_image"])
+
+
+def test_a_suite_says_how_many(tmp_path: Path) -> None:
+    with pytest.raises(ConcordError, match="'masked_image' and key 'patches'"):
+        read_suite(str(toy_world.write_suite(tmp_path, conditions="conditions: [text, mask, masked_image]")))
+    lines = "conditions: [text, mask, masked_image]\npatches: 0"
+    with pytest.raises(ConcordError, match="patches"):
+        read_suite(str(toy_world.write_suite(tmp_path, conditions=lines)))
+    lines = "conditions: [text, mask, masked_image]\npatches: 5"
+    assert read_suite(str(toy_world.write_suite(tmp_path, conditions=lines))).patches == 5
+
+
+# ---------------------------------------------------------------------------------------------------------- baselines
+
+
+class FlatBank:
+    """Latents are pictures of 8x8; the denoiser finds no noise."""
+
+    device, schedule, image_size = torch.device("cpu"), Schedule.scaled_linear(), 8
+    autoencoder = SimpleNamespace(encode=lambda x: x * 2 - 1, decode=lambda z: (z + 1) / 2)
+
+    def __init__(self, exact: bool = False) -> None:
+        self.exact, self.calls = exact, list[int]()
+
+    def unconditional(self) -> Any:
+        def denoise(x_t: torch.Tensor, t: int) -> torch.Tensor:
+            self.calls.append(t)
+            abar = self.schedule.abar(t, x_t)
+            return (x_t - abar.sqrt() * 0.3) / (1 - abar).sqrt()  # every image is flat, of latent value 0.3
+
+        return SimpleNamespace(bind=lambda conditions, schedule: denoise)
+
+
+def eight(known: np.ndarray) -> list[Request]:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return [Request.make("toy", "0", 0, Conditions(masked_image=(picture, known)))]
+
+
+def run(name: str, bank: FlatBank, **params: Any) -> torch.Tensor:
+    kind = get_method(name)
+    half = np.repeat([[True] * 4 + [False] * 4], 8, axis=0)
+    return kind(make_params(kind, params), bank).generate(eight(half))[0]  # type: ignore[arg-type]
+
+
+def test_sdedit_denoises_from_its_start() -> None:
+    bank = FlatBank()
+    image = run("sdedit", bank, start=0.5, steps=100)
+    assert bank.calls == list(range(491, 0, -10))
+    torch.testing.assert_close(image, torch.full_like(image, 0.65), atol=0.1, rtol=0)  # what its model believes in
+    bank = FlatBank()
+    little = run("sdedit", bank, start=0.001, steps=1000)  # almost no noise: one step back to the model's belief
+    assert bank.calls == [1]
+    assert little.shape == (3, 8, 8)
+    with pytest.raises(ConcordError, match="parameter 'start'"):
+        run("sdedit", bank, start=0)
+
+
+def test_clean_masked_is_the_masked_image() -> None:
+    image = run("clean-masked", FlatBank())
+    original = torch.from_numpy(eight(np.ones((8, 8), bool))[0].conditions.masked_image[0]).movedim(-1, 0) / 255  # type: ignore[index]
+    assert torch.equal(image[..., :4], original[..., :4])
+    assert bool((image[..., 4:] == 0.5).all())
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_psnr_of_what_was_known() -> None:
+    original = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    known = np.zeros((8, 8), dtype=bool)
+    known[:3] = True
+    made = original.clone()
+    made[1, :, :3] += 0.1  # of what is known
+    made[2, :, 3:] += 0.3  # of what is not
+    conditions = [Conditions(masked_image=(np.zeros((8, 8, 3), np.uint8), known))] * 3
+    metric: Any = get_metric("psnr-unmasked")
+    scores = metric.score(Observation(made, conditions, NOBODY, original))
+    assert [s.value for s in scores] == pytest.approx([100, 20, 100], abs=1e-3)
+    noisy = (original + 0.05 * torch.randn(original.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    squares = [float(a - b) ** 2 for a, b in zip(noisy[0, :, :3].ravel(), original[0, :, :3].ravel(), strict=True)]
+    want = -10 * math.log10(sum(squares) / len(squares))
+    found = metric.score(Observation(noisy, conditions, NOBODY, original))
+    assert found[0].value == pytest.approx(want, rel=1e-5)
+    nothing = [Conditions(masked_image=(np.zeros((8, 8, 3), np.uint8), ~np.ones((8, 8), bool)))] * 3
+    hidden = metric.score(Observation(made, nothing, NOBODY, original))
+    assert [(s.value, s.status) for s in hidden] == [(0.0, "nothing is known")] * 3
+    small = [Conditions(masked_image=(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool)))] * 3
+    with pytest.raises(ConcordError, match="what is known of a masked image has shape"):
+        metric.score(Observation(made, small, NOBODY, original))
+    with pytest.raises(ConcordError, match="condition 'masked_image'"):
+        metric.score(Observation(made, [Conditions()] * 3, NOBODY, original))
+
+
+def drawn(classes: np.ndarray, mask: np.ndarray) -> Observation:
+    images = torch.from_numpy(PALETTE[classes]).movedim(-1, 1).float() / 255
+    return Observation(images, [Conditions(mask=m) for m in mask], NOBODY)
+
+
+def test_drawn_masks_are_read_exactly() -> None:
+    rng = np.random.default_rng(0)
+    mask, classes = rng.integers(0, CLASSES, (2, 4, 12, 12))
+    counts = drawn(classes, mask).features(DRAWN_CONFUSION)
+    assert counts.shape == (4, CLASSES**2)
+    confusion = np.zeros((CLASSES, CLASSES))
+    np.add.at(confusion, (mask.ravel(), classes.ravel()), 1)
+    assert np.array_equal(counts.sum(0).reshape(CLASSES, CLASSES), confusion)
+    right = np.diag(confusion)
+    nothing = np.zeros((0, CLASSES**2), np.float32)
+    want = {
+        "drawn-pixel-accuracy": 100 * right.sum() / confusion.sum(),
+        "drawn-class-accuracy": np.mean(right / confusion.sum(1)),
+        "drawn-class-iou": np.mean(right / (confusion.sum(0) + confusion.sum(1) - right)),
+    }
+    for name, value in want.items():
+        metric: Any = get_metric(name)
+        assert metric.compute(counts, nothing) == pytest.approx(value)
+        assert metric.compute(drawn(mask, mask).features(DRAWN_CONFUSION), nothing) == metric.bounds[1]
+    near = drawn(classes, mask)
+    near.images += 0.01 * torch.sign(torch.randn(near.images.shape, generator=torch.Generator().manual_seed(0)))
+    assert np.array_equal(near.features(DRAWN_CONFUSION), counts)  # colours are further apart than a few levels
+    assert math.isfinite(want["drawn-class-iou"])
+
+
+def test_a_drawn_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(ConcordError, match="is 4x4 pixels, its picture of classes 12x12"):
+        drawn(np.zeros((1, 12, 12), int), np.zeros((1, 4, 4), int)).features(DRAWN_CONFUSION)
+    images = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ConcordError, match="no condition 'mask'"):
+        Observation(images, [Conditions()], NOBODY).features(DRAWN_CONFUSION)
