@@ -21,10 +21,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML was built with libyaml
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a missing or malformed one is a ConcordError with its line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except FileNotFoundError:
         raise ConcordError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

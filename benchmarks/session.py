@@ -158,6 +158,8 @@ class Session:
         if dataset.reference_folder == dataset.items_folder:  # one dataset: its faces outside the test split
             asked = {item.id for item in open_faces(dataset.items_folder).items}
             real = replace(real, items=[item for item in real.items if item.id not in asked])
+            if not real.items:  # a small tree is a test split as a whole
+                return None
         folder = plan.options.results / plan.options.profile / "reference"
         return Reference(real, folder, plan.settings.image_size, dataset.reference_n)
 

@@ -159,6 +159,8 @@ def score(
         sessions.append(session)
         if reference:
             session.make_reference()
+            left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
+            (results / profile / "reference").mkdir(parents=True, exist_ok=True)  # DVC watches it, whatever is in it
             continue
         runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
         if (row is None and methods is None) or profile == "paper":
@@ -170,6 +172,9 @@ def score(
         every += runs
     if not reference:
         _end(sessions, every, [], scored, mark, "score.json", left)
+    else:
+        for what, reason in left.items():
+            typer.echo(f"{what}: {reason}", err=True)
 
 
 def _leave(suite: str, error: ConcordError, profile: str, left: dict[str, str]) -> None:

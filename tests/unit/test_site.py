@@ -217,7 +217,7 @@ def test_a_method_page_draws_its_history_where_the_baseline_has_one(
     def read(root: Path, profile: str, row: str, last: int) -> SimpleNamespace:
         return SimpleNamespace(lines=[SimpleNamespace(points=[1] * (2 if row == "composable" else 1))])
 
-    (page,) = write_report([make_suite(grid=0)], store, "embedded", None, FACTS)
+    (page,) = write_report([make_suite()], store, "embedded", {"face-generation": given(70)}, FACTS)
     monkeypatch.setattr(
         compare_git, "commits_of", lambda root, path: [SimpleNamespace(sha="a"), SimpleNamespace(sha="b")]
     )
