@@ -11,6 +11,7 @@ SUITE   ?=
 SIZE    ?=
 PROFILE ?= embedded
 DEVICE  ?=
+DEVICES ?=
 BASE    ?=
 ARGS    ?=
 
@@ -37,8 +38,8 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
 .PHONY: bench test report compare baseline train lint clean help lock
 
-bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE=)
-	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(ARGS)
+bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
+	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
 	@$(CONCORD) warm $(PYTHON) -m dvc repro
 	@$(CONCORD) report --where $(PICK)
 
