@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data.errors import ConcordError
 from data.labels import CLASSES, celebamask_to_bisenet
 from data.requests import Conditions
-from metrics.base import OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
+from metrics.base import DRAWN_CONFUSION, OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
 from metrics.mask_accuracy import MaskAccuracy
 from metrics.mask_miou import MaskMIoU, image_miou
 from metrics.masks import class_iou, confusion_matrix, set_miou
@@ -180,7 +180,8 @@ def test_facts_of_every_metric(metric: type[Metric]) -> None:
     assert metric.bounds[0] < metric.bounds[1]
     assert metric.label
     assert metric.minimum_n >= 1
-    assert metric.networks or metric.needs_originals  # PSNR and SSIM compare pixels, no network looks
+    # No network looks where pixels are compared (PSNR, SSIM) or the colours of a drawn mask are read.
+    assert metric.networks or metric.needs_originals or getattr(metric, "features", "") == DRAWN_CONFUSION
     if issubclass(metric, SampleMetric):
         failed = metric().failure("nothing found")
         worst = min(metric.bounds) if metric.higher_is_better else max(metric.bounds)

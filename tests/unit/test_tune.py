@@ -199,7 +199,7 @@ def test_the_command_line_says_what_is_wrong() -> None:
     for words, needed in (
         (["tune", "all", "face-generation"], "has no key 'tune'"),
         (["tune", "nosuch", "identity-landmarks"], "its tuned rows are freedom, z-magic"),
-        (["tune", "all", "identity-landmarks", "--profile", "paper"], "names no folder for dataset 'faces'"),
+        (["tune", "all", "identity-landmarks", "--profile", "paper"], "names no 'tuning' folder; give one with --data"),
         (["tune", "all", "nosuch"], "unknown suite 'nosuch'"),
     ):
         result = CliRunner().invoke(app, words)
