@@ -206,9 +206,16 @@ def _row(
 
 
 def _title(name: str, method: str) -> str:
-    """What a row is called that neither the paper nor its maker names: as its method calls itself, else by its name."""
-    card = method_cards().get(method) if method == name else None
-    return (card.title if card else "") or name.replace("-", " ").capitalize()
+    """What a row is called that neither the paper nor its maker names: as its method calls itself, else by its name.
+
+    'amdm-slerp' of method 'amdm' is 'AMDM, slerp'.
+    """
+    card = method_cards().get(method)
+    if card and name == method:
+        return card.title
+    if card and name.startswith(f"{method}-"):
+        return f"{card.title}, {name.removeprefix(f'{method}-').replace('-', ' ')}"
+    return name.replace("-", " ").capitalize()
 
 
 def _guides(suite: Suite) -> bool:
