@@ -16,6 +16,7 @@ The encoders, with the generator frozen, after pSp (Richardson et al. 2021) and 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -170,8 +171,8 @@ class TrainStyleEncoder(Task):
         self.settings = {"codes": self.generator.codes, "width": self.generator.width, **self.config}
         return self.encoder()
 
-    def encoder(self) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def encoder(self) -> nn.Module: ...
 
     def decode(self, deviations: Tensor, generator: torch.Generator) -> Tensor:
         noise = batch_noise(self.generator, len(deviations), generator, self.device)

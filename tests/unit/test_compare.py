@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result as Called
-from fake_store import FACTS, JUDGES, LEVELS, write_run, write_store
+from compare_world import METRICS, ROW, SHARE, compared, reasons
+from fake_store import JUDGES, LEVELS, write_run, write_store
 from typer.testing import CliRunner
 
 from benchmarks.store import Store
@@ -18,15 +19,11 @@ from concord.cli import app
 from data.errors import ConcordError
 from data.files import read_json, write_json
 from reports import statistics as st
-from reports.compare import Change, Result, compare_sides, smallest_loss
+from reports.compare import Change, compare_sides, smallest_loss
 from reports.compare_baseline import renew
 from reports.compare_margins import Margin, Margins, same_for_all
 from reports.compare_sides import baseline_folder, store_side
 from reports.compare_words import to_html, to_json, to_markdown
-
-METRICS = {name: fact for name, fact in FACTS.items() if name != "joint-success"}
-SHARE = same_for_all(0.01)
-ROW = "face-generation/collaborative"
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +43,6 @@ def store(written: Path, tmp_path: Path) -> Store:
 def baseline(written: Path, tmp_path: Path) -> Path:
     shutil.copytree(written / "b", tmp_path / "baseline/embedded")
     return tmp_path / "baseline/embedded"
-
-
-def compared(store: Store, baseline: Path, margins: Margins = SHARE, flips: int = 1999) -> Result:
-    base, head = baseline_folder(baseline, "base"), store_side(store, "embedded")
-    return compare_sides(base, head, margins, METRICS, flips=flips)
-
-
-def reasons(result: Result) -> dict[str, str]:
-    return {f"{one.run} {one.metric}".strip(): one.reason for one in result.incomparable}
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts

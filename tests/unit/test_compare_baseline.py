@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_store import FACTS, LEVELS, write_run, write_store
+from compare_world import METRICS, ROW, SHARE, compared
+from fake_store import LEVELS, write_run, write_store
 
 from benchmarks.store import Store
 from data.errors import ConcordError
 from data.files import read_json, write_json
-from reports.compare import Result, compare_sides
+from reports.compare import compare_sides
 from reports.compare_baseline import means, renew, renewal_markdown, write_side, write_summary
-from reports.compare_margins import Margin, Margins, read_margins, same_for_all
+from reports.compare_margins import Margin, read_margins
 from reports.compare_sides import FILES, baseline_folder, store_side
-
-METRICS = {name: fact for name, fact in FACTS.items() if name != "joint-success"}
-SHARE = same_for_all(0.01)
-ROW = "face-generation/collaborative"
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +35,6 @@ def store(written: Path, tmp_path: Path) -> Store:
 def baseline(written: Path, tmp_path: Path) -> Path:
     shutil.copytree(written / "b", tmp_path / "baseline/embedded")
     return tmp_path / "baseline/embedded"
-
-
-def compared(store: Store, baseline: Path, margins: Margins = SHARE, flips: int = 1999) -> Result:
-    base, head = baseline_folder(baseline, "base"), store_side(store, "embedded")
-    return compare_sides(base, head, margins, METRICS, flips=flips)
-
-
-def reasons(result: Result) -> dict[str, str]:
-    return {f"{one.run} {one.metric}".strip(): one.reason for one in result.incomparable}
 
 
 # ------------------------------------------------------------------------------------------------------------ baseline

@@ -13,6 +13,7 @@ number, not a width: what `num_heads` means in latent diffusion is what diffuser
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -201,17 +202,17 @@ class LatentAutoencoder(nn.Module):
 # --------------------------------------------------------------------------------------------------- what methods see
 
 
-class ConditionEncoder(nn.Module):
+class ConditionEncoder(nn.Module, ABC):
     """tau of one condition: `prepare` on the CPU, then `forward` on the device."""
 
     condition: ClassVar[str]
     planes: ClassVar[int] = 0
 
-    def prepare(self, conditions: Sequence[Conditions]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self, conditions: Sequence[Conditions]) -> Tensor: ...
 
-    def forward(self, prepared: Tensor) -> Encoded:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, prepared: Tensor) -> Encoded: ...
 
 
 class NoiseExpert(Expert):
