@@ -37,8 +37,9 @@ class Broken(Exception):
 
 
 def sample_conditions(names: Sequence[str], index: int) -> Conditions:
-    """The named conditions of one drawn test face."""
+    """The named conditions of one drawn test face; a layout is that of a drawn test scene."""
     from data.synthetic import face
+    from data.synthetic.scenes import SPLITS, scene
 
     drawn = face(index)
     known = np.ones(drawn.image.shape[:2], dtype=bool)
@@ -49,6 +50,7 @@ def sample_conditions(names: Sequence[str], index: int) -> Conditions:
         "identity": drawn.image,
         "landmarks": drawn.landmarks,
         "style": drawn.image,
+        "layout": scene(SPLITS["test"][index % len(SPLITS["test"])]).layout,
         "masked_image": (drawn.image, known),
         "source_image": drawn.image,
     }

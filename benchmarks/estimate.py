@@ -173,9 +173,17 @@ def seconds_per_image(run: RunPlan, counts: Mapping[str, float], rates: Sequence
             return made["seconds_per_image"] * sum(counts.values()) / seen, place
     except Exception:  # nothing stored, or of another form: no measurement
         pass
+    return stated_seconds(run.generator, run.dtype, counts, rates)
+
+
+def stated_seconds(
+    generator: str | None, dtype: str, counts: Mapping[str, float], rates: Sequence[Rate]
+) -> tuple[float, str] | None:  # fmt: skip
+    """(seconds, where that is from) for one image by the first rate of that generator that names all its networks."""
+    taken = {name: count for name, count in counts.items() if count}
     for rate in rates:
-        if (rate.generator, rate.dtype) == (run.generator, run.dtype) and set(counts) <= set(rate.seconds):
-            total = sum(count * rate.seconds[name] for name, count in counts.items())
+        if (rate.generator, rate.dtype) == (generator, dtype) and set(taken) <= set(rate.seconds):
+            total = sum(count * rate.seconds[name] for name, count in taken.items())
             return total, f"{rate.device}, {rate.dtype}, batch {rate.batch}: {rate.source}"
     return None
 
@@ -251,8 +259,12 @@ def row_cost(run: RunPlan, rates: Sequence[Rate], reason: str | None = None) -> 
 def cost_of(
     request_set: str, row: str, method: str | None, params: Mapping[str, Any], conditions: Sequence[str], n: int,
     size: int, run: RunPlan | None = None, rates: Sequence[Rate] = (), reason: str | None = None,
+    generator: str | None = None, dtype: str = "fp32",
 ) -> RowCost:  # fmt: skip
     """The same from the parts, where no dataset is there to plan requests from."""
     counts = {} if method is None else evaluations(method, params, conditions)
-    seconds = seconds_per_image(run, counts, rates) if run is not None and counts else None
+    seconds = None
+    if counts:
+        found = seconds_per_image(run, counts, rates) if run is not None else None
+        seconds = found or stated_seconds(generator, dtype, counts, rates)
     return RowCost(request_set, row, n, size, counts, seconds, reason)

@@ -47,7 +47,8 @@ FORMATS: dict[str, str] = {
     "style": "`style/<id>.png`: the picture whose style is asked for, RGB.",
     "layout": (
         "`layout/<id>.json`: `caption`, `boxes` (`[x1, y1, x2, y2]`, shares of the width and height), `labels`, "
-        "`colours`, `categories`; also inline, as `value`."
+        "`colours`, `categories`, `interactions` (`[subject, kind, object]`, by their numbers); also inline, as "
+        "`value`."
     ),
     "masked_image": (
         "`masked_image/<id>.png`: the picture, RGB, and `masked_image/<id>.known.png` (its `known`): "
@@ -206,6 +207,7 @@ def _layout(value: Any) -> dict[str, Any]:
         "labels": list(value.labels),
         "colours": list(value.colours),
         "categories": list(value.categories),
+        "interactions": [list(triple) for triple in value.interactions],
     }
 
 

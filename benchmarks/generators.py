@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.makers import GroundTruthMaker, Made, Maker, MethodMaker, ShuffledMaker, use_all_cores
+from benchmarks.suite import JOINT_SUCCESS
 from data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.plan import RequestSet, RunPlan
     from benchmarks.settings import Settings
+    from benchmarks.store import Run
     from benchmarks.suite import Row, Suite
     from methods.base import Method
 
@@ -29,21 +31,29 @@ BY_METHOD: dict[str, str] = {
 }  # fmt: skip
 """Whose models a method draws from where its suite names none."""
 
-FEATURES: dict[str, tuple[str, ...]] = {
-    "pool": ("inception-fidelity",), "logits": ("inception-fidelity",), "spatial": ("inception-fidelity",),
-    "dinov2": ("dinov2-vit-l-14",), "clip-l-336": ("clip-vit-l-14-336",),
+NO_LOADER = {
+    name: f"{models} cannot be loaded here; images that their own code makes are taken in by `concord export` and "
+    "`concord import`, and scored"
+    for name, models in (
+        ("layout-interaction", "InteractDiffusion"), ("layout-attribute", "MIGC"), ("layout-style", "IP-Adapter"),
+        ("composable-layouts", "InteractDiffusion and MIGC"), ("amdm-layouts", "InteractDiffusion and MIGC"),
+        ("tedigan", "TediGAN"),
+    )
 }  # fmt: skip
-"""Kind of features -> the weights that give them; other kinds are asked of the metric's own network."""
+"""Methods whose models are published in a form that nothing here reads -> what to do."""
 THROUGH_GUIDES = {
     "segmentation-distance": "bisenet", "identity-l2": "ir-se50", "landmark-l2": "mobilefacenet",
     "text-feature-distance": "clip-vit-b-16", "style-token-distance": "clip-vit-b-16",
 }  # fmt: skip
 """Metrics that look through the networks that guide, as the papers' do."""
 JUDGES: dict[str, tuple[str, ...]] = {
-    "features": ("inception-fidelity",), "text-image": ("clip-vit-l-14",), "parser": ("parsenet",),
+    "features": ("inception-fidelity",), "features-legacy": ("inception-pytorch-fid",), "dinov2": ("dinov2-vit-l-14",),
+    "clip-l-336": ("clip-vit-l-14-336",), "text-image": ("clip-vit-l-14",), "parser": ("parsenet",),
     "identity": ("buffalo-l",), "landmarks": ("fan-2d4", "s3fd"), "vgg19": ("vgg19",),
     "lpips-alex": ("lpips-alexnet",), "lpips-vgg": ("lpips-vgg16",),
+    "detector": ("groundingdino-swint-hf",), "segmenter": ("sam-vit-h-hf",),
 }  # fmt: skip
+"""Network that a metric names -> the weights of it in profile 'paper' (metrics/networks/paper/perception.py)."""
 GUIDES = {
     "text": "clip-vit-b-16", "style": "clip-vit-b-16", "mask": "bisenet", "identity": "ir-se50",
     "landmarks": "mobilefacenet",
@@ -56,7 +66,7 @@ GUIDES = {
 
 def generator_of(suite: Suite, row: Row, profile: str) -> str | None:
     """The generator of a row; None in a profile that has one bank for all, and for a method that brings its own."""
-    if profile != PROFILE or row.method is None:
+    if profile != PROFILE or row.method is None or row.method in NO_LOADER:
         return None
     return suite.part(profile).generator or BY_METHOD.get(row.method)
 
@@ -92,20 +102,14 @@ def row_needs(
 
 def metric_needs(names: Iterable[str]) -> list[str]:
     """The names of the weights that metrics look through."""
-    from benchmarks.suite import JOINT_SUCCESS
-    from metrics.base import SetMetric, get_metric
+    from metrics.base import get_metric
 
     found: list[str] = []
     for name in names:
-        if name == JOINT_SUCCESS:
-            continue
-        metric = get_metric(name)
         if name in THROUGH_GUIDES:
             found.append(THROUGH_GUIDES[name])
-        elif isinstance(metric, SetMetric) and metric.features in FEATURES:
-            found += FEATURES[metric.features]
-        else:
-            found += [file for kind in metric.networks for file in JUDGES.get(kind, ())]
+        elif name != JOINT_SUCCESS:
+            found += [file for kind in get_metric(name).networks for file in JUDGES.get(kind, ())]
     return list(dict.fromkeys(found))
 
 
@@ -126,6 +130,8 @@ def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict
             params = make_params(get_method(row.method), row.params).model_dump(mode="json")
             for name in row_needs(row.method, generator, params, suite.row_conditions(row)):
                 found["generators" if name in GENERATORS[generator].files else "guides"][name] = None
+        if not suite.reference and not any(generator_of(suite, row, profile) for row in suite.rows):
+            continue  # nothing is made, so that nothing is judged
         for name in metric_needs(suite.metrics):
             found["guides" if name in GUIDES.values() else "judges"][name] = None
         if "landmarks" in suite.conditions:
@@ -171,12 +177,47 @@ def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
 
 
 def _no_generator(method: str | None) -> str:
+    if method in NO_LOADER:
+        return f"not run: {NO_LOADER[method]}"
     return f"not run: no generator of profile '{PROFILE}' is known for method '{method}'"
 
 
 def _not_run(names: Iterable[str]) -> str | None:
     missing = lacking(names)
     return f"not run: {' and '.join(missing)} missing, `{fetch_commands(missing)}`" if missing else None
+
+
+def metric_reason(name: str) -> str | None:
+    """Why a metric of profile 'paper' cannot be scored now: which file is missing, and the command that supplies it."""
+    return "; ".join(_supply(*found) for found in lacking(metric_needs([name])).items()) or None
+
+
+def unmade_original(names: Iterable[str], original: Run | None, suite: str) -> dict[str, str]:
+    """Of these metrics those that compare with a row that is not made -> the one line that says so.
+
+    original: the run of that row; None where metrics of pairs compare with the items' own pictures.
+    """
+    from metrics.base import get_metric
+
+    if original is None or original.finished:
+        return {}
+    reason = f"it compares with row '{original.row}', which is not made: `concord run {suite}`"
+    return {name: reason for name in names if name != JOINT_SUCCESS and get_metric(name).needs_originals}
+
+
+def _supply(name: str, told: str) -> str:
+    """One line about a name that is not here whole. told: what `lacking` says of it."""
+    from data.manifest import load_manifest
+
+    manifest = load_manifest(name)
+    absent = [file for file in manifest.files if not (manifest.folder() / file.result).exists()]
+    if not absent:
+        return told  # it is here, and is not what was expected
+    files = absent[0].name if len(absent) == 1 else f"{absent[0].name} and {len(absent) - 1} more"
+    by_hand = f"`{manifest.command} --from-file PATH`"
+    if all(source.status == "dead" for file in absent for source in file.sources):
+        return f"{name} ({files}) is missing and has no public source: {by_hand}"
+    return f"{name} ({files}) is missing: `{manifest.command}`, or {by_hand} for a copy of your own"
 
 
 def fetch_commands(names: Iterable[str]) -> str:

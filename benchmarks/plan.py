@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,36 +21,18 @@ import numpy as np
 
 from benchmarks.restoration import masked_image
 from benchmarks.settings import ROOT, Profile, Settings
+from benchmarks.sources import SHARED, borrowed, method_file, readers_of, source_hash, unread
 from benchmarks.suite import REFERENCES, SHARD_SIZE, Row, Suite
 from benchmarks.tuned import merge, nested, tuned_row
 from data.errors import ConcordError
-from data.files import sha256_file
 from data.requests import Conditions, Request, request_seed
 
 if TYPE_CHECKING:
     from benchmarks.external import External
     from data.faces import FaceDataset, FaceItem
+    from data.layout_items import LayoutDataset, LayoutItem
 
-READERS = ("data/faces.py", "data/labels.py", "data/pictures.py", "data/captions.py", "data/requests.py")
-"""Source that turns files into conditions; it is part of every run's key."""
-CONDITION_READERS = {
-    "style": ("data/synthetic/styles.py", "data/synthetic/draw.py"), "masked_image": ("benchmarks/restoration.py",),
-}  # fmt: skip
-"""Source that draws style references and hides patches; part of the key of a run that is given them."""
-SHARED = ("methods/base.py", "methods/core", "methods/networks")
-"""Source that methods stand on; it is part of a method's key as `unread` says."""
-EVERYONES = frozenset(
-    [
-        "methods/base.py", "methods/core/__init__.py", "methods/core/cagrad.py", "methods/core/experts.py",
-        "methods/core/guidance.py", "methods/core/guided.py", "methods/core/hvp.py", "methods/core/noise.py",
-        "methods/core/sampler.py", "methods/core/schedule.py", "methods/networks/__init__.py",
-        "methods/networks/autoencoder.py", "methods/networks/bank.py", "methods/networks/dynamic_diffuser.py",
-        "methods/networks/experts.py",
-    ]
-)  # fmt: skip
-"""The part of SHARED that is in every method's key; what else lies there is in the keys of those who import it."""
-BANKS = {"paper": "methods/networks/paper_bank.py"}
-"""Where the networks of a profile come from; of any other, from a file of EVERYONES."""
+    Dataset = FaceDataset | LayoutDataset
 
 
 class NothingToAskError(ConcordError):
@@ -75,7 +57,13 @@ class PlannedRequest:
 
     id: str
     seed: int
-    item: FaceItem
+    item: FaceItem | LayoutItem
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it: of a layout also its number of instances and of interactions."""
+        layout = getattr(self.item, "layout", None)
+        known = {} if layout is None else {"level": layout.level, "interactions": len(layout.interactions)}
+        return {"id": self.id, "seed": self.seed, **known}
 
 
 # -------------------------------------------------------------------------------------------------------- request sets
@@ -86,7 +74,7 @@ class RequestSet:
     """The requests of one name over one dataset, and their conditions, read once when first needed."""
 
     name: str
-    dataset: FaceDataset
+    dataset: Dataset
     conditions: tuple[str, ...]
     image_size: int
     requests: tuple[PlannedRequest, ...]
@@ -99,12 +87,9 @@ class RequestSet:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
-        items = [request.item.kept_for(self.conditions) for request in self.requests]
-        found = replace(self.dataset, items=items).fingerprint
-        if "landmarks" in self.conditions and hasattr(self.dataset, "shards"):  # they lie beside the shards
-            points = b"".join(item.landmarks().tobytes() for item in items)
-            found = hashlib.sha256(found.encode() + points).hexdigest()
-        return found
+        dataset: Any = self.dataset  # of either kind, its items are of the same
+        whole = replace(dataset, items=[request.item.kept_for(self.conditions) for request in self.requests])
+        return str(whole.fingerprint)
 
     @property
     def has_images(self) -> bool:
@@ -120,7 +105,7 @@ class RequestSet:
         """uint8 masks by request; all are read at once so that a bad one is known before any image is made."""
         if "mask" not in self.conditions:
             return {}
-        return {request.id: request.item.mask(self.image_size).astype(np.uint8) for request in self.requests}
+        return {request.id: self._face(request).mask(self.image_size).astype(np.uint8) for request in self.requests}
 
     def conditions_of(self, request: PlannedRequest, names: Iterable[str]) -> Conditions:
         """The named conditions of a request, at the profile's image size."""
@@ -135,12 +120,21 @@ class RequestSet:
             elif name == "style":
                 values["style"] = self._style(request)
             elif name == "masked_image" and self.patches is not None:
-                values[name] = masked_image(request.item, self.patches, self.image_size)
+                values[name] = masked_image(self._face(request), self.patches, self.image_size)
             elif name == "source_image":
                 values[name] = request.item.image(self.image_size).copy()
+            elif name == "layout" and hasattr(request.item, "layout"):
+                values[name] = request.item.layout
             else:
-                raise ConcordError(f"request set '{self.name}': dataset 'faces' gives no condition '{name}'")
+                raise ConcordError(
+                    f"request set '{self.name}': dataset '{self.dataset.name}' gives no condition '{name}'"
+                )
         return Conditions(**values)
+
+    @staticmethod
+    def _face(request: PlannedRequest) -> FaceItem:
+        item: Any = request.item
+        return item  # a suite whose dataset is another one asks for no such condition
 
     def _style(self, request: PlannedRequest) -> np.ndarray:
         if request.id not in self._styles:  # drawing one takes longer than looking at it
@@ -164,7 +158,7 @@ class RequestSet:
 
 
 def make_request_set(
-    name: str, dataset: FaceDataset, conditions: Sequence[str], image_size: int, n: int, seed_set: int = 0,
+    name: str, dataset: Dataset, conditions: Sequence[str], image_size: int, n: int, seed_set: int = 0,
     patches: int | None = None,
 ) -> RequestSet:  # fmt: skip
     """The first `n` items that have every condition, in the dataset's order.
@@ -268,7 +262,7 @@ class Plan:
         return [run for run in self.runs if run.row.name in rows or run.row.method in rows or run.is_reference]
 
 
-def results_root(options: Options, dataset: FaceDataset) -> Path:
+def results_root(options: Options, dataset: Dataset) -> Path:
     """results/<profile>, or below it a folder for what must not mix with the benchmark's own results."""
     parts = []
     if options.data is not None:
@@ -281,12 +275,10 @@ def results_root(options: Options, dataset: FaceDataset) -> Path:
     return root / "+".join(parts) if parts else root
 
 
-def open_items(suite: Suite, settings: Settings, options: Options) -> FaceDataset:
+def open_items(suite: Suite, settings: Settings, options: Options) -> Dataset:
     """The dataset that the suite's items come from: the user's folder, or the profile's."""
-    from data.faces import open_faces
-
     if options.data is not None:
-        return open_faces(options.data)
+        return open_dataset(suite.dataset, options.data)
     profile = settings.profile(options.profile)
     if suite.dataset not in profile.datasets:
         raise ConcordError(
@@ -296,11 +288,25 @@ def open_items(suite: Suite, settings: Settings, options: Options) -> FaceDatase
     named = profile.datasets[suite.dataset]
     if not named.items_folder.is_dir():
         fetched = " ".join(named.sources)
-        how = "`concord data make`"
+        how = "`concord data make`" if suite.dataset == "faces" else "`concord data scenes`"
         if fetched:
-            how = f"`concord data fetch {fetched}` and `concord data prepare {named.sources[0]}`"
+            prepared = f" and `concord data prepare {named.sources[0]}`" if suite.dataset == "faces" else ""
+            how = f"`concord data fetch {fetched}`{prepared}"
         raise ConcordError(f"{named.items_folder}: no such folder; make it with {how}, or give one with --data")
-    return with_landmarks(open_faces(named.items_folder))
+    if suite.dataset == "layouts":
+        return open_dataset(suite.dataset, named.items_folder, next(iter(named.sources), None))
+    return with_landmarks(open_dataset(suite.dataset, named.items_folder))
+
+
+def open_dataset(kind: str, folder: Path, bench: str | None = None) -> Any:
+    """The dataset of that kind in a folder. bench: the published file that its layouts have to be."""
+    if kind == "layouts":
+        from data.layout_items import open_layout_items
+
+        return open_layout_items(folder, bench)
+    from data.faces import open_faces
+
+    return open_faces(folder)
 
 
 def with_landmarks(dataset: FaceDataset) -> FaceDataset:
@@ -344,7 +350,8 @@ def make_plan(
     )  # fmt: skip
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
-    runs = [_reference_run(name, requests, root, options.profile) for name in suite.reference if name not in skipped]
+    runs = [_reference_run(name, requests, root, options.profile, suite.dataset)
+            for name in suite.reference if name not in skipped]  # fmt: skip
     for row in suite.rows:
         if row.method is not None:
             settled = tuned_row(row, suite.request_set, options.profile)
@@ -371,8 +378,8 @@ def _cannot(reference: str, requests: RequestSet) -> str | None:
     return None
 
 
-def _reference_run(name: str, requests: RequestSet, root: Path, profile: str) -> RunPlan:
-    source = tuple(ROOT / file for file in ("benchmarks/makers.py", *readers_of(requests.conditions)))
+def _reference_run(name: str, requests: RequestSet, root: Path, profile: str, dataset: str = "faces") -> RunPlan:
+    source = tuple(ROOT / file for file in ("benchmarks/makers.py", *readers_of(requests.conditions, dataset)))
     row = Row.model_construct(name=name, method=None, planned=None, conditions=None, params={})
     return RunPlan(profile, requests, row, requests.conditions, {}, source, root / requests.name / name)
 
@@ -387,112 +394,11 @@ def _method_run(
     method = get_method(row.method)
     params = make_params(method, row.params).model_dump(mode="json")
     conditions = tuple(suite.row_conditions(row))
-    source = (method_file(row.method), *(ROOT / file for file in (*SHARED, *readers_of(conditions))))
+    file = method_file(row.method)
+    readers = (ROOT / name for name in (*SHARED, *readers_of(conditions, suite.dataset)))
+    source = (file, *readers, *borrowed(file))
     path = root / requests.name / row.name
     return RunPlan(
         profile, requests, row, conditions, params, source, path, generator=generator_of(suite, row, profile),
         dtype=dtype, unread=unread(source[0], profile),
     )  # fmt: skip
-
-
-def readers_of(conditions: Sequence[str]) -> tuple[str, ...]:
-    """Source that turns files into these conditions."""
-    return (*READERS, *(file for name in conditions for file in CONDITION_READERS.get(name, ())))
-
-
-def method_file(name: str) -> Path:
-    """The file that a method is written in."""
-    import inspect
-
-    from methods.base import get_method
-
-    return Path(str(inspect.getsourcefile(get_method(name))))
-
-
-def unread(method: Path, profile: str) -> frozenset[Path]:
-    """The files of SHARED that a method neither shares with all others nor imports, by whatever way."""
-    shared: list[Path] = []
-    for place in (ROOT / name for name in SHARED):
-        shared += place.rglob("*.py") if place.is_dir() else [place]
-    starts = [method, *(ROOT / name for name in EVERYONES), *([ROOT / BANKS[profile]] if profile in BANKS else [])]
-    return frozenset(shared) - _reached(frozenset(starts))
-
-
-@lru_cache(maxsize=256)
-def _reached(starts: frozenset[Path]) -> frozenset[Path]:
-    """These files and all files of methods/ that they import, directly or not, wherever in the code."""
-    found: set[Path] = set()
-    waiting = list(starts)
-    while waiting:
-        path = waiting.pop()
-        if path in found or not path.is_file():
-            continue
-        found.add(path)
-        waiting += _imports(path)
-    return frozenset(found)
-
-
-def _imports(path: Path) -> list[Path]:
-    """The files of methods/ that a Python file names in its imports; a package stands for its __init__.py."""
-    import ast
-
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    found = []
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == "methods":
-            for end in range(2, len(parts) + 1):
-                base = ROOT.joinpath(*parts[:end])
-                found += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
-    return found
-
-
-def source_hash(files: Iterable[Path], but: frozenset[Path] = frozenset()) -> str:
-    """SHA-256 over Python files and the Python files of folders, by name and content; `but` those left out."""
-    digest = hashlib.sha256()
-    for entry in files:
-        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
-            if path.is_file() and path not in but:
-                digest.update(f"{path.relative_to(entry.parent)}\x00{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def weights_current(weights: dict[str, str]) -> bool:
-    """Whether the weight files still have the hashes that a shard or a score recorded."""
-    from data.checkpoints import weight_path
-
-    return all(
-        _file_hash(weight_path(name)) in (digest, None) and _had(name) in (digest, None)
-        for name, digest in weights.items()
-    )
-
-
-def _had(name: str) -> str | None:
-    """SHA-256 of a fetched weight file as its lock has it; None for what is no name of one file, or was never had."""
-    from data.manifest import FOLDER, Lock, load_manifest
-
-    if not (FOLDER / f"{name}.yaml").is_file():
-        return None
-    manifest = load_manifest(name)
-    if len(manifest.files) > 1 or manifest.files[0].unpack is not None:
-        return None
-    return Lock(manifest).entry(manifest.files[0]).get("sha256")
-
-
-_HASHES: dict[tuple[str, int, int], str] = {}
-
-
-def _file_hash(path: Path) -> str | None:
-    """The file's SHA-256, computed once while it does not change; None where there is no such file (a plugin's own)."""
-    if not path.is_file():
-        return None
-    stat = path.stat()
-    key = (str(path), stat.st_mtime_ns, stat.st_size)
-    if key not in _HASHES:
-        _HASHES[key] = sha256_file(path)
-    return _HASHES[key]

@@ -18,9 +18,10 @@ import numpy as np
 from benchmarks.lock import run_lock
 from benchmarks.makers import Made, Maker
 from benchmarks.meter import Clock, PeakMemory
-from benchmarks.plan import RunPlan, weights_current
+from benchmarks.plan import RunPlan
 from benchmarks.provenance import provenance
 from benchmarks.shards import encode_png, read_info, write_shard
+from benchmarks.sources import weights_current
 from benchmarks.store import SCORE_FILES, Run
 from data.errors import ConcordError
 from data.files import atomic_path, read_json, write_json
@@ -278,7 +279,7 @@ class Generation:
             "evaluations_per_image": {name: round(count / n, 4) for name, count in counts.items()},
             "time": {kind: round(value, 3) for kind, value in split.items()},
             "shards": [{key: info[key] for key in ("shard", "n", "sha256", "requests")} for info in shards],
-            "requests": [{"id": request.id, "seed": request.seed} for request in self.run.requests.requests],
+            "requests": [request.facts() for request in self.run.requests.requests],
         }
         if self.run.external is not None:
             costs = _worst([info["costs"] for info in shards])

@@ -15,10 +15,11 @@ import numpy as np
 
 from benchmarks.lock import run_lock
 from benchmarks.meter import Clock, PeakMemory
-from benchmarks.plan import RunPlan, source_hash, weights_current
+from benchmarks.plan import RunPlan
 from benchmarks.provenance import provenance
 from benchmarks.runner import Outcome, Progress
 from benchmarks.settings import ROOT
+from benchmarks.sources import source_hash, weights_current
 from benchmarks.store import SCORE_FILES, Run
 from data.errors import ConcordError
 from data.files import atomic_path, read_json, write_json
@@ -100,7 +101,9 @@ def _kept_features(path: Path, facts: str) -> np.ndarray | None:
 # -------------------------------------------------------------------------------------------------------------- scoring
 
 
-def score_key(run: RunPlan, metrics: Sequence[str], reference: Reference | None) -> str:
+def score_key(
+    run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
+) -> str:  # fmt: skip
     """SHA-256 over what can change a score apart from the networks' weights, which score.json names by hash."""
     facts = {
         "images": read_json(run.path / "run.json")["shards"],
@@ -109,16 +112,27 @@ def score_key(run: RunPlan, metrics: Sequence[str], reference: Reference | None)
         "source": source_hash([ROOT / "metrics", ROOT / "benchmarks/scoring.py"]),
         "reference": reference.fingerprint if reference else None,
     }
+    if originals is not None and _paired(metrics):
+        facts["originals"] = read_json(originals.path / "run.json")["shards"]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def is_scored(run: RunPlan, metrics: Sequence[str], reference: Reference | None) -> bool:
+def _paired(metrics: Sequence[str]) -> list[str]:
+    """Those that compare each image with its original."""
+    from metrics.base import get_metric
+
+    return [name for name in metrics if get_metric(name).needs_originals]
+
+
+def is_scored(
+    run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
+) -> bool:  # fmt: skip
     """Whether the scores are those of the stored images, by today's metrics and networks."""
     if not all((run.path / name).is_file() for name in ("run.json", *SCORE_FILES)):
         return False
     try:
         info = read_json(run.path / "score.json")
-        return info["key"] == score_key(run, metrics, reference) and weights_current(info["weights"])
+        return info["key"] == score_key(run, metrics, reference, originals) and weights_current(info["weights"])
     except (ConcordError, KeyError, TypeError):
         return False
 
@@ -129,20 +143,23 @@ def score_run(
     perception: Callable[[], Perception],
     reference: Reference | None,
     progress: Progress | None = None,
+    originals: Run | None = None,
 ) -> Outcome:
     """Score a finished run by the named metrics, unless it is scored already.
 
     perception: called only when there is something to compute.
     reference: None where the dataset has no images; distribution metrics are then refused, with the reason.
+    originals: a finished run of the same requests whose images metrics of pairs compare with; None for the items' own
+        pictures. That run itself has no value in them.
     """
     if not Run(run.path).finished:
         raise ConcordError(f"{run.path}: not generated yet; run `concord generate SUITE {run.row.name}` first")
-    if is_scored(run, metrics, reference):
+    if is_scored(run, metrics, reference, originals):
         return Outcome(False)
     with run_lock(run.path):
-        if is_scored(run, metrics, reference):  # another process has just done it
+        if is_scored(run, metrics, reference, originals):  # another process has just done it
             return Outcome(False)
-        return Outcome(True, _score(run, metrics, perception, reference, progress))
+        return Outcome(True, _score(run, metrics, perception, reference, progress, originals))
 
 
 def _score(
@@ -151,8 +168,9 @@ def _score(
     open_perception: Callable[[], Perception],
     reference: Reference | None,
     progress: Progress | None,
+    beside: Run | None,
 ) -> dict[str, float]:
-    """Returns the seconds by kind."""
+    """Returns the seconds by kind. beside: the run that holds the originals."""
     from metrics.base import Observation, SampleMetric, SetMetric, get_metric
 
     clock, memory = Clock(*KINDS), PeakMemory()
@@ -168,16 +186,21 @@ def _score(
     rows: list[dict[str, Any]] = []
     features: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     paired = any(metric.needs_originals for metric in samples)
+    itself = beside is not None and beside.path == run.path
+    partners = beside.images() if beside is not None and paired and not itself else None
     for batch_ids, images in _batches(run, clock):
         with clock.measure("decode"):
             planned = [run.requests.requests[len(ids) + offset] for offset in range(len(batch_ids))]
             if [request.id for request in planned] != batch_ids:
                 raise ConcordError(f"{run.path}: holds other requests than planned; generate the row again")
             conditions = [run.requests.conditions_of(request, run.requests.conditions) for request in planned]
-            originals = _originals(planned, run.requests.image_size) if paired else None
+            if partners is not None and beside is not None:
+                originals = _partners(partners, batch_ids, beside)
+            else:
+                originals = _originals(planned, run.requests.image_size) if paired and not itself else None
             observation = Observation(to_float(images), conditions, perception, originals, kinds)
         with clock.measure("observe"):
-            rows += _sample_rows(run, samples, batch_ids, observation)
+            rows += _sample_rows(run, samples, batch_ids, observation, itself)
             for kind in kinds:
                 features[kind].append(observation.features(kind))
         ids += batch_ids
@@ -190,7 +213,7 @@ def _score(
         _write(run, rows, set_rows, ids, found)
     split = clock.split()
     info = {
-        "key": score_key(run, names, reference),
+        "key": score_key(run, names, reference, beside),
         "metrics": list(names),
         "n": len(ids),
         "networks": perception.sha256,
@@ -200,6 +223,7 @@ def _score(
         "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
         "reference": {"name": reference.dataset.name, "fingerprint": reference.fingerprint,
                       "n": len(reference.items), "own": reference.own} if reference else None,
+        "originals": beside.row if beside is not None and paired else None,
         "provenance": provenance(getattr(perception, "device", None)),
         "seconds_total": round(sum(split.values()), 3),
         "peak_memory_bytes": memory.bytes(),
@@ -221,6 +245,14 @@ def _originals(planned: Sequence[Any], image_size: int) -> Any:
     return to_float(np.stack([request.item.image(image_size) for request in planned]))
 
 
+def _partners(images: Iterator[tuple[str, np.ndarray]], ids: Sequence[str], beside: Run) -> Any:
+    """The pictures that another run has of these requests, float32 (B, 3, H, W) in [0, 1]."""
+    found = list(itertools.islice(images, len(ids)))
+    if [name for name, _ in found] != list(ids):
+        raise ConcordError(f"{beside.path}: holds other requests than '{ids[0]}' and the next; make that row again")
+    return to_float(np.stack([image for _, image in found]))
+
+
 def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray]]:
     """(request ids, uint8 (B, H, W, 3)) over the stored images, each decoded once."""
     images = Run(run.path).images()
@@ -233,10 +265,15 @@ def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray
 
 
 def _sample_rows(
-    run: RunPlan, metrics: Sequence[SampleMetric], ids: Sequence[str], observation: Observation
+    run: RunPlan, metrics: Sequence[SampleMetric], ids: Sequence[str], observation: Observation, itself: bool = False
 ) -> list[dict[str, Any]]:
+    """itself: the run's images are the originals of the other rows, and are not compared with themselves."""
     rows = []
     for metric in metrics:
+        if itself and metric.needs_originals:
+            rows += [{**_place(run), "request": request, "metric": metric.name, "value": float("nan"),
+                      "status": "refused: the other rows are compared with this one"} for request in ids]  # fmt: skip
+            continue
         for request, score in zip(ids, metric.score(observation), strict=True):
             rows.append({**_place(run), "request": request, "metric": metric.name,
                          "value": float(score.value), "status": score.status})  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from benchmarks.generators import PROFILE, lacking, metric_needs, open_any, why_not
+from benchmarks.generators import PROFILE, metric_reason, open_any, unmade_original, why_not
 from benchmarks.makers import use_all_cores
 from benchmarks.meter import process_started
 from benchmarks.plan import Plan, RunPlan
@@ -88,15 +88,24 @@ class Session:
 
     def score(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
         """Score what is not scored; returns the runs that had to be worked on."""
-        pending = [run for run in runs if not is_scored(run, self.metrics, self.reference)]
+        pending = [run for run in runs if not self.has_scores(run)]
         if self.plan.options.profile == PROFILE:  # what was not made has no score, and the others have
             pending = [run for run in pending if Run(run.path).finished]
         if pending and self.reference is not None:
             self.make_reference()
         for run in pending:
             with self.bars(f"score {run.row.name}") as progress, exact_float32():
-                self._account(score_run(run, self.metrics, lambda: self.perception, self.reference, progress))
+                self._account(
+                    score_run(run, self.metrics, lambda: self.perception, self.reference, progress, self.originals)
+                )
         return pending
+
+    def has_scores(self, run: RunPlan) -> bool:
+        """Whether a run is scored by all that can score it here; what was scored where more files are stays."""
+        metrics = set(self.metrics)
+        if self.metrics_not_run and Run(run.path).scored:
+            metrics |= set(Run(run.path).score_info.get("metrics") or []) & set(self.metrics_not_run)
+        return is_scored(run, sorted(metrics), self.reference, self.originals)
 
     def share_perception(self, other: Session) -> None:
         """Use another session's judges, which load once."""
@@ -113,19 +122,27 @@ class Session:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Of all suites that share the request set, so that a shared row is scored once.
-
-        Profile 'paper' leaves out those whose networks are not here (`metrics_not_run`).
-        """
+        """Of all suites that share the request set, so that a shared row is scored once; but for `metrics_not_run`."""
         return [name for name in metrics_of(self.plan.related) if name not in self.metrics_not_run]
 
     @cached_property
     def metrics_not_run(self) -> dict[str, str]:
-        """metric -> what is missing for it."""
-        if self.plan.options.profile != PROFILE or self.open_perception is not None:
-            return {}
-        missing = {name: lacking(metric_needs([name])) for name in metrics_of(self.plan.related)}
-        return {name: "; ".join(found.values()) for name, found in missing.items() if found}
+        """metric -> why it cannot be scored now: what is missing for it, and what supplies it.
+
+        In profile 'paper' files may be missing; in any, the row that metrics of pairs compare with.
+        """
+        names, found = metrics_of(self.plan.related), dict[str, str | None]()
+        if self.plan.options.profile == PROFILE and self.open_perception is None:
+            found = {name: metric_reason(name) for name in names}
+        waiting = unmade_original(names, self.originals, self.plan.suite.name)
+        found |= {name: found.get(name) or reason for name, reason in waiting.items()}
+        return {name: f"not scored: {reason}" for name, reason in found.items() if reason is not None}
+
+    @property
+    def originals(self) -> Run | None:
+        """The run whose images metrics of pairs compare with; None where those are the items' own pictures."""
+        named = [suite.originals for suite in self.plan.related if suite.originals is not None]
+        return Run(self.plan.root / self.plan.requests.name / named[0]) if named else None
 
     @cached_property
     def feature_kinds(self) -> list[str]:
@@ -145,15 +162,23 @@ class Session:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """The user's own images with --data, else the profile's reference folder; None where there are no images."""
+        """The user's own images with --data, else the profile's reference folder; None where there are no images.
+
+        The embedded feature network is of faces: layouts have no reference.
+        """
         from data.faces import open_faces
+        from data.layout_items import LayoutDataset
 
         plan = self.plan
+        if isinstance(plan.requests.dataset, LayoutDataset):
+            return None
         if plan.options.data is not None:
             with_images = any(item.has_image for item in plan.requests.dataset.items)
             folder = plan.root / "reference"
             return Reference(plan.requests.dataset, folder, plan.settings.image_size, own=True) if with_images else None
         dataset = plan.settings.datasets[plan.suite.dataset]
+        if dataset.reference_folder is None:
+            return None
         real = open_faces(dataset.reference_folder, split="all")
         if dataset.reference_folder == dataset.items_folder:  # one dataset: its faces outside the test split
             asked = {item.id for item in open_faces(dataset.items_folder).items}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from benchmarks.schema import Strict, read_model
 from data.errors import ConcordError
@@ -22,8 +22,8 @@ class DatasetSettings(Strict):
     """Folders with no item in common: what is asked for, what FID and KID compare with, and what `tune` looks at."""
 
     items: str
-    reference: str  # where it is the folder of the items: the faces that are no test items
-    reference_n: int = Field(gt=0)
+    reference: str | None = None  # where it is the folder of the items: the faces that are no test items
+    reference_n: int = Field(default=0, ge=0)
     tuning: str | None = None
     sources: list[str] = Field(default_factory=list)  # names in data/manifests that it is prepared from
 
@@ -32,8 +32,15 @@ class DatasetSettings(Strict):
         return place(self.items)
 
     @property
-    def reference_folder(self) -> Path:
-        return place(self.reference)
+    def reference_folder(self) -> Path | None:
+        """None for a dataset that no metric compares with a set of images."""
+        return None if self.reference is None else place(self.reference)
+
+    @model_validator(mode="after")
+    def _both(self) -> DatasetSettings:
+        if (self.reference is None) != (self.reference_n == 0):
+            raise ValueError("'reference' and 'reference_n' (1 or more) come together")
+        return self
 
 
 def place(folder: str) -> Path:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "suites"
 REFERENCES = ("ground-truth", "shuffled")
 JOINT_SUCCESS = "joint-success"
+GIVES: dict[str, tuple[str, ...]] = {
+    "faces": ("text", "mask", "identity", "landmarks", "style", "masked_image", "source_image"),
+    "layouts": ("text", "style", "layout"),
+}
+"""Kind of dataset -> the conditions that its items can have."""
 SHARD_SIZE = 64
 """Requests in one shard of the store; also the largest sample grid and the largest batch."""
 
@@ -30,7 +35,8 @@ class Row(Strict):
 
     name: str
     method: str | None = None
-    planned: str | None = None  # shown instead of our value until a method of the row's name is registered
+    planned: str | None = None  # shown instead of our value until a method of the row's name is registered,
+    until: str | None = None  # or of this one
     conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
     params: dict[str, Any] = Field(default_factory=dict)
     tuned: str | None = None  # the entry of benchmarks/tuned/<request set>.yaml that gives its other parameters
@@ -43,6 +49,8 @@ class Row(Strict):
             raise ValueError(f"name '{self.name}' is kept for the reference row; choose another")
         if (self.method is None) == (self.planned is None):
             raise ValueError(f"row '{self.name}' needs either 'method' or 'planned'")
+        if self.until is not None and self.planned is None:
+            raise ValueError(f"row '{self.name}': 'until' names the method that a planned row waits for; add 'planned'")
         return self
 
 
@@ -92,13 +100,14 @@ class Suite(Strict):
     title: str
     paper: str  # file in reports/papers
     table: str  # key in that file
-    dataset: Literal["faces"]
+    dataset: Literal["faces", "layouts"]
     conditions: list[str] = Field(min_length=1)
     requests: str | None = None  # request set; the suite's own name if absent
     patches: int | None = Field(default=None, ge=1)  # of condition 'masked_image': how many are hidden
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
+    originals: str | None = None  # row whose images metrics of pairs compare with, not the items' own pictures
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
@@ -144,6 +153,10 @@ class Suite(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
         _each_known(self.conditions, CONDITION_NAMES, "condition")
+        for name in self.conditions:
+            if name not in GIVES[self.dataset]:
+                which = " or ".join(f"'{kind}'" for kind, given in GIVES.items() if name in given)
+                raise ValueError(f"dataset '{self.dataset}' gives no condition '{name}'; expected dataset {which}")
         if ("masked_image" in self.conditions) != (self.patches is not None):
             raise ValueError("condition 'masked_image' and key 'patches' (how many are hidden) come together")
         names = [row.name for row in self.rows]
@@ -160,6 +173,8 @@ class Suite(Strict):
                 raise ValueError("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
         elif JOINT_SUCCESS in self.metrics:
             raise ValueError(f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)")
+        if self.originals is not None:
+            _each_known([self.originals], names, "originals: row")
         for profile, part in self.profiles.items():
             _each_known(part.rows, names, f"profiles.{profile}.rows: row")
             joint = part.joint or (self.joint if part.metrics is None or JOINT_SUCCESS in part.metrics else None)
@@ -248,7 +263,9 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
 
     methods = all_methods()
     rows = [
-        row.model_copy(update={"method": row.name, "planned": None}) if row.planned and row.name in methods else row
+        row.model_copy(update={"method": row.until or row.name, "planned": None, "until": None})
+        if row.planned and (row.until or row.name) in methods
+        else row
         for row in suite.rows
     ]
     joining = list(extra)
@@ -305,6 +322,8 @@ def check_shared(suite: Suite, other: Suite) -> None:
     both = f"suites '{other.name}' and '{suite.name}' share the request set '{suite.request_set}'"
     if (suite.dataset, suite.conditions, suite.patches) != (other.dataset, other.conditions, other.patches):
         raise ConcordError(f"{both} but differ in dataset or conditions; give one of them its own 'requests'")
+    if suite.originals != other.originals:
+        raise ConcordError(f"{both} but differ in 'originals'; give one of them its own 'requests'")
     rows = {row.name: row for row in other.rows if row.method is not None}
     for row in suite.rows:
         twin = rows.get(row.name)

@@ -167,6 +167,8 @@ class Workbench:
         from metrics.base import SampleMetric, get_metric
 
         found = [get_metric(name) for name in self.suite.metrics if name != JOINT_SUCCESS]
+        if self.suite.originals is not None:  # another row's images, which a trial does not make
+            found = [metric for metric in found if not metric.needs_originals]
         return [metric for metric in found if isinstance(metric, SampleMetric)]
 
     @cached_property

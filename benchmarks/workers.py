@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.lock import run_lock
 from benchmarks.meter import PeakMemory
-from benchmarks.plan import RunPlan, method_file
+from benchmarks.plan import RunPlan
 from benchmarks.runner import (
     Generation,
     Outcome,
@@ -30,6 +30,7 @@ from benchmarks.runner import (
     remove_leftovers,
     valid_shards,
 )  # fmt: skip
+from benchmarks.sources import method_file
 from data.errors import ConcordError
 
 

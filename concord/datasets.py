@@ -19,7 +19,7 @@ WORLD = "world.json"
 
 
 def ensure_dataset(suite: Suite, settings: Settings, options: Options) -> None:
-    """Draw the test and reference faces of profile 'embedded' where they are missing or too few.
+    """Draw the test and reference faces, or the test scenes, of profile 'embedded' where they are missing or too few.
 
     A folder that Concord did not draw is left as it is.
     """
@@ -28,9 +28,13 @@ def ensure_dataset(suite: Suite, settings: Settings, options: Options) -> None:
     from benchmarks.settings import ROOT
 
     dataset = settings.profile(options.profile).datasets[suite.dataset]
+    if suite.dataset == "layouts":
+        ensure_scenes(ROOT / dataset.items, items_needed(suite, settings, options))
+        return
     people = "identity" in suite.conditions
     ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options), people)
-    ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n)
+    if dataset.reference is not None:
+        ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n)
 
 
 def ensure_tuning_faces(folder: Path) -> None:
@@ -65,6 +69,27 @@ def ensure_faces(folder: Path, split: str, n: int, references: bool = False) -> 
     from concord.data import make
 
     make(split=split, out=folder, n=n, force=True)
+
+
+def ensure_scenes(folder: Path, n: int) -> None:
+    """Make sure that `folder` holds at least the first `n` scenes of the test split, drawn by today's renderer."""
+    from data.synthetic.scenes import RENDERER_VERSION, SPLITS
+
+    n = min(n, len(SPLITS["test"]))
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / WORLD).is_file():
+            return
+        try:
+            world = read_json(folder / WORLD)
+            drawn, today = int(world["scenes"]), world["renderer_version"] == RENDERER_VERSION
+        except (KeyError, TypeError, ValueError):
+            raise ConcordError(f"{folder / WORLD}: expected 'scenes' and 'renderer_version'; remove {folder}") from None
+        if today and drawn >= n:
+            return
+        n = max(n, drawn)
+    from concord.data import scenes
+
+    scenes(split="test", out=folder, n=n, workers=None, force=True)
 
 
 def _drawn(folder: Path, references: bool) -> tuple[int, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -35,7 +35,7 @@ def tell_outlook(suites: Sequence[Suite], settings: Settings, options: Options) 
         if manifest.name in missing:
             about = [file.bytes_about for file in fetcher.missing(manifest)]
             files[manifest.name] = None if None in about else sum(size or 0 for size in about)
-    _tell_cost(_cost(suites, settings, options, files))
+    _tell_cost(_cost(suites, settings, options, files), options.profile)
     _tell_licences(manifests, missing)
     _tell_missing(suites, settings, options, manifests, missing)
 
@@ -80,7 +80,7 @@ def _cost(suites: Sequence[Suite], settings: Settings, options: Options, files: 
 
 def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: ignore[no-untyped-def]
     from benchmarks.estimate import cost_of, row_cost
-    from benchmarks.generators import row_reason, why_not
+    from benchmarks.generators import generator_of, row_reason, why_not
     from benchmarks.plan import make_plan
     from benchmarks.runner import is_current
     from methods.base import get_method, make_params
@@ -99,12 +99,38 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
                 conditions = suite.row_conditions(row)
                 reason = row_reason(suite, row, options.profile)
                 found.append(
-                    cost_of(suite.request_set, row.name, row.method, params, conditions, n, size, reason=reason)
-                )
+                    cost_of(
+                        suite.request_set, row.name, row.method, params, conditions, n, size, None, rates, reason,
+                        generator_of(suite, row, options.profile), settings.profile(options.profile).dtype,
+                    )
+                )  # fmt: skip
         return found
 
 
-def _tell_cost(cost: Cost) -> None:
+def measure(suites: Sequence[Suite], settings: Settings, options: Options, device: str) -> None:
+    """Time the generators whose files are here, and keep their rates for the estimate; say which are not."""
+    from benchmarks.generators import generator_of, lacking
+    from benchmarks.rates import measure_rate, write_rates
+    from concord.progress import bar
+    from data.device import resolve_device
+    from methods.networks.paper_bank import GENERATORS
+
+    profile, chosen = settings.profile(options.profile), resolve_device(device)
+    names = {generator_of(suite, row, options.profile) for suite in suites for row in suite.rows} - {None}
+    rates = []
+    with bar("measure") as progress:
+        for number, name in enumerate(sorted(map(str, names))):
+            missing = lacking(GENERATORS[name].files)
+            for told in missing.values():
+                typer.echo(f"generator '{name}' is not measured: {told}", err=True)
+            if not missing:
+                rates.append(measure_rate(name, chosen, profile.dtype, profile.batch_size))
+            progress(number + 1, len(names))
+    if rates:
+        typer.echo(f"{write_rates(rates)}: rates of {', '.join(rate.generator for rate in rates)} on {rates[0].device}")
+
+
+def _tell_cost(cost: Cost, profile: str) -> None:
     from data.transfer import megabytes
 
     rows = []
@@ -120,8 +146,8 @@ def _tell_cost(cost: Cost) -> None:
     sources = sorted({row.seconds[1] for row in cost.rows if row.seconds is not None})
     if cost.hours is None:
         typer.echo(
-            "GPU hours: unknown. Nobody has measured these networks here; the rows that finish first tell, or state "
-            "measured seconds in benchmarks/rates.yaml"
+            "GPU hours: unknown. Nobody has measured these networks here; once their files are fetched, `concord plan "
+            f"--profile {profile} --measure` times them on your device, and the rows that finish first tell"
         )
     else:
         typer.echo(f"hours on one device: about {cost.hours:,.1f}, an estimate from {'; '.join(sources)}")
@@ -210,7 +236,8 @@ def _tell_data(suites: Sequence[Suite], settings: Settings, options: Options) ->
             lines[f"{folder}: not prepared yet; run {how}"] = None
         elif "landmarks" in suite.conditions:
             try:
-                if not any(item.has_landmarks for item in open_items(suite, settings, options).items):
+                items: list[Any] = list(open_items(suite, settings, options).items)
+                if not any(item.has_landmarks for item in items):
                     lines[f"{folder}/landmarks.npz: the faces have no landmarks; run `concord data landmarks`"] = None
             except ConcordError as error:
                 lines[str(error)] = None

@@ -112,7 +112,7 @@ def report_plan(plan: Plan) -> None:
     if finished:
         grid = max(suite.grid for suite in suites if suite.request_set == plan.suite.request_set)
         conditions[plan.suite.request_set] = read_conditions(
-            plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions
+            plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions, plan.suite.patches
         )
     _write(suites, store, plan.options.profile, conditions, [plan.suite.name])
 
@@ -199,9 +199,10 @@ def stored_root(options: object, data_set: str | None) -> Path:
         from data.faces import FaceDataset
 
         return results_root(options, FaceDataset(Path(), "", "all", None, [], []))
-    from data.faces import open_faces
+    from benchmarks.plan import open_dataset
+    from data.synthetic.scenes_tree import is_layouts
 
-    return results_root(options, open_faces(options.data))
+    return results_root(options, open_dataset("layouts" if is_layouts(options.data) else "faces", options.data))
 
 
 def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> Mapping[str, Conditions]:
@@ -221,7 +222,8 @@ def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence
     if len(kept) == len(wanted) and conditions_drawn(store.root / "report", runs[0], suite.conditions):
         return kept
     try:
-        return read_conditions(open_items(suite, load_settings(), options), runs[0], grid, suite.conditions)
+        items = open_items(suite, load_settings(), options)
+        return read_conditions(items, runs[0], grid, suite.conditions, suite.patches)
     except ConcordError as error:
         if len(kept) == len(wanted):  # the grids are whole without the dataset; the viewer shows images alone
             return kept
@@ -248,6 +250,7 @@ def _write(
     for page in pages:
         if page.name in printed:
             print_table(page.table)
+    tell_left_out([page.table for page in pages if page.name in printed])
     if store.root.name == profile:  # trials in folders of their own are no outputs of the benchmark
         from reports.compare_baseline import write_summary
 
@@ -264,9 +267,22 @@ def _show(suites: Sequence[Suite], store: Store, profile: str) -> None:
     index = store.root / "report" / "index.html"
     if not index.is_file():
         raise ConcordError(f"{index}: no report yet; run `concord report`")
-    for suite in suites:
-        print_table(build_table(suite, store, profile))
+    tables = [build_table(suite, store, profile) for suite in suites]
+    for table in tables:
+        print_table(table)
+    tell_left_out(tables)
     typer.echo(f"report: {index}")
+
+
+def tell_left_out(tables: Sequence[Table]) -> None:
+    """What was not made or not scored for want of a file, a line each: which, and the command that supplies it."""
+    lines: dict[str, None] = {}
+    for table in tables:
+        waiting = [row for row in table.rows if row.absent.startswith("not run:") and "`concord " in row.absent]
+        lines |= {f"{table.name}/{row.name}: {row.absent}": None for row in waiting}
+        lines |= {f"not scored: {reason}": None for reason in table.notes.get("Not scored", [])}
+    for line in lines:
+        typer.echo(line)
 
 
 def print_table(table: Table) -> None:

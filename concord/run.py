@@ -102,6 +102,9 @@ def plan(
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept the licences of what profile paper fetches, as they are listed.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the paper's networks on --device first, for the hours below.")
+    ] = False,
 ) -> None:
     """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
 
@@ -115,6 +118,8 @@ def plan(
       concord plan --suite face-generation --size full
 
       concord plan --profile paper
+
+      concord plan --profile paper --measure --device cuda:0
     """
     from benchmarks.marks import remove_untrue
     from benchmarks.matrix import MATRIX, make_matrix, write_matrix
@@ -137,11 +142,14 @@ def plan(
     if settings.profile(profile).datasets and profile != "embedded":
         from benchmarks.generators import has_models
         from concord.outlook import accept_licences, remove_failed, tell_outlook
+        from concord.outlook import measure as measure_rates
 
         without = [found.name for found in suites if not has_models(found, profile)]
         if without:
             typer.echo(f"not part of profile '{profile}', as their models are not public: {', '.join(without)}")
         suites = [found for found in suites if found.name not in without]
+        if measure:
+            measure_rates(suites, settings, options, device)
         tell_outlook(suites, settings, options)
         if yes:
             accept_licences(suites, settings, options)
@@ -239,7 +247,8 @@ def _show_status(suites: list[Suite], options: Options, settings: Settings) -> N
     for suite in suites:
         dataset = settings.profile(options.profile).datasets[suite.dataset]
         reason = "the data are fetched first" if dataset.sources else "the data are drawn first"
-        if dataset.items_folder.is_dir() and dataset.reference_folder.is_dir():
+        folders = [dataset.items_folder, dataset.reference_folder or dataset.items_folder]
+        if all(folder.is_dir() for folder in folders):
             related = [other for other in suites if other.request_set == suite.request_set]
             try:
                 rows.update(_states(suite, options, settings, related))
@@ -262,14 +271,13 @@ def _states(
     from benchmarks.generators import why_not
     from benchmarks.plan import make_plan
     from benchmarks.runner import run_status
-    from benchmarks.scoring import is_scored
     from benchmarks.session import Session
 
     session = Session(make_plan(suite, settings, options, related=related))
     states: dict[Path, tuple[str, ...]] = {}
     for run in session.plan.runs:
         status = run_status(run, session.grid)
-        done = status.state == "up to date" and is_scored(run, session.metrics, session.reference)
+        done = status.state == "up to date" and session.has_scores(run)
         shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
         scores = "up to date" if done else "to do"
         if status.state != "up to date" and (reason := why_not(run)):

@@ -81,9 +81,13 @@ def _workbench(
     """The tuning faces and the judges of a suite."""
     if suite.tune is None:
         raise ConcordError(f"suite '{suite.name}' has no key 'tune': nothing says what may be tried")
+    if suite.dataset != "faces":
+        raise ConcordError(f"suite '{suite.name}': parameters are looked for on faces alone, not on '{suite.dataset}'")
     if suite.dataset not in settings.datasets:
         raise ConcordError(f"params.yaml: profile '{profile}' names no folder for dataset '{suite.dataset}'")
     folders = settings.datasets[suite.dataset]
+    if folders.reference is None:
+        raise ConcordError(f"params.yaml: profile '{profile}' names no 'reference' for dataset '{suite.dataset}'")
     from benchmarks.makers import use_all_cores
     from benchmarks.plan import make_request_set
     from benchmarks.scoring import Reference

@@ -58,8 +58,10 @@ class Layout:
     labels: N phrases ("a red bird"); `colours` (one of `COLOURS`, or None where none is asked for) and
         `categories` ("bird") are their parts.
     image_id: of the picture that the boxes were taken from.
+    interactions: (subject, kind, object), the instances by their number: such as (0, "holding", 2); COCO-MIG has none.
 
-    Raises ConcordError where there is no box, or a box is empty or outside the image.
+    Raises ConcordError where there is no box, a box is empty or outside the image, or an interaction names an instance
+    that is not there, or the same one twice.
     """
 
     caption: str
@@ -68,6 +70,7 @@ class Layout:
     colours: tuple[str | None, ...]
     categories: tuple[str, ...]
     image_id: str = ""
+    interactions: tuple[tuple[int, str, int], ...] = ()
 
     def __post_init__(self) -> None:
         boxes = np.array(self.boxes, dtype=np.float64)  # a copy, so that nobody else can change it
@@ -80,19 +83,37 @@ class Layout:
             wrong = _box_defect(box.tolist())
             if wrong:
                 raise ConcordError(f"layout '{self.caption}': box {number} {wrong[1]}")
+        for triple in self.interactions:
+            if not is_interaction(triple, n):
+                raise ConcordError(
+                    f"layout '{self.caption}': interaction {_short(triple)}; expected (subject, kind, object), "
+                    f"two different instances of 0..{n - 1}"
+                )
         boxes.flags.writeable = False
         object.__setattr__(self, "boxes", boxes)
 
     @classmethod
-    def of(cls, caption: str, boxes: Any, labels: Sequence[str], image_id: str = "") -> Layout:
+    def of(
+        cls, caption: str, boxes: Any, labels: Sequence[str], image_id: str = "",
+        interactions: Sequence[tuple[int, str, int]] = (),
+    ) -> Layout:  # fmt: skip
         """A layout from its labels, each split into colour and category; a label without one of `COLOURS` has none."""
         colours, categories = zip(*map(split_label, labels), strict=True) if labels else ((), ())
-        return cls(caption, boxes, tuple(labels), colours, categories, image_id)
+        return cls(caption, boxes, tuple(labels), colours, categories, image_id, tuple(interactions))
 
     @property
     def level(self) -> int:
         """The number of instances, N: 2 to 6 in COCO-MIG, written L2 to L6."""
         return len(self.boxes)
+
+
+def is_interaction(triple: Any, level: int) -> bool:
+    """Whether a triple is (subject, kind, object) of two different ones of a layout's `level` instances."""
+    if not isinstance(triple, tuple) or len(triple) != 3 or not isinstance(triple[1], str) or not triple[1].strip():
+        return False
+    ends = (triple[0], triple[2])
+    numbers = all(isinstance(end, int) and not isinstance(end, bool) and 0 <= end < level for end in ends)
+    return numbers and ends[0] != ends[1]
 
 
 def split_label(label: str) -> tuple[str | None, str]:

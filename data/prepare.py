@@ -393,10 +393,12 @@ class Prepared(FaceDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the faces, their captions and the hashes of the shards."""
+        """SHA-256 over the faces, their captions and landmarks, and the hashes of the shards."""
         digest = hashlib.sha256(repr(self.shards).encode())
         for face in self.items:
             digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())
+            if face.has_landmarks:  # they lie beside the shards
+                digest.update(face.landmarks().tobytes())
         return digest.hexdigest()
 
 

@@ -18,7 +18,10 @@ training ever was. `bounded`, the default, takes w_t = scale sqrt(abar_{t-1}) / 
     atilde_t = scale (t / T) sqrt(abar_t):    z_t is DDPM's of a clean signal that moves from z_0 to z_0 + scale E(x)
 
 It is small while t is small, as the paper wants it to be, never larger than what the image itself has in z_t, and
-vanishes at T with the image, so that N(0, I) is the right start. `paper` keeps the paper's with w_T = w_{T-1} = T - 1.
+vanishes at T with the image, so that N(0, I) is the right start. `paper` keeps the paper's with w_T = w_{T-1} = T - 1:
+atilde_T is then 5,538 (latent diffusion's schedule), and Algorithm 1 with an exact denoiser ends 66 E(x) from z_0.
+It runs where `concord train mt-faces-paper-weights` has made its network (which learns eps, as v would have targets of
+464,000 E(x)); `python -m benchmarks.multi_task_weights` compares short trainings under both.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data.checkpoints import weight_path
 from data.errors import ConcordError
 from methods.base import Batch, Method, Trace, register
 from methods.core.noise import draw_noise
@@ -40,7 +44,7 @@ from methods.core.schedule import Schedule
 if TYPE_CHECKING:
     import numpy as np
 
-    from methods.networks.multi_task import MultiTaskUNet
+    from methods.networks.multi_task import Known, Modality, MultiTaskUNet
 
 Weights = Literal["bounded", "paper"]
 
@@ -225,6 +229,7 @@ class MultiTask(Method):
     training_free = False
     minimum_conditions = 0
     modality: ClassVar[str]  # beside the image
+    file: ClassVar[str] = "mt-faces"  # its weights
 
     class Params(Method.Params):
         preset: Literal["bounded", "paper"] = "bounded"  # type: ignore[assignment]  # the weights w_t: head of this file
@@ -233,11 +238,24 @@ class MultiTask(Method):
 
     @property
     def network(self) -> MultiTaskUNet:
-        """The shared network; ConcordError in a profile whose bank has none (the paper published no weights)."""
-        load = getattr(self.bank, "multi_task", None)
+        """The network of the preset; ConcordError in a profile whose bank has none (the paper published no weights)."""
+        load, p = getattr(self.bank, "multi_task", None), self.params
         if load is None:
             raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
-        network: MultiTaskUNet = load()
+        assert isinstance(p, MultiTask.Params)
+        file = self.file if p.preset == "bounded" else f"{self.file}-{p.preset}-weights"
+        try:
+            network: MultiTaskUNet = load(file)
+        except ConcordError as error:
+            if p.preset == "bounded":
+                raise
+            need = f"needs a network trained under its weights (`concord train {file}`): {error}"
+            raise ConcordError(f"method '{self.name}': preset '{p.preset}' {need}") from error
+        if network.weights != p.preset:  # it would be asked about inputs that it has never seen
+            raise ConcordError(
+                f"method '{self.name}': preset '{p.preset}' needs a network trained under its weights, the card of "
+                f"{file} says '{network.weights}'; train it again (`concord train {file}`)"
+            )
         return network
 
     def networks(self) -> Mapping[str, nn.Module]:
@@ -262,12 +280,10 @@ class MultiTask(Method):
 
         p, network = self.params, self.network
         assert isinstance(p, MultiTask.Params)
-        self.check_weights(p.preset)
         known = dict(known or {})
         for name, x in known.items():
             check_data(name, x, len(batch), (self.modality,))
         kind = modality(self.modality, network.modalities)
-        head = head or kind.heads[0]
         encode = Encoders(self.bank.autoencoder, network)
         schedule = self.bank.schedule
         aggregation = Aggregation.make(schedule, 1, p.preset)
@@ -275,16 +291,7 @@ class MultiTask(Method):
         if kind.name in known and given:
             data = known[kind.name]
             told = Known({kind.name: encode(kind.name, data)}) if kind.as_planes else Known(label=data)
-
-        def predict(z_t: Tensor, t: int) -> tuple[Tensor, dict[str, Tensor]]:
-            shared = network(z_t, t, told)
-            v = network.velocity(shared)
-            eps = schedule.eps_from_velocity(v, z_t, t)
-            if kind.name in known:
-                return eps, {}
-            found = network.read(head, shared, schedule.x0_from_eps(eps, z_t, t))
-            return eps, {kind.name: found if kind.loss == "mse" else found.softmax(1)}
-
+        predict = predictor(network, schedule, told, None if kind.name in known else kind, head)
         start = {} if kind.name in known else {kind.name: self.random(batch, kind.space, kind.loss)}
         return infer(
             predict, encode, aggregation, known, start, batch.generators, LATENT, self.device, p.steps, p.eta, z_0
@@ -295,14 +302,21 @@ class MultiTask(Method):
         drawn = draw_noise(batch.generators, space, self.device)
         return drawn if loss == "mse" else drawn.softmax(1)
 
-    def check_weights(self, preset: Weights) -> None:
-        """Refuse weights that the network was not trained under: it would be asked about inputs it has never seen."""
-        trained = self.network.weights
-        if preset != trained:
-            raise ConcordError(
-                f"method '{self.name}': preset '{preset}' needs a network trained under its weights, the card of "
-                f"mt-faces says '{trained}'; leave the preset out, or train one (methods/training/multi_task.py)"
-            )
+
+def predictor(
+    network: MultiTaskUNet, schedule: Schedule, told: Known, kind: Modality | None = None, head: str | None = None
+) -> Predict:
+    """Line 8 of Algorithm 1: the noise, and a modality that is not known, as one of its heads reads it."""
+
+    def predict(z_t: Tensor, t: int) -> tuple[Tensor, dict[str, Tensor]]:
+        shared = network(z_t, t, told)
+        eps = network.eps(shared, z_t, t, schedule)
+        if kind is None:
+            return eps, {}
+        found = network.read(head or kind.heads[0], shared, schedule.x0_from_eps(eps, z_t, t))
+        return eps, {kind.name: found if kind.loss == "mse" else found.softmax(1)}
+
+    return predict
 
 
 def check_data(name: str, data: Tensor, batch: int, modalities: Sequence[str]) -> None:
@@ -397,6 +411,16 @@ class MTDiffusionParse(MultiTask):
         _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(pictures))
         colours = torch.from_numpy(PALETTE.copy()).to(self.device)[found["mask"].argmax(1)]  # (B, 64, 64, 3)
         return colours.movedim(-1, 1).float() / 255
+
+
+class FineTunedParse(MTDiffusionParse):
+    """The mask of a known image by MT-Diffusion's network after fine-tuning on images and masks alone."""
+
+    name, title, file = "mt-diffusion-parse-star", "MT-Diffusion*", "mt-faces-segmentation"
+
+
+if weight_path(FineTunedParse.file).is_file():  # known as soon as `concord train` has made its network
+    register(FineTunedParse)
 
 
 class JointLabel(MultiTask):

@@ -101,6 +101,13 @@ class Observation:
         return evaluate_batch(self)
 
     @cached_property
+    def interactions(self) -> list[list[bool]]:
+        """Of each image's layout, whether each interaction is there, by the judge of interactions; [] for none."""
+        from metrics.layout import interactions_of_batch
+
+        return interactions_of_batch(self)
+
+    @cached_property
     def confusions(self) -> np.ndarray:
         """Confusion matrix of each condition's mask (rows) and its image's parse, float32 (B, 19 * 19) pixel counts."""
         from metrics.masks import confusion_matrix, mask_pairs
@@ -187,6 +194,7 @@ class Metric(ABC):
     unit: ClassVar[str]  # '', '%'
     higher_is_better: ClassVar[bool]
     bounds: ClassVar[tuple[float, float]]
+    is_rate: ClassVar[bool] = False  # every image's value is 0 or 100: Wilson's interval, McNemar's test
     minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
     needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
     needs_originals: ClassVar[bool] = False  # compares with the picture that the conditions were taken from

@@ -89,6 +89,7 @@ class FIDLegacy(FID):
     name = "fid-legacy"
     label = "FID (pytorch-fid)"
     features = "pool-legacy"
+    networks = ("features-legacy",)
     paper_key = None
 
 

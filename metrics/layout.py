@@ -11,24 +11,29 @@ instance:
        instance succeeds; where not, or where the segmenter finds no pixel, it fails and its iou counts as 0.
 
 `instance-success` is the share of the instances that succeed, `layout-miou` the mean of the ious that count, both per
-image here and in %. The benchmark's averages weigh every instance alike, so that an image of six counts three times an
+image and in %. The benchmark's averages weigh every instance alike, so that an image of six counts three times an
 image of two: `by_level` makes them from the values per image (all images of a level have equally many instances).
 The ranges of colours overlap (brown with red at hue 6-9, with yellow at 25, with white at saturation 43) and leave
 gaps, as in the benchmark. A label that asks for no colour succeeds by its box alone.
+
+The embedded world's layouts name interactions too, which COCO-MIG has not: "instance 0 holds instance 2". Such a one
+succeeds where both instances are in place and a third network, shown the two boxes, says that very kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from data.errors import ConcordError
 from data.layouts import Layout
-from metrics.base import Observation, SampleMetric, Score, register
+
+if TYPE_CHECKING:
+    from metrics.base import Observation
 
 SIZE = 512  # pixels: the side at which the benchmark looks at images; any other is resized to it
 IOU = 0.5  # from this on an instance is where it should be
@@ -64,6 +69,15 @@ class Segmenter(Protocol):
 
     def segment(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
         """Bool (H, W): the pixels of what is in the box (x1, y1, x2, y2 in [0, 1]) of uint8 (H, W, 3) RGB."""
+        ...
+
+
+@runtime_checkable
+class InteractionJudge(Protocol):
+    """Says what one thing does to another."""
+
+    def judge(self, image: np.ndarray, subject: np.ndarray, other: np.ndarray) -> str | None:
+        """The interaction that uint8 (H, W, 3) RGB shows from what is in the first box to what is in the second."""
         ...
 
 
@@ -114,6 +128,21 @@ def evaluate_layout(
             success = share >= SHARE
         instances.append(Instance(label, iou, share, success))
     return instances
+
+
+def evaluate_interactions(
+    image: np.ndarray, layout: Layout, instances: Sequence[Instance], judge: InteractionJudge
+) -> list[bool]:
+    """For every interaction of the layout, whether both of its instances are in place and the judge sees its kind.
+
+    image: uint8 (H, W, 3) RGB. instances: what `evaluate_layout` said of it. The judge looks from the subject's box of
+    the layout to the object's; whether the colours are right is not asked.
+    """
+    found = []
+    for subject, kind, other in layout.interactions:
+        located = instances[subject].located and instances[other].located
+        found.append(located and judge.judge(image, layout.boxes[subject], layout.boxes[other]) == kind)
+    return found
 
 
 def colour_share(image: np.ndarray, mask: np.ndarray, colour: str) -> float:
@@ -218,54 +247,49 @@ def mean_iou(instances: Sequence[Instance]) -> float:
     return 100 * sum(one.counted_iou for one in instances) / len(instances)
 
 
-# -------------------------------------------------------------------------------------------------------- the metrics
+def evaluate_batch(observation: Observation, size: int | None = None) -> list[list[Instance]]:
+    """`evaluate_layout` of every image of the batch with the networks of its perception (`Observation.instances`).
 
-
-@register
-class InstanceSuccess(SampleMetric):
-    """Share of the layout's instances that are in their place and in their colour, per image."""
-
-    name = "instance-success"
-    label = "Instance success (%)"
-    unit = "%"
-    higher_is_better = True
-    bounds = (0.0, 100.0)
-    needs = frozenset({"layout"})
-    networks = ("detector", "segmenter")
-
-    def score(self, observation: Observation) -> list[Score]:
-        self.require_conditions(observation)
-        return [Score(success_rate(instances)) for instances in observation.instances]
-
-
-@register
-class LayoutMIoU(SampleMetric):
-    """Mean IoU of the layout's instances, 0 for a wrong colour in the right place, per image."""
-
-    name = "layout-miou"
-    label = "Layout mIoU (%)"
-    unit = "%"
-    higher_is_better = True
-    bounds = (0.0, 100.0)
-    needs = frozenset({"layout"})
-    networks = ("detector", "segmenter")
-
-    def score(self, observation: Observation) -> list[Score]:
-        self.require_conditions(observation)
-        return [Score(mean_iou(instances)) for instances in observation.instances]
-
-
-def evaluate_batch(observation: Observation, size: int | None = SIZE) -> list[list[Instance]]:
-    """`evaluate_layout` of every image of the batch with the networks of its perception (`Observation.instances`)."""
+    size: the side in pixels at which images are looked at; without it the detector's `side`, and the benchmark's 512
+    for a detector that has none.
+    """
     detector, segmenter = (observation.perception.network(kind) for kind in ("detector", "segmenter"))
     if not isinstance(detector, Detector) or not isinstance(segmenter, Segmenter):
         raise TypeError(
             f"{type(detector).__name__} and {type(segmenter).__name__}: expected a Detector and a Segmenter"
         )
-    images = (observation.images.detach().clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-    results = []
-    for image, conditions in zip(images, observation.conditions, strict=True):
+    size = size or getattr(detector, "side", SIZE)
+    return [
+        evaluate_layout(image, layout, detector, segmenter, size)
+        for image, layout in zip(_pixels(observation), _layouts(observation), strict=True)
+    ]
+
+
+def interactions_of_batch(observation: Observation) -> list[list[bool]]:
+    """`evaluate_interactions` of every image of the batch (`Observation.interactions`); [] where none is asked for.
+
+    The network is loaded only where a layout of the batch has an interaction.
+    """
+    layouts = _layouts(observation)
+    if not any(layout.interactions for layout in layouts):
+        return [[] for _ in layouts]
+    judge = observation.perception.network("interactions")
+    if not isinstance(judge, InteractionJudge):
+        raise TypeError(f"{type(judge).__name__}: expected an InteractionJudge")
+    return [
+        evaluate_interactions(image, layout, instances, judge)
+        for image, layout, instances in zip(_pixels(observation), layouts, observation.instances, strict=True)
+    ]
+
+
+def _pixels(observation: Observation) -> np.ndarray:
+    """uint8 (B, H, W, 3) RGB."""
+    pixels = (observation.images.detach().clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
+    return np.asarray(pixels)
+
+
+def _layouts(observation: Observation) -> list[Layout]:
+    for conditions in observation.conditions:
         if not isinstance(conditions.layout, Layout):
             raise TypeError(f"condition 'layout' is {type(conditions.layout).__name__}: expected data.layouts.Layout")
-        results.append(evaluate_layout(image, conditions.layout, detector, segmenter, size))
-    return results
+    return [conditions.layout for conditions in observation.conditions]  # type: ignore[misc]

@@ -7,6 +7,7 @@ table is refused, whatever its numbers look like. Tables that no suite answers s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from reports import statistics as st
@@ -22,7 +23,15 @@ from reports.measured import (
     metric_facts,
     read_measured,
 )
-from reports.notes import judge_cards, notes_for, paper_notes, provenance_of, warnings_for
+from reports.notes import (
+    judge_cards,
+    missing_judges,
+    not_scored_notes,
+    notes_for,
+    paper_notes,
+    provenance_of,
+    warnings_for,
+)
 from reports.pairs import ALPHA, compare_rows, mark_rows
 from reports.protocol import column_protocol, scored_by_own_guide
 from reports.tables import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table, decimals_for
@@ -78,11 +87,12 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     suite = suite.in_profile(profile)
     facts = facts or metric_facts(suite.metrics)
     declared = declared_table(suite.paper, suite.table)
+    unscored = missing_judges(suite, store, profile)
     measured: dict[str, Measured] = {}
     for name in suite.row_names():
         run = store.run(suite.request_set, name)
         if run.scored:
-            measured[name] = read_measured(run, facts)
+            measured[name] = read_measured(run, facts, unscored)
     refusal = refusal_reason(measured)
     thresholds = add_joint(measured, suite, facts)
     if not refusal:
@@ -113,7 +123,8 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
         paper_url=paper.url,
         warnings=warnings_for(n, rows, runs),
         refusal=refusal,
-        notes=notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
+        notes=not_scored_notes(unscored, measured, facts)
+        | notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
         provenance=provenance_of(runs),
         judges=judge_cards(runs, facts),
     )
@@ -141,15 +152,21 @@ def _columns(
         shown = {name: m for name, m in measured.items() if name not in REFERENCE_KINDS} or measured
         intervals = [i for m in shown.values() if (i := _interval(fact, m)) is not None]
         decimals = decimals_for([i.half_width for i in intervals], [i.value for i in intervals])
-        kind: ColumnKind = "set" if fact.is_set else "rate" if fact.name == JOINT else "sample"
+        kind: ColumnKind = "set" if fact.is_set else "rate" if fact.is_rate or fact.name == JOINT else "sample"
         key = keys.get(fact.name, "")
-        protocol = column_protocol(fact, key, declared, runs, n)
+        protocol = column_protocol(fact, key, declared, runs, _entering(fact.name, measured, n))
         columns.append(
             Column(fact.name, fact.label, fact.higher_is_better, decimals, kind, key, fact.unit, protocol,
                    declared.decimals(key) if key else None)
         )  # fmt: skip
     unanswered = [key for key in declared.metrics if not beside and key not in keys.values() and key != SECONDS]
     return columns + [_paper_column(key, declared, runs) for key in unanswered]
+
+
+def _entering(column: str, measured: dict[str, Measured], n: int | None) -> int | None:
+    """How many images enter a column: those of its level, or all."""
+    weights = next((one.weights[column] for one in measured.values() if column in one.weights), None)
+    return n if weights is None else int((weights > 0).sum())
 
 
 def _paper_column(key: str, declared: DeclaredTable, runs: Mapping[str, Run]) -> Column:
@@ -208,13 +225,16 @@ def _row(
 def _title(name: str, method: str) -> str:
     """What a row is called that neither the paper nor its maker names: as its method calls itself, else by its name.
 
-    'amdm-slerp' of method 'amdm' is 'AMDM, slerp'.
+    'amdm-slerp' of 'amdm' is 'AMDM, slerp', 'mt-diffusion-pasted' of 'mt-diffusion-x' is 'MT-Diffusion-X, pasted'.
     """
+    method = method or name  # a planned row waits for the method of its name
     card = method_cards().get(method)
     if card and name == method:
         return card.title
-    if card and name.startswith(f"{method}-"):
-        return f"{card.title}, {name.removeprefix(f'{method}-').replace('-', ' ')}"
+    words, own = name.split("-"), method.split("-")
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, own, strict=False)))
+    if card and words[shared:] and (shared == len(own) or shared > 1):
+        return f"{card.title}, {' '.join(words[shared:])}"
     return name.replace("-", " ").capitalize()
 
 

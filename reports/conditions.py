@@ -19,12 +19,13 @@ from data.requests import Conditions
 
 if TYPE_CHECKING:
     from benchmarks.store import Run
-    from data.faces import FaceDataset, FaceItem
+    from data.faces import FaceDataset
+    from data.layout_items import LayoutDataset
     from data.layouts import Layout
 
 Shown = Mapping[str, Conditions]
-PICTURED = ("identity", "landmarks", "style")
-"""Conditions, besides text and mask, that a sample grid can show."""
+PICTURED = ("identity", "landmarks", "style", "source_image")
+"""Conditions, besides text, mask, masked image and layout, that a sample grid can show."""
 
 
 class DatasetConditions(dict[str, Conditions]):
@@ -33,8 +34,10 @@ class DatasetConditions(dict[str, Conditions]):
     The grid's are held, and kept beside the report; 3,000 pictures of people are not: they go into the viewer's sheets.
     """
 
-    def __init__(self, run: Run, items: Sequence[FaceItem], grid: int, names: Sequence[str]) -> None:
-        self.run, self.faces, self.names = run, items, names
+    def __init__(
+        self, run: Run, items: Sequence[Any], grid: int, names: Sequence[str], patches: int | None = None
+    ) -> None:
+        self.run, self.faces, self.names, self.patches = run, items, names, patches
         self.size = int(run.manifest["image_size"])
         super().__init__(
             (request, self._conditions(item)) for request, item in zip(run.ids[:grid], items, strict=False)
@@ -49,26 +52,41 @@ class DatasetConditions(dict[str, Conditions]):
         """The caption of every request, '' where there is none."""
         return [item.text or "" for item in self.faces] if "text" in self.names else []
 
-    def _conditions(self, item: FaceItem) -> Conditions:
-        names = [name for name in PICTURED if name in self.names and getattr(item, f"has_{name}")]
-        return Conditions(
-            text=item.text,
-            mask=item.mask(self.size) if item.has_mask and "mask" in self.names else None,
-            **{name: getattr(item, name)(self.size) for name in names},
-        )
+    def _conditions(self, item: Any) -> Conditions:
+        from benchmarks.restoration import masked_image
+
+        found: dict[str, Any] = {"text": item.text}
+        for name in self.names:
+            if name == "text" or not getattr(item, f"has_{name}", False):
+                continue
+            if name == "masked_image":
+                found[name] = masked_image(item, self.patches, self.size) if self.patches else None
+            elif name == "source_image":
+                found[name] = item.image(self.size)
+            elif name == "layout":
+                found[name] = item.layout
+            else:
+                found[name] = getattr(item, name)(self.size)
+        return Conditions(**found)
 
 
 def read_conditions(
-    dataset: FaceDataset, run: Run, grid: int, names: Sequence[str] = ("text", "mask")
+    dataset: FaceDataset | LayoutDataset,
+    run: Run,
+    grid: int,
+    names: Sequence[str] = ("text", "mask"),
+    patches: int | None = None,
 ) -> DatasetConditions:
     """The conditions of a run's first `grid` requests, where the dataset has them; `every()` gives all.
 
-    names: the conditions of the request set. ConcordError when the folder is not the one that was answered.
+    names: the conditions of the request set. patches: how many its masked images hide. ConcordError when the folder is
+    not the one that was answered.
     """
+    whole: Any = dataset
     answered = [dataset[request.rsplit("-", 1)[0]].kept_for(names) for request in run.ids]
-    if replace(dataset, items=answered).fingerprint != run.manifest["data"]["fingerprint"]:
+    if replace(whole, items=answered).fingerprint != run.manifest["data"]["fingerprint"]:
         raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
-    return DatasetConditions(run, answered, grid, names)
+    return DatasetConditions(run, answered, grid, names, patches)
 
 
 def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Conditions]) -> None:
@@ -83,9 +101,15 @@ def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Con
         for name in PICTURED:
             if getattr(given, name) is not None:
                 arrays[f"{name}-{index}"] = getattr(given, name)
+        if given.masked_image is not None:
+            arrays[f"masked-{index}"], arrays[f"known-{index}"] = given.masked_image
         if given.layout is not None:
             arrays[f"boxes-{index}"] = given.layout.boxes
             arrays[f"labels-{index}"] = np.array([given.layout.caption, *given.layout.labels])
+            if given.layout.interactions:
+                arrays[f"interactions-{index}"] = np.array([[str(x) for x in one] for one in given.layout.interactions])
+            triples = [[str(part) for part in triple] for triple in given.layout.interactions]
+            arrays[f"interactions-{index}"] = np.array(triples, dtype=np.str_).reshape(-1, 3)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     path = folder / f"conditions-{request_set}.npz"
@@ -103,6 +127,7 @@ def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Shown
                     text=str(text) or None,
                     mask=file[f"mask-{index}"].astype(np.int64) if f"mask-{index}" in file else None,
                     layout=_layout(file, index),
+                    masked_image=_masked_image(file, index),
                     **{name: file[f"{name}-{index}"] for name in PICTURED if f"{name}-{index}" in file},
                 )
                 for index, (request, text) in enumerate(zip(file["requests"], file["text"], strict=True))
@@ -118,4 +143,9 @@ def _layout(file: Any, index: int) -> Layout | None:
     from data.layouts import Layout
 
     caption, *labels = (str(text) for text in file[f"labels-{index}"])
-    return Layout.of(caption, file[f"boxes-{index}"], labels)
+    triples = file[f"interactions-{index}"].tolist() if f"interactions-{index}" in file else []
+    return Layout.of(caption, file[f"boxes-{index}"], labels, "", [(int(s), str(k), int(o)) for s, k, o in triples])
+
+
+def _masked_image(file: Any, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+    return (file[f"masked-{index}"], file[f"known-{index}"]) if f"masked-{index}" in file else None

@@ -177,13 +177,13 @@ class _Maker:
     def make_reference(self, path: Path) -> None:
         """Features of the profile's reference images."""
         from benchmarks.scoring import Reference
-        from benchmarks.settings import ROOT
         from data.faces import open_faces
         from data.files import atomic_path
         from metrics.evaluation import exact_float32
 
         facts = self.profile.datasets[self.suite.dataset]
-        real = open_faces(ROOT / facts.reference, split="all")
+        assert facts.reference_folder is not None, "the experiment compares with real images"
+        real = open_faces(facts.reference_folder, split="all")
         source = Reference(real, path.parent / "reference", self.profile.image_size, facts.reference_n)
         with exact_float32():
             features = source.features(self.perception)["pool"]

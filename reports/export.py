@@ -17,6 +17,7 @@ from reports.tables import (
     BEST,
     COST_HEADS,
     MARKS,
+    NOT_SCORED,
     Cell,
     Column,
     Row,
@@ -63,7 +64,7 @@ _NO_ROW, _NO_COLUMN = Row("", "", "method", {}), Column("", "", True)
 
 def _record(table: Table, row: Row, column: Column) -> dict[str, Any]:
     cell, cost = row.cells.get(column.name, Cell()), row.cost
-    refused = f"refused: {cell.refused}" if cell.refused else ""
+    refused = f"refused: {cell.refused}" if cell.refused and not cell.refused.startswith(NOT_SCORED) else cell.refused
     status = row.absent or refused or ("no value" if cell.value is None else "ok")
     return {
         "suite": table.name, "profile": table.profile, "row": row.name, "method": row.method, "title": row.title,

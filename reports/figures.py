@@ -29,6 +29,7 @@ MAPS = "magma"  # perceptually even, dark to light, readable without colour
 LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00", "#c2387a")
 STYLES = ("-", "--", "-.", ":")
 LANDMARK = (200, 30, 60)
+INTERACTION = "#7a2fb5"
 # The 68 points of the iBUG order as people see them: (first, last, closed) of each line.
 FACE_LINES = (
     (0, 16, False), (17, 21, False), (22, 26, False), (27, 30, False), (31, 35, False),
@@ -135,12 +136,41 @@ def layout_picture(layout: Any, ground: np.ndarray | None = None, units: float =
         colour = LINES[number % len(LINES)]
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=max(2, side // 96))
         labels.append((x1, y1, label, colour))
+    for subject, kind, other in layout.interactions:
+        start, end = ((layout.boxes[n][:2] + layout.boxes[n][2:]) / 2 * (side - 1) for n in (subject, other))
+        _interaction(draw, start, end, max(2, side // 96))
+        x, y = (start + end) / 2
+        labels.append((float(x), float(y), kind, INTERACTION))
     for x, y, label, colour in labels:  # above every box: a later box must not cross an earlier label
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         x, y = min(x, max(0, side - (right - left) - 6)), min(max(y, 0), side - (bottom - top) - 6)
         draw.rectangle((x, y, x + right - left + 5, y + bottom - top + 5), fill=colour)
         draw.text((x + 3 - left, y + 2 - top), label, fill="white", font=font)
     return np.asarray(picture)
+
+
+def _interaction(draw: Any, start: np.ndarray, end: np.ndarray, width: int) -> None:
+    """An arrow from the subject's middle to the object's, whatever the kind: its name stands beside it."""
+    way = (end - start) / max(float(np.hypot(*(end - start))), 1e-6)
+    across, tip = np.array([-way[1], way[0]]), 5.0 * width
+    draw.line([*start, *(end - way * tip)], fill=INTERACTION, width=width)
+    points = [end, end - way * tip + across * tip / 2, end - way * tip - across * tip / 2]
+    draw.polygon([tuple(map(float, point)) for point in points], fill=INTERACTION)
+
+
+def boxes_over(picture: np.ndarray, layout: Any, units: float = TILE) -> np.ndarray:
+    """A picture, enlarged, with the boxes that were asked for: thin, white within their colour, so that both show."""
+    from PIL import ImageDraw
+    from PIL.Image import fromarray
+
+    image = fromarray(enlarge(picture, units))
+    draw, side = ImageDraw.Draw(image), image.width
+    for number, box in enumerate(layout.boxes):
+        x1, y1, x2, y2 = (float(end) * (side - 1) for end in box)
+        draw.rectangle((x1, y1, x2, y2), outline=LINES[number % len(LINES)], width=2)
+        if min(x2 - x1, y2 - y1) > 8:
+            draw.rectangle((x1 + 2, y1 + 2, x2 - 2, y2 - 2), outline="white", width=1)
+    return np.asarray(image)
 
 
 def unknown_picture(masked: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -284,6 +314,8 @@ def _picture_of(request: Shown, name: str, units: float = TILE) -> np.ndarray | 
         drawn = condition_picture(name, request, request.truth, round(units * DPI / 100))
         return None if drawn is None else enlarge(drawn, units, smooth=name not in ("mask", "landmarks", "layout"))
     picture = request.truth if name == "truth" else request.images.get(name)
+    if picture is not None and request.layout is not None:
+        return boxes_over(picture, request.layout, units)
     return None if picture is None else enlarge(picture, units)
 
 

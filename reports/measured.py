@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from data.errors import ConcordError
 from reports import statistics as st
+from reports.tables import NOT_SCORED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
 JOINT = "joint-success"
 REFUSED = "refused"
+AGAIN = f"{NOT_SCORED}; run `concord score` again"
 LEVELLED = {"instance-success": ("success", "Success"), "layout-miou": ("miou", "mIoU")}
 """Metrics that COCO-MIG prints by level, the number of instances: how the papers' keys and our heads begin."""
+COUNTED = {"instance-success": "level", "interaction-success": "interactions"}
+"""Metrics whose value is a share of so many things in each image: what run.json calls their number. Each thing counts
+alike, so that the mean over images is weighted, and the interval is Wilson's for a rate of things within images."""
 BOOTSTRAP_UNITS = (8, 1000)
 BOOTSTRAP_FAILURES = 5
 """Where the cluster bootstrap takes the place of Student's t: so many items, and so many failures or more.
@@ -44,6 +49,7 @@ class MetricFacts:
     paper_key: str | None = None
     networks: tuple[str, ...] = ()
     unit: str = ""
+    is_rate: bool = False
 
 
 def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
@@ -53,12 +59,14 @@ def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
     facts = {}
     for name in names:
         if name == JOINT:
-            facts[name] = MetricFacts(JOINT, "Joint success (%)", True, is_set=False, bounds=(0, 100), unit="%")
+            facts[name] = MetricFacts(
+                JOINT, "Joint success (%)", True, is_set=False, bounds=(0, 100), unit="%", is_rate=True
+            )
             continue
         metric = get_metric(name)
         facts[name] = MetricFacts(
             name, metric.label, metric.higher_is_better, isinstance(metric, SetMetric), metric.bounds,
-            metric.paper_key, metric.networks, getattr(metric, "unit", ""),
+            metric.paper_key, metric.networks, getattr(metric, "unit", ""), metric.is_rate,
         )  # fmt: skip
     return facts
 
@@ -92,8 +100,10 @@ class Measured:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def read_measured(run: Run, facts: dict[str, MetricFacts]) -> Measured:
+def read_measured(run: Run, facts: dict[str, MetricFacts], missing: Mapping[str, str] | None = None) -> Measured:
     """The scores of one run, aligned with its requests; what is missing or refused is kept with its reason.
+
+    missing: metric -> why it cannot be scored here, for those that the run has no score of.
 
     Raises ConcordError that names the file where it is half-written or of another version.
     """
@@ -108,6 +118,8 @@ def read_measured(run: Run, facts: dict[str, MetricFacts]) -> Measured:
                 _read_set(measured, name, sets[sets["metric"] == name])
             else:
                 _read_samples(measured, name, by_metric.get(name))
+            if measured.refused.get(name) == AGAIN and missing and name in missing:
+                measured.refused[name] = f"{NOT_SCORED}: {missing[name]}"
     except (KeyError, TypeError) as error:
         lacking = f"no {error}" if isinstance(error, KeyError) else "entries of another kind"
         raise ConcordError(
@@ -120,7 +132,7 @@ def read_measured(run: Run, facts: dict[str, MetricFacts]) -> Measured:
 def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None:
     run = measured.run
     if rows is None:
-        measured.refused[name] = "not scored; run `concord score` again"
+        measured.refused[name] = AGAIN
         return
     if rows["request"].duplicated().any():
         raise ConcordError(
@@ -146,7 +158,7 @@ def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None
 
 def _read_set(measured: Measured, name: str, rows: DataFrame) -> None:
     if rows.empty:
-        measured.refused[name] = "not scored; run `concord score` again"
+        measured.refused[name] = AGAIN
         return
     row = rows.iloc[0]
     measured.n_reference[name] = int(row["n_reference"])
@@ -184,7 +196,7 @@ def add_joint(rows: dict[str, Measured], suite: Suite, facts: dict[str, MetricFa
         reason = "no ground-truth row to take thresholds from"
     else:
         bad = next((name for name in joint.metrics if name not in truth.values), None)
-        reason = f"no thresholds ({truth.refused.get(bad, 'not scored')})" if bad else ""
+        reason = f"no thresholds ({_without(facts[bad], truth.refused.get(bad, NOT_SCORED))})" if bad else ""
     thresholds: dict[str, float] = {}
     if truth is not None and not reason:
         try:
@@ -193,21 +205,29 @@ def add_joint(rows: dict[str, Measured], suite: Suite, facts: dict[str, MetricFa
         except ValueError as error:  # every measurement of the ground truth failed
             reason = str(error)
     for measured in rows.values():
-        lacking = next((name for name in joint.metrics if name not in measured.values), None)
+        lacking = [name for name in joint.metrics if name not in measured.values]
         if reason or lacking:
-            measured.refused[JOINT] = reason or f"{lacking} {REFUSED}"
+            measured.refused[JOINT] = reason or _without(facts[lacking[0]], measured.refused.get(lacking[0], REFUSED))
             continue
         values = {name: measured.values[name] for name in joint.metrics}
         measured.values[JOINT] = 100.0 * joint_success(values, thresholds, directions, measured.failed)
     return thresholds
 
 
+def _without(fact: MetricFacts, reason: str) -> str:
+    """What joint success says of a metric that it lacks."""
+    return f"{fact.label} {NOT_SCORED if reason.startswith(NOT_SCORED) else reason}"
+
+
 # ------------------------------------------------------------------------------------------------------------- levels
 
 
-def request_levels(run: Run) -> np.ndarray | None:
-    """Instances of each request's layout, int (n,), as run.json has them under 'level'; None where it has none."""
-    levels = [request.get("level") for request in run.manifest["requests"]]
+def request_levels(run: Run, key: str = "level") -> np.ndarray | None:
+    """Instances of each request's layout, int (n,), as run.json has them under 'level'; None where it has none.
+
+    key: 'interactions' for the number of those.
+    """
+    levels = [request.get(key) for request in run.manifest["requests"]]
     return np.array(levels, dtype=np.int64) if levels and None not in levels else None
 
 
@@ -217,8 +237,12 @@ def add_levels(
     """The facts with every metric of `LEVELLED` replaced by its columns by level and over all instances.
 
     A level's column is the mean over its images, 'avg' weighs every instance alike, as COCO-MIG prints them
-    (`metrics.layout.by_level`). Rows that do not say their levels keep the mean over images.
+    (`metrics.layout.by_level`). Rows that do not say their levels keep the mean over images. Other metrics of
+    `COUNTED` keep their one column, in which every counted thing weighs alike.
     """
+    for name in facts.keys() & (COUNTED.keys() - LEVELLED.keys()):
+        for one in rows.values():
+            _weigh(one, name)
     known = {name: levels for name, one in rows.items() if (levels := request_levels(one.run)) is not None}
     expanded: dict[str, MetricFacts] = {}
     for name, fact in facts.items():
@@ -240,13 +264,24 @@ def add_levels(
     return expanded
 
 
+def _weigh(measured: Measured, metric: str) -> None:
+    """Give every counted thing the same weight; an image without one does not enter."""
+    counts = request_levels(measured.run, COUNTED[metric])
+    if metric in measured.refused or counts is None:
+        return
+    if not counts.any():
+        measured.refused[metric] = f"no layout of these requests has {COUNTED[metric]}"
+        return
+    measured.weights[metric] = counts.astype(np.float64)
+
+
 def _add_level(measured: Measured, metric: str, column: str, levels: np.ndarray, level: int | None) -> None:
     if metric in measured.refused:
         measured.refused[column] = measured.refused[metric]
         return
     inside = np.ones(len(levels), dtype=bool) if level is None else levels == level
     measured.values[column] = measured.values[metric]
-    measured.weights[column] = np.where(inside, levels if level is None else 1, 0).astype(np.float64)
+    measured.weights[column] = np.where(inside, levels, 0).astype(np.float64)
     measured.failed[column] = measured.failed[metric] & inside
 
 
@@ -261,8 +296,11 @@ def interval_of(fact: MetricFacts, measured: Measured) -> st.Interval | None:
     if fact.is_set:
         value, replicates = measured.sets[name]
         return st.jackknife_interval(value, replicates, fact.bounds)
-    if name == JOINT:
+    if fact.is_rate or name == JOINT:
         rate = st.rate_interval(measured.values[name] / 100, measured.items)
+        return st.Interval(*(100 * end for end in rate))
+    if name.partition("@")[0] in COUNTED and name in measured.weights:
+        rate = st.rate_interval(*counted(measured.values[name], measured.weights[name], measured.items))
         return st.Interval(*(100 * end for end in rate))
     return sample_interval(
         measured.values[name], measured.items, fact.bounds, measured.failed.get(name), measured.weights.get(name)
@@ -284,6 +322,17 @@ def sample_interval(
     if many and BOOTSTRAP_UNITS[0] <= units <= BOOTSTRAP_UNITS[1]:
         return st.cluster_bootstrap(values, items, bounds)
     return st.mean_interval(values, items, bounds)
+
+
+def counted(values: np.ndarray, counts: np.ndarray, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Every thing of every image: whether it succeeds, 0 or 1, and which item it is of.
+
+    values: shares of each image's `counts` things, %.
+    """
+    numbers = counts.astype(np.int64)
+    hits = np.round(values * numbers / 100).astype(np.int64)
+    each = [np.arange(number) < hit for number, hit in zip(numbers, hits, strict=True)]
+    return np.concatenate(each).astype(np.float64), [str(item) for item in np.repeat(np.asarray(items), numbers)]
 
 
 def spread(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

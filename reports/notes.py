@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from reports.measured import LEVELLED
 from reports.protocol import guidance_notes, guided_notes
-from reports.tables import TINY, Row
+from reports.tables import NOT_SCORED, TINY, Row
+from reports.trainings import with_budgets
 from reports.tuning import tuning_notes
 
 if TYPE_CHECKING:
-    from benchmarks.store import Run
+    from benchmarks.store import Run, Store
     from benchmarks.suite import Suite
     from reports.declared import DeclaredTable, Paper
-    from reports.measured import MetricFacts
+    from reports.measured import Measured, MetricFacts
 
 EMBEDDED = (
-    "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) make the images and score them. "
+    "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) and scenes of objects (SynthScenes) "
+    "make the images and score them. "
     "Its numbers are never comparable with the paper's in absolute terms; what can be compared is the order of the "
     "rows, and whether a difference is there."
 )
 INTERVALS = (
     "95 % intervals over the requests: Student's t for means of per-image values (where 5 images or more failed, the "
-    "bootstrap over items), Wilson for rates, delete-a-group jackknife for FID and KID (their interval "
+    "bootstrap over items), Wilson for rates (of several things in one image: of as many as their likeness "
+    "leaves), delete-a-group jackknife for FID and KID (their interval "
     "does not cover the choice of the reference images, which all rows share; FID is biased upwards by about 1/n, so "
     "it compares only at equal n; the jackknife errs on the wide side where n is not much larger than the number of "
     "features)."
@@ -80,7 +83,8 @@ def notes_for(
     for run in list(runs.values())[:1]:
         size += [*_reference(run), *_left_out(run)]
     notes["Size and profile"] = size
-    notes["Differences from the paper's protocol"] = [*suite.differences] or ["none stated in the suite file"]
+    differences = [with_budgets(sentence) for sentence in suite.differences]
+    notes["Differences from the paper's protocol"] = differences or ["none stated in the suite file"]
     notes["Levels"] = level_notes(facts)
     notes["Guidance"] = guidance_notes(rows)
     labels = {name: fact.label for name, fact in facts.items()}
@@ -105,8 +109,9 @@ def notes_for(
     ]
     notes["Failures"] = failures or ["Every metric gave a value on every image."]
     refused = sorted(
-        {f"{facts[name].label}: {cell.refused}" for row in rows for name, cell in row.cells.items() if cell.refused}
-    )
+        {f"{facts[name].label}: {cell.refused}" for row in rows for name, cell in row.cells.items()
+         if cell.refused and not cell.refused.startswith(f"{NOT_SCORED}:")}
+    )  # fmt: skip
     if refused:
         notes["Refused"] = refused
     notes["External rows"] = external_notes(rows, runs)
@@ -117,13 +122,43 @@ def notes_for(
     return {heading: sentences for heading, sentences in notes.items() if sentences}
 
 
+def missing_judges(suite: Suite, store: Store, profile: str) -> dict[str, str]:
+    """metric -> why it cannot be scored here: which file is missing and what supplies it, or which row is not made.
+
+    Files are missing in profile 'paper' alone: the networks of 'embedded' are in the repo.
+    """
+    from benchmarks.generators import PROFILE, metric_reason, unmade_original
+
+    original = None if suite.originals is None else store.run(suite.request_set, suite.originals)
+    found: dict[str, str | None] = dict(unmade_original(suite.metrics, original, suite.name))
+    if profile == PROFILE:
+        found |= {name: metric_reason(name) or found.get(name) for name in suite.metrics}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def not_scored_notes(
+    missing: Mapping[str, str], rows: Mapping[str, Measured], facts: Mapping[str, MetricFacts]
+) -> dict[str, list[str]]:
+    """One sentence a metric that some row lacks, or all of them where there is no row yet; none where nothing lacks."""
+    found = [
+        f"{facts[name].label} ({name}): {reason}"
+        for name, reason in missing.items()
+        if not rows or any(name not in row.values and name not in row.sets for row in rows.values())
+    ]
+    return {"Not scored": found} if found else {}
+
+
 def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
     """How columns by level are averaged, or that the rows do not say their levels."""
     if any("@" in name for name in facts):
-        return [
+        said = [
             "L2 to L6: the images whose layout has so many instances, each image alike. avg: every instance alike, so "
             "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages."
         ]
+        if "interaction-success" in facts:
+            label = facts["interaction-success"].label
+            said.append(f"{label}: every interaction alike; images whose layout names none do not enter it.")
+        return said
     plain = [facts[name].label for name in LEVELLED if name in facts]
     return [f"{', '.join(plain)}: means over images; the stored rows do not say their levels."] if plain else []
 

@@ -53,11 +53,17 @@ def drawings(suite: str, table: Table) -> list[Drawing]:
         rows = [row for _, row in sweep.points]
         found.append(Drawing(
             f"{suite}/sweep-{sweep.method}-{sweep.parameter.replace('/', '.')}.png", title,
-            f"Rows that differ in {sweep.parameter} alone, each with its 95 % interval.",
-            f"Curves of each metric against {sweep.parameter}",
-            (source, title, _facts(rows, table.columns)), partial(sweep_figure, sweep, table.columns, title),
+            f"Rows that differ in {sweep.parameter} alone, each with its 95 % interval; seconds an image as they were "
+            "measured on the machine of this run, once.",
+            f"Curves of each metric and of the seconds an image against {sweep.parameter}",
+            (source, title, _facts(rows, overall(table))), partial(sweep_figure, sweep, overall(table), title),
         ))  # fmt: skip
     return found
+
+
+def overall(table: Table) -> list[Column]:
+    """The columns without those of single levels: a panel for each of these shows more than it tells."""
+    return [column for column in table.columns if "@L" not in column.name]
 
 
 def _facts(rows: Sequence[Row], columns: Sequence[Column]) -> list[Any]:
@@ -80,7 +86,7 @@ def pareto_rows(table: Table) -> list[Row]:
 def pareto_columns(table: Table) -> list[Column]:
     """Columns with at least two such methods."""
     rows = pareto_rows(table)
-    return [c for c in table.columns if sum(row.cells[c.name].value is not None for row in rows) > 1][:MOST_PANELS]
+    return [c for c in overall(table) if sum(row.cells[c.name].value is not None for row in rows) > 1][:MOST_PANELS]
 
 
 def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
@@ -167,8 +173,15 @@ def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
 
 def sweep_figure(sweep: Sweep, columns: Sequence[Column], title: str, path: Path) -> None:
     measured = [c for c in columns if any(row.cells[c.name].value is not None for _, row in sweep.points)]
-    figure, panels = _panels(len(measured))
-    for axes, column in zip(panels, measured, strict=True):
+    seconds = [(x, row.cost.seconds_per_image) for x, row in sweep.points if row.cost.seconds_per_image]
+    figure, panels = _panels(len(measured) + bool(seconds))
+    if seconds:
+        axes = panels[-1]
+        axes.plot(*zip(*seconds, strict=True), color=LINES[1], marker="s", markersize=5, linewidth=1.8)
+        _dress(axes, "Seconds an image (lower is better)")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(_plain(sweep.parameter), fontsize=8.5, color=FAINT)
+    for axes, column in zip(panels, measured, strict=False):
         points = [(x, row.cells[column.name]) for x, row in sweep.points if row.cells[column.name].value is not None]
         xs, ys = [x for x, _ in points], [float(cell.value or 0) for _, cell in points]
         lows = [cell.low if cell.has_interval else y for (_, cell), y in zip(points, ys, strict=True)]

@@ -32,6 +32,7 @@ MARK_CAPTION = (
     "compete."
 )
 PAPER_ONLY = "paper:"  # how names of columns begin that only the paper has
+NOT_SCORED = "not scored"  # how the reason begins of a value that nobody has looked for yet
 GUIDED = "†"
 GUIDED_CAPTION = f"{GUIDED}: scored by the very network that guided the row, which is no independent judge of it."
 BACKWARD, SECOND_ORDER = "backward", "second-order"  # how methods name passes that are no forward passes
@@ -256,7 +257,7 @@ def cell_parts(cell: Cell, column: Column, absent: str = "") -> dict[str, str]:
     """
     parts = dict.fromkeys(("value", "interval", "paper", "difference", "refused", "failures", "guided"), "")
     if cell.refused:
-        parts["refused"] = f"refused: {cell.refused}"
+        parts["refused"] = refusal_words(cell)
     elif cell.value is not None:
         parts["value"] = column.format(cell.value)
         if cell.has_interval:
@@ -279,6 +280,13 @@ def cell_parts(cell: Cell, column: Column, absent: str = "") -> dict[str, str]:
     if cell.failures:
         parts["failures"] = f"{cell.failures} failed"
     return parts
+
+
+def refusal_words(cell: Cell) -> str:
+    """'refused: why'; 'not scored' of what lacks a file, whose name and command stand below the table."""
+    if cell.refused.startswith(f"{NOT_SCORED}:"):
+        return f"{NOT_SCORED}, see below"
+    return cell.refused if cell.refused.startswith(NOT_SCORED) else f"refused: {cell.refused}"
 
 
 def cost_parts(cost: Cost) -> tuple[str, str, str]:

@@ -51,7 +51,7 @@ dataset: faces
 conditions: [text, mask]
 rows:
   - {name: toy, method: toy}
-  - {name: tedigan, planned: not yet}
+  - {name: awaited, planned: not yet}
 metrics: [fid, kid, text-similarity, mask-accuracy, mask-miou, joint-success]
 joint: {metrics: [text-similarity, mask-accuracy], quantile: 0.05}
 reference: [ground-truth, shuffled]

@@ -113,7 +113,7 @@ def describe(
     colours = [COLOURS[int(rng.integers(len(COLOURS)))] for _ in range(level)]
     boxes, interactions = _arrange(level, categories, rng)
     labels = [f"a {colour} {category}" for colour, category in zip(colours, categories, strict=True)]
-    layout = Layout.of(f"a photo of {' and '.join(labels)}", boxes, labels, str(index))
+    layout = Layout.of(f"a photo of {' and '.join(labels)}", boxes, labels, str(index), interactions)
     return layout, interactions, np.random.Generator(np.random.Philox(paint))
 
 

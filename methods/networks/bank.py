@@ -13,6 +13,7 @@ from methods.core.schedule import Schedule
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.dynamic_diffuser import DynamicDiffuser
 from methods.networks.experts import IMAGE, LATENT, Expert
+from methods.networks.layout_experts import LayoutExpert
 from methods.networks.multi_task import MultiTaskUNet
 from methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
 from metrics.networks.perception import Perception, Role
@@ -59,6 +60,19 @@ class Bank:
         return self.expert("unconditional")
 
     @property
+    def scenes_autoencoder(self) -> Autoencoder:
+        """The first stage of the world of layouts."""
+        network = self._load("scenes-autoencoder", Autoencoder)
+        assert isinstance(network, Autoencoder)
+        return network
+
+    def layout_expert(self, kind: str) -> LayoutExpert:
+        """A model of the world of layouts: 'interaction', 'attribute' or 'style'."""
+        network = self._load(f"scenes-{kind}", LayoutExpert)
+        assert isinstance(network, LayoutExpert)
+        return network
+
+    @property
     def guide(self) -> Perception:
         """The perception networks that methods may follow."""
         return self._perception("guide")
@@ -79,9 +93,9 @@ class Bank:
         assert isinstance(network, DynamicDiffuser)
         return network
 
-    def multi_task(self) -> MultiTaskUNet:
-        """MT-Diffusion's network of all its modalities."""
-        network = self._load("mt-faces", MultiTaskUNet)
+    def multi_task(self, name: str = "mt-faces") -> MultiTaskUNet:
+        """MT-Diffusion's network of all its modalities, or one of its single-task baselines."""
+        network = self._load(name, MultiTaskUNet)
         assert isinstance(network, MultiTaskUNet)
         return network
 

@@ -115,7 +115,7 @@ class Expert(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.condition = condition
-        self.encoder = ENCODERS[condition](width, **(encoder or {}))
+        self.encoder = self.make_encoder(condition, width, encoder or {})
         self.unet = UNet2DConditionModel(
             sample_size=LATENT[1],
             in_channels=LATENT[0] + int(self.encoder.planes),  # type: ignore[arg-type]
@@ -128,6 +128,10 @@ class Expert(nn.Module):
             attention_head_dim=4,  # diffusers' name for the number of heads
             norm_num_groups=8,
         )
+
+    def make_encoder(self, condition: str, width: int, encoder: dict[str, Any]) -> nn.Module:
+        """tau of that condition."""
+        return ENCODERS[condition](width, **encoder)
 
     def forward(self, x_t: Tensor, t: Tensor | int, encoded: Encoded) -> Tensor:
         """v like x_t (B, 6, 16, 16); t an int or int64 (B,)."""

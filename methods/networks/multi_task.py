@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from data.errors import ConcordError
 from data.labels import PALETTE
 from methods.core.masked import GREY
+from methods.core.schedule import Schedule
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.experts import CLASSES, IMAGE, LATENT
 from metrics.networks.features import CLASS_JUDGE
@@ -118,16 +119,23 @@ class Shared:
 
 
 class MultiTaskUNet(nn.Module):
-    """The shared backbone with its heads. weights: those that it was trained under (methods/mt_diffusion.py)."""
+    """The shared backbone with its heads.
+
+    weights, predicts: the weights w_t that it was trained under (methods/mt_diffusion.py), and what its first head
+    predicts, v or eps. A network of a single task has no other head (heads=False), planes of what it is always given
+    alone, and the shares of the classes that it was trained with (frequencies).
+    """
 
     def __init__(
         self, modalities: Sequence[str] = tuple(MODALITIES), width: int = 96, channels: Sequence[int] = (48, 64, 80),
-        weights: str = "bounded",
+        weights: str = "bounded", predicts: Literal["v", "eps"] = "v", planes: Sequence[str] | None = None,
+        heads: bool = True, frequencies: Sequence[float] = (),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.weights = weights
+        self.weights, self.predicts, self.frequencies = weights, predicts, tuple(frequencies)
         self.modalities = tuple(modality(name).name for name in modalities)
-        self.planes = tuple(name for name in self.modalities if MODALITIES[name].as_planes)
+        as_planes = tuple(name for name in self.modalities if MODALITIES[name].as_planes)
+        self.planes = as_planes if planes is None else tuple(planes)
         self.token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.unet = UNet2DConditionModel(
             sample_size=LATENT[1],
@@ -146,16 +154,16 @@ class MultiTaskUNet(nn.Module):
         self.unet.mid_block.register_forward_hook(self._keep)
         first, middle = channels[0], channels[-1]
         self.noise = OutputBlock(first, LATENT[0])
-        heads: dict[str, nn.Module] = {}
+        made: dict[str, nn.Module] = {}
         if "masked-image" in self.modalities:
-            heads["masked-image"] = OutputBlock(first, LATENT[0])
+            made["masked-image"] = OutputBlock(first, LATENT[0])
         if "mask" in self.modalities:
-            heads["mask"] = OutputBlock(first, CLASSES, grow=IMAGE // LATENT[1])
+            made["mask"] = OutputBlock(first, CLASSES, grow=IMAGE // LATENT[1])
         if "label" in self.modalities:
             self.labels = nn.Parameter(torch.randn(LABELS, width) * 0.02)
-            heads["label-middle"] = nn.Sequential(nn.Flatten(), nn.Linear(middle * LATENT[1] * LATENT[2] // 16, LABELS))
-            heads["label-end"] = EndClassifier()
-        self.heads = nn.ModuleDict(heads)
+            made["label-middle"] = nn.Sequential(nn.Flatten(), nn.Linear(middle * LATENT[1] * LATENT[2] // 16, LABELS))
+            made["label-end"] = EndClassifier()
+        self.heads = nn.ModuleDict(made if heads else {})
 
     def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._middle.append(output)
@@ -174,8 +182,13 @@ class MultiTaskUNet(nn.Module):
         return Shared(last, self._middle.pop())
 
     def velocity(self, shared: Shared) -> Tensor:
-        """v (B, 6, 16, 16)."""
+        """v (B, 6, 16, 16), or eps where that is what it predicts."""
         return self.noise(shared.last)
+
+    def eps(self, shared: Shared, z_t: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
+        """The noise in z_t (B, 6, 16, 16)."""
+        found = self.velocity(shared)
+        return found if self.predicts == "eps" else schedule.eps_from_velocity(found, z_t, t)
 
     def read(self, head: str, shared: Shared, clean: Tensor) -> Tensor:
         """What a head predicts: latents (B, 6, 16, 16), or logits (B, 19, 64, 64) or (B, 12).
@@ -200,6 +213,21 @@ class MultiTaskUNet(nn.Module):
                 for block in ("noise", "heads.masked-image"):
                     if f"{block}.{part}.weight" in own:
                         own[f"{block}.{part}.{key.rsplit('.', 1)[1]}"] = value.clone()
+            elif key in own:
+                own[key] = value.clone()
+        self.load_state_dict(own)
+
+    def take_part(self, whole: MultiTaskUNet) -> None:
+        """Start from a network of more modalities: all that both have; planes that it alone has were silent anyway."""
+        own, first = self.state_dict(), LATENT[0]
+        for key, value in whole.state_dict().items():
+            if key == "unet.conv_in.weight":
+                own[key] = torch.zeros_like(own[key])
+                own[key][:, :first] = value[:, :first]
+                for place, name in enumerate(self.planes, start=1):
+                    if name in whole.planes:
+                        there = first * (1 + whole.planes.index(name))
+                        own[key][:, first * place : first * (place + 1)] = value[:, there : there + first]
             elif key in own:
                 own[key] = value.clone()
         self.load_state_dict(own)

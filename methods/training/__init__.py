@@ -16,18 +16,24 @@ def all_tasks() -> dict[str, type[Task]]:
     from methods.training import generators as g
     from methods.training import judges as j
     from methods.training import layout_judges as lj
+    from methods.training import layouts as la
     from methods.training import multi_task as m
+    from methods.training import single_task as st
     from methods.training import stylegan as s
 
     tasks: tuple[type[Task], ...] = (
         g.TrainAutoencoder, j.TrainParserJudge, j.TrainFeaturesJudge, j.TrainTextImageJudge,
         f.TrainIdentityJudge, f.TrainLandmarksJudge,
         g.TrainUnconditional, g.TrainMask, g.TrainText, g.TrainDynamicDiffusers,
-        m.TrainMultiTask,
+        m.TrainMultiTask, m.TrainPaperWeights,
+        st.TrainClassConditional, st.TrainSegmentation, st.TrainClassifier,
+        st.TrainMultiTaskGeneration, st.TrainMultiTaskClassifier, st.TrainMultiTaskSegmentation,
         j.TrainParserGuide, j.TrainFeaturesGuide, j.TrainTextImageGuide,
         f.TrainIdentityGuide, f.TrainLandmarksGuide,
         s.TrainStyleGAN, s.TrainMaskToCode, s.TrainTextToCode,
-        lj.TrainSceneDetector, lj.TrainSceneSegmenter,
+        lj.TrainSceneDetector, lj.TrainSceneSegmenter, lj.TrainSceneInteractions,
+        la.TrainScenesAutoencoder, la.TrainTrunk, la.TrainInteraction, la.TrainAttribute,
+        la.TrainStyle,
     )  # fmt: skip
     return {task.name: task for task in tasks}
 

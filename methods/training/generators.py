@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from methods.networks.autoencoder import Autoencoder
 from methods.networks.dynamic_diffuser import DynamicDiffuser
 from methods.networks.experts import Encoded, Expert
 from methods.training.corpus import Corpus, corpus
+from methods.training.layout_corpus import Scenes
 from methods.training.trainer import Recipe, Task
 
 
@@ -26,9 +27,13 @@ class TrainAutoencoder(Task):
     noise = 0.05  # of a latent's unit standard deviation
 
     def build(self) -> nn.Module:
-        self.corpus = corpus("train")
+        self.corpus = self.pictures("train")
         self.config: dict[str, Any] = {}
         return Autoencoder(**self.config)
+
+    def pictures(self, split: str, limit: int | None = None) -> Corpus | Scenes:
+        """The images that are encoded."""
+        return corpus(split, limit)
 
     def start(self) -> None:
         sample = self.corpus.pictures(torch.arange(2000))
@@ -54,20 +59,20 @@ class TrainAutoencoder(Task):
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        held_out = corpus("validation", 500)
-        images = held_out.pictures(torch.arange(500)).to(self.device)
+        held_out = self.pictures("validation", 500)
+        images = held_out.pictures(torch.arange(len(held_out))).to(self.device)
         decoded = torch.cat([self.autoencoder(chunk) for chunk in images.split(100)]).clamp(0, 1)
         psnr = -10 * (decoded - images).square().mean((1, 2, 3)).log10()
         latents = torch.cat([self.autoencoder.encode(chunk) for chunk in images.split(100)])
         return {
-            "psnr_db": round(float(psnr.mean()), 2), "psnr_db_worst": round(float(psnr.min()), 2), "n": 500,
+            "psnr_db": round(float(psnr.mean()), 2), "psnr_db_worst": round(float(psnr.min()), 2), "n": len(images),
             "latent_std": [round(float(s), 3) for s in latents.std((0, 2, 3))],
         }  # fmt: skip
 
 
-def load_autoencoder(device: torch.device) -> Autoencoder:
-    """The trained first stage, frozen."""
-    state, card = load_weights("faces-autoencoder")
+def load_autoencoder(device: torch.device, name: str = "faces-autoencoder") -> Autoencoder:
+    """A trained first stage, frozen."""
+    state, card = load_weights(name)
     network = Autoencoder(**card["config"])
     network.load_state_dict(state)
     return network.to(device).eval().requires_grad_(False)
@@ -94,7 +99,7 @@ class TrainExpert(Task):
     """A latent diffusion model: v-prediction with min-SNR weights (Hang et al. 2023, gamma 5)."""
 
     condition: ClassVar[str]
-    needs = ("faces-autoencoder",)
+    needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder",)
     trunk: ClassVar[str | None] = "faces-unconditional"  # start from these weights where they fit
     gamma = 5.0
 
@@ -151,8 +156,14 @@ class TrainExpert(Task):
         return {"weighted_v_loss": round(sum(losses) / len(losses), 5), "n": 1024}
 
 
+class Encodings(Protocol):
+    """Pictures that an autoencoder has encoded: latents float32 (N, 6, 16, 16)."""
+
+    values: Tensor
+
+
 def noised(
-    data: Latents, schedule: Schedule, generator: torch.Generator, batch: int, device: torch.device
+    data: Encodings, schedule: Schedule, generator: torch.Generator, batch: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Indices, t ~ Uniform, x_0, eps ~ N(0, I) and x_t of a training batch, drawn on the CPU, then moved."""
     index = torch.randint(len(data.values), (batch,), generator=generator)

@@ -1,4 +1,4 @@
-"""Training of the embedded world of layouts' judges: detector and segmenter. No method may look through them."""
+"""Training of the judges of the embedded world of layouts: detector, segmenter, interactions; they guide no method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from methods.training.judges import jitter
 from methods.training.layout_corpus import Scenes, scenes
 from methods.training.trainer import Recipe, Task
-from metrics.networks.scenes import GRID, SceneDetector, SceneSegmenter, cut, pasted
+from metrics.networks.scenes import GRID, SceneDetector, SceneInteractions, SceneSegmenter, cut, pasted
 
 
 class TrainSceneDetector(Task):
@@ -190,4 +190,93 @@ def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str
         "mask_iou": round(float(np.mean(ious)), 4), "colour_right": round(float(np.mean(right)), 4),
         "colour_right_by_exact_masks": round(float(np.mean(exact)), 4),
         "other_colour_too": round(float(np.mean(wrong)), 4), "instances": len(ious), "n": len(held_out),
+    }  # fmt: skip
+
+
+class TrainSceneInteractions(Task):
+    """Cross entropy over pairs: half of them with an interaction, half without one, or asked the other way round."""
+
+    name = "scenes-interactions-judge"
+    world = "SynthScenes"
+    recipe = Recipe(steps=1500, batch=48, rate=4e-3, ema=0.995)
+    seed = 63
+    config: ClassVar[dict[str, Any]] = {"width": 16}
+
+    def build(self) -> nn.Module:
+        from data.synthetic.scenes import INTERACTIONS
+
+        self.corpus, self.settings = scenes("train"), {"kinds": list(INTERACTIONS), **self.config}
+        pairs = ordered_pairs(self.corpus)
+        with_one = pairs[:, 3] > 0
+        near = torch.zeros(len(self.corpus), dtype=torch.bool)
+        near[pairs[with_one, 0]] = True
+        self.pairs = [pairs[with_one], pairs[~with_one & near[pairs[:, 0]]], pairs[~with_one & ~near[pairs[:, 0]]]]
+        return SceneInteractions(**self.settings).to(memory_format=torch.channels_last)
+
+    def loss(self, generator: torch.Generator, batch: int) -> Tensor:
+        counts = (batch // 2, batch - batch // 2 - batch // 8, batch // 8)
+        chosen = torch.cat([
+            rows[torch.randint(len(rows), (n,), generator=generator)]
+            for rows, n in zip(self.pairs, counts, strict=True)
+        ])  # fmt: skip
+        images = self.corpus.pictures(chosen[:, 0])
+        boxes = [self.corpus.boxes[chosen[:, 0], chosen[:, k]] for k in (1, 2)]
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        turned = [torch.stack([1 - box[:, 2], box[:, 1], 1 - box[:, 0], box[:, 3]], 1) for box in boxes]
+        boxes = [torch.where(mirrored[:, None], flip, box) for flip, box in zip(turned, boxes, strict=True)]
+        # a generated object never fills its box to the pixel
+        shifts = [0.12 * (torch.rand(box.shape, generator=generator) - 0.5) for box in boxes]
+        boxes = [(box + s * (box[:, 2:] - box[:, :2]).repeat(1, 2)).to(self.device)
+                 for box, s in zip(boxes, shifts, strict=True)]  # fmt: skip
+        images = jitter(images, generator).to(self.device).contiguous(memory_format=torch.channels_last)
+        logits = self.model(images, *boxes)
+        return torch.nn.functional.cross_entropy(logits, chosen[:, 3].to(self.device), label_smoothing=0.02)
+
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        return {self.name: (model.state_dict(), self.settings)}
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """The share of interactions that are named right, kind by kind, and of other ordered pairs given none."""
+        assert isinstance(model, SceneInteractions)
+        return interaction_errors(model, scenes("validation", 1000))
+
+
+def ordered_pairs(corpus: Scenes) -> Tensor:
+    """Every ordered pair of different instances, int64 (M, 4): scene, subject, object, and 1 + its kind or 0.
+
+    A link has no direction: it is there in both orders.
+    """
+    from data.synthetic.scenes import INTERACTIONS
+
+    link = INTERACTIONS.index("link")
+    n, most = corpus.categories.shape
+    kinds = torch.zeros(n, most, most, dtype=torch.int64)
+    for row in range(corpus.interactions.shape[1]):
+        subject, kind, other = corpus.interactions[:, row].unbind(1)
+        there = torch.nonzero(subject >= 0)[:, 0]
+        kinds[there, subject[there], other[there]] = 1 + kind[there]
+        linked = there[kind[there] == link]
+        kinds[linked, other[linked], subject[linked]] = 1 + link
+    seen = corpus.categories >= 0
+    pairs = seen[:, :, None] & seen[:, None, :] & ~torch.eye(most, dtype=torch.bool)
+    return torch.cat([torch.nonzero(pairs), kinds[pairs][:, None]], 1)
+
+
+def interaction_errors(judge: SceneInteractions, held_out: Scenes, batch: int = 250) -> dict[str, Any]:
+    """Over all ordered pairs of held-out scenes, their boxes as they are."""
+    pairs = ordered_pairs(held_out)
+    device = next(judge.parameters()).device
+    said = []
+    for rows in pairs.split(batch):
+        boxes = [held_out.boxes[rows[:, 0], rows[:, k]].to(device) for k in (1, 2)]
+        said.append(judge(held_out.pictures(rows[:, 0]).to(device), *boxes).argmax(1).cpu())
+    found, true = torch.cat(said), pairs[:, 3]
+    right = {kind: round(float((found == true)[true == 1 + k].float().mean()), 4) for k, kind in enumerate(judge.kinds)}
+    return {
+        "interactions_right": round(float((found == true)[true > 0].float().mean()), 4),
+        "by_kind": right,
+        "pairs_without_one_given_none": round(float((found == 0)[true == 0].float().mean()), 4),
+        "interactions": int((true > 0).sum()), "pairs_without_one": int((true == 0).sum()), "n": len(held_out),
     }  # fmt: skip

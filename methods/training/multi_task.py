@@ -54,26 +54,37 @@ def labels_of(corpus: Corpus) -> Tensor:
     return corpus.attributes[:, ATTRIBUTES.index("Young")] * 2 + corpus.male
 
 
+def velocity_error(
+    schedule: Schedule, v: Tensor, clean: Tensor, noise: Tensor, t: Tensor, gamma: float = 5.0
+) -> Tensor:
+    """Squared error of each image's v (B,), by min-SNR weights (Hang et al. 2023)."""
+    abar = schedule.alphas_cumprod[t.cpu()]
+    weight = ((abar / (1 - abar)).clamp(max=gamma) * (1 - abar)).float().to(v.device)  # min-SNR for v
+    return (v - schedule.velocity(clean, noise, t)).square().mean((1, 2, 3)) * weight
+
+
 class TrainMultiTask(Task):
     """The shared network of every MT-Diffusion row."""
 
     name = "mt-faces"
     seed = 31
-    needs = ("faces-autoencoder", "faces-unconditional")
+    needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder", "faces-unconditional")
     recipe = Recipe(steps=2000, batch=32, rate=8e-4, ema=0.999)
     trunk: ClassVar[str] = "faces-unconditional"
     weights: ClassVar[Weights] = "bounded"
+    further: ClassVar[dict[str, Any]] = {}  # what else the network is told
     shares: ClassVar[dict[str, float]] = {"masked-image": 0.5, "mask": 0.3125, "label": 0.1875}  # of a batch
     given: ClassVar[dict[str, float]] = {"masked-image": 0.75, "mask": 0.5, "label": 0.5}
     full = 0.125  # of the masked images hide everything: generation starts from such a one
     gamma = 5.0
     balance = 0.1  # lambda of equation 6
+    faces: ClassVar[int | None] = None  # how many to learn from; all of them
 
     def build(self) -> nn.Module:
-        self.data = Latents("train", self.device)
+        self.data = Latents("train", self.device, self.faces)
         self.schedule = Schedule.scaled_linear()
         self.aggregation = Aggregation.make(self.schedule, 1, self.weights)
-        self.config: dict[str, Any] = {"modalities": list(self.shares), "weights": self.weights}
+        self.config: dict[str, Any] = {"modalities": list(self.shares), "weights": self.weights, **self.further}
         network = MultiTaskUNet(**self.config)
         self.encoders = Encoders(load_autoencoder(self.device), network)
         return network
@@ -128,14 +139,13 @@ class TrainMultiTask(Task):
         z_t = self.schedule.diffuse(clean, noise, t)  # line 6: equation 4
         shared = self.network(z_t, t, Known(planes, label if "label" in parts else None))  # line 8
         v = self.network.velocity(shared)
-        abar = self.schedule.alphas_cumprod[t.cpu()]
-        weight = ((abar / (1 - abar)).clamp(max=self.gamma) * (1 - abar)).float().to(self.device)  # min-SNR for v
-        error = (v - self.schedule.velocity(clean, noise, t)).square().mean((1, 2, 3)) * weight
-        found = self.schedule.abar(t, z_t).sqrt() * z_t - (1 - self.schedule.abar(t, z_t)).sqrt() * v
+        error, found = self.compared(v, clean, noise, z_t, t)
         told: dict[str, Tensor] = {}
         loss = error.mean()
+        if not parts:  # images alone
+            told["v"] = loss
         for name, (rows, target) in parts.items():
-            told[f"v {name}"] = error[rows].mean()
+            told[f"{self.network.predicts} {name}"] = error[rows].mean()
             kind = MODALITIES[name]
             for head in kind.heads:
                 predicted = self.network.read(head, shared.rows(rows), found[rows])
@@ -143,6 +153,12 @@ class TrainMultiTask(Task):
                 told[head] = term
                 loss = loss + self.balance * len(target) / batch * term
         return loss, told  # line 9
+
+    def compared(self, v: Tensor, clean: Tensor, noise: Tensor, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The error of each image's v (B,), and the clean signal that v finds (B, 6, 16, 16)."""
+        error = velocity_error(self.schedule, v, clean, noise, t, self.gamma)
+        found = self.schedule.abar(t, z_t).sqrt() * z_t - (1 - self.schedule.abar(t, z_t)).sqrt() * v
+        return error, found
 
     def split(self, batch: int) -> dict[str, slice]:
         """Which rows of a batch belong to which modality; the last takes what rounding leaves."""
@@ -168,3 +184,19 @@ class TrainMultiTask(Task):
         self.data = mine
         named = {name.replace(" ", "_").replace("-", "_"): round(value, 5) for name, value in totals.items()}
         return {**named, "n": 1024}
+
+
+class TrainPaperWeights(TrainMultiTask):
+    """The same under the paper's w_t, which learns the noise by equal weights, as the paper does.
+
+    v of a clean signal that moves by atilde_t E(x) / sqrt(abar_t) would have targets of 464,000 E(x) at t = T.
+    """
+
+    name = "mt-faces-paper-weights"
+    recipe = Recipe(steps=600, batch=32, rate=8e-4, ema=0.999)
+    committed = False
+    weights: ClassVar[Weights] = "paper"
+    further: ClassVar[dict[str, Any]] = {"predicts": "eps"}
+
+    def compared(self, v: Tensor, clean: Tensor, noise: Tensor, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return (v - noise).square().mean((1, 2, 3)), self.schedule.x0_from_eps(v, z_t, t)

@@ -80,9 +80,8 @@ class TrainStyleGAN(Task):
 
     name = "faces-stylegan"
     makes = ("faces-stylegan", "faces-stylegan-critic")
-    committed = False
     seed = 61
-    recipe = Recipe(steps=12_000, batch=16, rate=2.5e-3, weight_decay=0.0, ema=0.999, clip=1e6)
+    recipe = Recipe(steps=8000, batch=16, rate=2.5e-3, weight_decay=0.0, ema=0.999, clip=1e6)
     betas = (0.0, 0.99)
     gamma: ClassVar[float] = 0.3  # of R1, on images in [0, 1]: 1.2 on images in [-1, 1]
     mixing: ClassVar[float] = 0.9  # share of pictures with two codes (StyleGAN, section 3.1)
@@ -161,7 +160,6 @@ def load_stylegan(device: torch.device, folder: Path = EMBEDDED) -> StyleGenerat
 class TrainStyleEncoder(Task):
     """Shared by the encoders: the frozen generator and the guide that they see through."""
 
-    committed = False
     config: ClassVar[dict[str, Any]] = {}
 
     def build(self) -> nn.Module:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import EMBEDDED, card_path, load_weights, save_weights
+from data.checkpoints import EMBEDDED, card_path, load_weights, save_weights, weight_path
 from data.errors import ConcordError
 from data.files import atomic_path, read_json
 
@@ -50,6 +50,8 @@ class Task(ABC):
     committed: ClassVar[bool] = True  # False: the repository holds no weights of it yet
     needs: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
     makes: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
+    trunk: ClassVar[str | None] = None  # weights that it starts from where they are there, for the card
+    measured_every: ClassVar[int] = 0  # steps between two points of the card's `held_out.curve`; 0: there is none
 
     def __init__(self, device: torch.device, folder: Path = EMBEDDED) -> None:
         self.device, self.folder = device, folder
@@ -81,6 +83,10 @@ class Task(ABC):
         """Figures on held-out faces, for the card."""
         return {}
 
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """One point of the curve: what the averaged weights can do on held-out faces."""
+        return {}
+
 
 def train(
     task: Task,
@@ -109,6 +115,7 @@ def train(
     )
     averaged = [p.detach().clone() for p in parameters]
     first, seconds, recent = 0, 0.0, 0.0
+    curve: list[dict[str, Any]] = []
     if resume and state_file.is_file():
         saved = torch.load(state_file, map_location=task.device, weights_only=True)
         if saved["recipe"] != asdict(recipe) or saved["before"] != before:
@@ -118,10 +125,13 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         averaged = [a.to(task.device) for a in saved["averaged"]]
         first, seconds, recent = saved["step"], saved["seconds"], saved["recent"]
+        curve = saved.get("curve", [])
     else:
         task.take_up() if further else task.start()
         averaged = [p.detach().clone() for p in parameters]
         log_file.unlink(missing_ok=True)
+        if task.measured_every:
+            curve.append({"step": before, **_measured(task, model, averaged)})
 
     began = saved_at = time.monotonic()
     with _bar(task.name, recipe.steps, first, progress) as advance:
@@ -142,10 +152,13 @@ def train(
             advance(step + 1, recent)
             now = time.monotonic()
             last = step + 1 == recipe.steps
+            if task.measured_every and (last or (step + 1) % task.measured_every == 0):
+                curve.append({"step": before + step + 1, **_measured(task, model, averaged)})
             if step % 50 == 0 or last:
                 _log(log_file, {"step": step + 1, "loss": value, "recent": recent, "seconds": seconds + now - began})
             if now - saved_at > every_seconds or last:
-                _save(state_file, model, optimizer, averaged, step + 1, seconds + now - began, recent, recipe, before)
+                spent = seconds + now - began
+                _save(state_file, model, optimizer, averaged, step + 1, spent, recent, recipe, before, curve)
                 saved_at = now
     seconds += time.monotonic() - began
 
@@ -157,7 +170,9 @@ def train(
         "task": task.name, "data": task.world, "data_seed": _world_seed(task.world), "seed": task.seed,
         "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
         "device": _device(task.device), "torch": torch.__version__, "git_commit": _commit(),
-        "held_out": task.evaluate(model), **({"earlier": earlier} if earlier else {}),
+        **({"trunk": _trunk(task.trunk)} if task.trunk and weight_path(task.trunk).is_file() else {}),
+        "held_out": {**task.evaluate(model), **({"curve": curve} if curve else {})},
+        **({"earlier": earlier} if earlier else {}),
     }  # fmt: skip
     cards = [
         save_weights(name, state, {**card, "config": config}, task.folder)
@@ -167,14 +182,37 @@ def train(
     return cards
 
 
+def _measured(task: Task, model: nn.Module, averaged: list[Tensor]) -> dict[str, Any]:
+    """A point of the curve by the averaged weights, which a training ends with; then it goes on with its own."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter, average in zip(parameters, averaged, strict=True):
+            parameter.copy_(average)
+        found = task.measure(model.eval())
+        for parameter, kept in zip(parameters, own, strict=True):
+            parameter.copy_(kept)
+    model.train()
+    return found
+
+
 def _earlier(task: Task) -> list[dict[str, Any]]:
     """How the weights that are to be trained further were made, oldest part first, from their card."""
     name = next(iter(task.makes or (task.name,)))
     if not card_path(name, task.folder).is_file():
         raise ConcordError(f"{card_path(name, task.folder)}: no such weights to train further; leave out --further")
     card = read_json(card_path(name, task.folder))
-    kept = ("recipe", "loss", "seconds", "device", "git_commit", "sha256", "history")
-    return [*card.get("earlier", []), {key: card[key] for key in kept if key in card}]
+    return [*card.get("earlier", []), _told(card, "history")]
+
+
+def _trunk(name: str) -> dict[str, Any]:
+    """How the weights that a task started from were made: a trunk's own file may be in no repository."""
+    return {"name": name, **_told(read_json(card_path(name)))}
+
+
+def _told(card: dict[str, Any], *more: str) -> dict[str, Any]:
+    kept = ("recipe", "loss", "seconds", "device", "git_commit", "sha256", *more)
+    return {key: card[key] for key in kept if key in card}
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -192,11 +230,11 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 def _save(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], step: int, seconds: float,
-    recent: float, recipe: Recipe, before: int,
+    recent: float, recipe: Recipe, before: int, curve: list[dict[str, Any]],
 ) -> None:  # fmt: skip
     state = {
         "model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step,
-        "seconds": seconds, "recent": recent, "recipe": asdict(recipe), "before": before,
+        "seconds": seconds, "recent": recent, "recipe": asdict(recipe), "before": before, "curve": curve,
     }  # fmt: skip
     with atomic_path(path) as temporary:
         torch.save(state, temporary)

@@ -16,15 +16,16 @@ from metrics.networks.identity import IdentityNetwork
 from metrics.networks.landmarks import LandmarkNetwork
 from metrics.networks.parser import FaceParser
 from metrics.networks.perceptual import PERCEPTUAL_LAYERS, STYLE_LAYERS, perceptual_distance, trunk_activations
-from metrics.networks.scenes import SceneDetector, SceneSegmenter
+from metrics.networks.scenes import SceneDetector, SceneInteractions, SceneSegmenter
 from metrics.networks.text_image import TextImagePair
 
 Role = Literal["judge", "guide"]
 CLASSES: dict[str, type[nn.Module]] = {
     "parser": FaceParser, "features": FeatureNetwork, "text-image": TextImagePair, "identity": IdentityNetwork,
     "landmarks": LandmarkNetwork, "detector": SceneDetector, "segmenter": SceneSegmenter,
+    "interactions": SceneInteractions,
 }  # fmt: skip
-OF_LAYOUTS = ("detector", "segmenter")
+OF_LAYOUTS = ("detector", "segmenter", "interactions")
 """Trained on SynthScenes, as judges alone; all others are of SynthFaces."""
 FACE_PARTS = {(1,): 135, (2,): 3, (3, 4, 5): 24, (10, 11, 12): 6}
 """Classes of skin, nose, eyes or glasses, and mouth -> pixels; half of the least on 1,000 faces of 64x64."""

@@ -5,7 +5,7 @@
                  not where (Gatys, Ecker & Bethge, CVPR 2016)
     style loss   sum over layers of  mean (G_a - G_b)^2,  G divided by C H W    PyTorch's tutorial on neural style
     style        mean over layers of |G_a - G_b| / (|G_a| + |G_b|), in [0, 1]   the same for any scale of activations
-    content      mean (f - g)^2
+    content      mean (f - g)^2;  for any scale of activations  mean over layers of |f - g| / (|f| + |g|), in [0, 1]
 
 Every function takes activations (B, C, H, W) of one or several layers and gives one value for each image (B,), so that
 the same distance can score and, through autograd, guide. No image of a batch touches another.
@@ -77,6 +77,16 @@ def _relative(a: Tensor, b: Tensor) -> Tensor:
 def content_loss(first: Tensor, second: Tensor) -> Tensor:
     """(B,) >= 0: mean squared difference of one layer's activations."""
     return (first - second).square().flatten(1).mean(1)
+
+
+def content_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """(B,) in [0, 1]: Euclidean distance of activations over the sum of their norms, mean over layers."""
+    found = []
+    for a, b in zip(first, second, strict=True):
+        a, b = a.flatten(1), b.flatten(1)
+        size = torch.linalg.vector_norm(a, dim=1) + torch.linalg.vector_norm(b, dim=1)
+        found.append(torch.linalg.vector_norm(a - b, dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny))
+    return torch.stack(found).mean(0)
 
 
 def token_gram_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from metrics.networks.blocks import ResidualBlock
 SIZE, GRID = 64, 32  # of the images, of the detector's map
 PATCH = 32  # side of what the segmenter looks at
 CONTEXT = 1.3  # its sides by those of the box
-THRESHOLD = 0.3  # of a centre's probability
+THRESHOLD = 0.25  # of a centre's probability, as the benchmark's detector has it
 OVERLAP = 0.8  # detections of one category that overlap more are one (as the evaluator's NMS)
 EDGE = 0.5  # of a pixel's probability
 
@@ -31,6 +31,8 @@ class SceneDetector(nn.Module):
 
     boxes: the distances from the cell's middle to left, top, right and bottom, in shares of the image's side.
     """
+
+    side = SIZE  # at which the evaluator looks: more pixels than the world's own would show nothing more
 
     def __init__(self, categories: Sequence[str], width: int = 24) -> None:
         super().__init__()
@@ -167,3 +169,68 @@ def _tensor(image: np.ndarray, network: nn.Module) -> Tensor:
 
 def _double(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2, mode="nearest")
+
+
+class SceneInteractions(nn.Module):
+    """Images (B, 3, 64, 64) in [0, 1] with boxes of a subject and an object (B, 4) each -> logits (B, 1 + K).
+
+    Class 0: nothing of the kind goes from the first to the second; 1 + k: interaction k. Beside its colour, every pixel
+    tells the network where it lies on the line from the subject's middle to the object's, and whether in which box.
+    """
+
+    def __init__(self, kinds: Sequence[str], width: int = 16) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        w = width
+        self.stem = nn.Sequential(nn.Conv2d(28, 2 * w, 3, padding=1), ResidualBlock(2 * w))  # 32
+        self.down1 = nn.Sequential(nn.Conv2d(2 * w, 3 * w, 2, stride=2), ResidualBlock(3 * w), ResidualBlock(3 * w))
+        self.down2 = nn.Sequential(nn.Conv2d(3 * w, 4 * w, 2, stride=2), ResidualBlock(4 * w))  # 8
+        self.norm = nn.Sequential(nn.GroupNorm(8, 4 * w), nn.SiLU())
+        self.head = nn.Sequential(nn.Linear(3 * 4 * w, 4 * w), nn.SiLU(), nn.Linear(4 * w, 1 + len(self.kinds)))
+
+    def forward(self, images: Tensor, subjects: Tensor, objects: Tensor) -> Tensor:
+        planes = pair_planes(subjects, objects, images.shape[-1])
+        x = self.stem(pixel_unshuffle(torch.cat([images * 2 - 1, planes], 1), 2))
+        x = self.norm(self.down2(self.down1(x)))
+        # what is seen where the subject, the object and the way between them are
+        where = torch.nn.functional.adaptive_avg_pool2d(_places(planes), x.shape[-1])  # (B, 3, 8, 8)
+        where = where / where.sum((2, 3), keepdim=True).clamp(min=1e-6)
+        return self.head(torch.einsum("bchw,bkhw->bkc", x, where).flatten(1))
+
+    def judge(self, image: np.ndarray, subject: np.ndarray, other: np.ndarray) -> str | None:
+        """The interaction that uint8 (H, W, 3) RGB shows from the first box to the second, or None."""
+        pixels = _tensor(reduced(image), self)
+        boxes = [torch.as_tensor(np.array(box, dtype=np.float32)).reshape(1, 4).to(pixels) for box in (subject, other)]
+        with torch.inference_mode():
+            found = int(self(pixels, *boxes).argmax(1))
+        return self.kinds[found - 1] if found else None
+
+
+def pair_planes(subjects: Tensor, objects: Tensor, size: int) -> Tensor:
+    """Planes (B, 4, size, size) of boxes (B, 4) each: inside the subject, inside the object, along and across.
+
+    along: 0 at the subject's middle, 1 at the object's, cut to -1..2. across: the distance from that line by its
+    length, cut to -2..2, positive to the right of who looks from the subject to the object.
+    """
+    steps = (torch.arange(size, device=subjects.device, dtype=subjects.dtype) + 0.5) / size
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    inside = [
+        ((x >= box[:, 0, None, None]) & (x <= box[:, 2, None, None])
+         & (y >= box[:, 1, None, None]) & (y <= box[:, 3, None, None])).to(subjects.dtype)
+        for box in (subjects, objects)
+    ]  # fmt: skip
+    start, end = ((box[:, :2] + box[:, 2:]) / 2 for box in (subjects, objects))
+    way = end - start
+    length = way.square().sum(1).clamp(min=1e-4)[:, None, None]
+    dx, dy = x - start[:, 0, None, None], y - start[:, 1, None, None]
+    ux, uy = way[:, 0, None, None], way[:, 1, None, None]
+    along = ((dx * ux + dy * uy) / length).clamp(-1, 2)
+    across = ((dy * ux - dx * uy) / length).clamp(-2, 2)
+    return torch.stack([*inside, along, across], 1)
+
+
+def _places(planes: Tensor) -> Tensor:
+    """(B, 3, H, W): the subject's box, the object's, and a band between their middles."""
+    subject, other, along, across = planes.unbind(1)
+    band = ((along > -0.1) & (along < 1.1) & (across.abs() < 0.35)).to(planes.dtype)
+    return torch.stack([subject, other, band], 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import ConcordError
 from data.files import read_json, write_json
-from reports import figures, guidance_figures, plots
+from reports import figures, guidance_figures, plots, trainings
 from reports.figures import Shown
 from reports.site.page import FigureLink, Page
 from reports.site.samples import method_columns
@@ -57,7 +57,8 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown],
         text = f"Mean over all pixels and the {n} traced requests; bands: 10th to 90th percentile of the requests."
         page.figures.append(drawn.link(file, title, text, "Curves of the mean influence of each branch over the steps"))
     named = {titles[name]: trace for name, trace in traces.items() if trace is not None}
-    for drawing in guidance_figures.drawings(suite.name, named):
+    trained = trainings.drawings(suite.name) if page.table.profile == "embedded" else []
+    for drawing in [*guidance_figures.drawings(suite.name, named), *trained]:
         drawn.once(drawing.file, drawing.content, drawing.draw)
         page.figures.append(drawn.link(*drawing[:4]))
 

@@ -62,7 +62,12 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path
     for request in shown:
         sample = Sample(request.id, request.text or ("(no caption)" if "text" in suite.conditions else ""))
         given = {name: figures.condition_picture(name, request, request.truth, THUMBNAIL) for name, _ in conditions}
-        for name, picture in {**given, "truth": request.truth, **request.images}.items():
+        seen = {"truth": request.truth, **request.images}
+        if request.layout is not None:
+            units = THUMBNAIL * 100 / figures.DPI
+            seen = {name: None if one is None else figures.boxes_over(one, request.layout, units)
+                    for name, one in seen.items()}  # fmt: skip
+        for name, picture in {**given, **seen}.items():
             if picture is not None:
                 sample.files[name] = _thumbnail(folder, suite.name, picture, exact=name in ("mask", *LINED))
         kept.update(Path(file).name for file in sample.files.values())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHEET = 64  # tiles in a sheet, eight by eight
 LARGEST = 128  # pixels; a 256-pixel image is shown at half its size, which keeps 3,000 of them below 15 MB a row
 DRAWN = 128  # landmarks and boxes are lines: drawn at this size even for small images
-VERSION = 1  # of how tiles are drawn; another number draws every sheet again
+VERSION = 2  # of how tiles are drawn; another number draws every sheet again
 GIVEN = "given-"  # before the name of a condition, so that no row can have the same files
 EXACT = (f"{GIVEN}mask",)
 

@@ -109,8 +109,25 @@ def test_too_many_names_share_stages(project: Path, monkeypatch: pytest.MonkeyPa
     assert {n for stage in merged.values() for n in stage["names"].split()} == single
 
 
+def test_what_was_fetched_by_hand_gets_its_note_before_it_is_frozen(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `concord fetch --for paper` all files are here and no stage has run: a frozen one would lack its output."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(generators, "lacking", lambda names: {})
+    found = matrix(project, ["face-generation"])
+    assert found["fetched"] == {}
+    noted, *others = found["fetch"].values()
+    Path(noted["note"]).parent.mkdir(parents=True)
+    Path(noted["note"]).write_text("{}")
+    again = matrix(project, ["face-generation"])
+    assert list(again["fetched"].values()) == [noted]
+    assert list(again["fetch"].values()) == others
+
+
 @pytest.mark.slow
 def test_what_is_here_is_frozen_and_kept_in_the_lock(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)  # where the notes of the fetches lie
     found = matrix(project, ["face-generation"])
     first = repro(project)
     fetches = [line for line in first if " fetch" in line]

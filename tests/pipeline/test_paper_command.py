@@ -49,6 +49,7 @@ def test_plan_tells_costs_licences_and_everything_that_is_missing(concord: Cli, 
     text = " ".join(result.stdout.split())
     assert "2,500 images" in text  # five rows of 500
     assert "GPU hours: unknown. Nobody has measured" in text
+    assert "`concord plan --profile paper --measure` times them" in text
     assert "disk: about" in text
     names = ("celebamask-hq", "collab-captions", "celeba-hq-ddpm", "bisenet", "ir-se50", "clip-vit-b-16", "parsenet")
     for name in names:

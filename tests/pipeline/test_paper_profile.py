@@ -128,6 +128,38 @@ def test_bf16_is_another_run_near_the_first(files: dict[str, Any], tree: Path, t
     assert 0 < np.abs(images[0] - images[1]).mean() < 16
 
 
+@pytest.mark.parametrize(
+    ("generator", "suite", "row"),
+    [("collaborative-256", "face-generation", "collaborative"), ("celeba-hq-ddpm", "identity-landmarks", "z-magic"),
+     ("stable-diffusion-v1-4", "text-style", "freedom")],
+)  # fmt: skip
+def test_measured_rates_serve_the_estimate(
+    files: dict[str, Any], tree: Path, tmp_path: Path, generator: str, suite: str, row: str
+) -> None:
+    """Every network that a row counts is timed, and the hours are evaluations times these seconds."""
+    from benchmarks.estimate import evaluations, read_rates, row_cost, seconds_per_image
+    from benchmarks.rates import measure_rate, write_rates
+
+    rate = measure_rate(generator, torch.device("cpu"), batch=2, paths=files)
+    assert all(0 < seconds < 10 for name, seconds in rate.seconds.items() if name != "backward")
+    assert rate.batch == 2
+    path = tmp_path / "rates.yaml"
+    write_rates([rate.model_copy(update={"device": "another"}), rate], path)
+    assert write_rates([rate], path) == path
+    assert read_rates(path)[0] == rate
+    assert len(read_rates(path)) == 2
+    run = planned(suite, row, tree, tmp_path)
+    counts = evaluations(run.row.method or "", run.params, run.conditions) or {}
+    cost = row_cost(run, read_rates(path))
+    expected = sum(count * rate.seconds[name] for name, count in counts.items() if count)
+    assert cost.seconds is not None
+    assert cost.seconds[0] == pytest.approx(expected)
+    assert cost.hours == pytest.approx(expected / 3600)
+    assert "median of 5 passes of 2 images; guides and decoders are not in it" in cost.seconds[1]
+    half = replace(run, dtype="bf16")
+    assert seconds_per_image(half, counts, read_rates(path)) is None  # nobody measured that
+
+
 # ------------------------------------------------------------------------------------------------------------ the bank
 
 

@@ -87,7 +87,7 @@ def test_a_plugin_file_goes_the_whole_way(concord: Cli, registry: None, toy_tree
 def test_an_installed_package_goes_the_whole_way(
     concord: Cli, install: Install, toy_tree: Path, tmp_path: Path
 ) -> None:
-    from benchmarks.plan import method_file
+    from benchmarks.sources import method_file
 
     file = install("their_method", method_source("theirs"), "their_method:Toy")
     listed = concord("list")

@@ -357,7 +357,7 @@ def test_names_that_are_taken(toy: str, planned: Callable[..., Plan], answered: 
     ablation = related_suites("influence-ablation")
     with pytest.raises(ConcordError, match="suite 'influence-ablation' has a row of that name"):
         check_free("collaborative-without-spatial", ablation)
-    check_free("tedigan", [read_suite(str(toy_suite))])  # planned: the table has been waiting for it
+    check_free("awaited", [read_suite(str(toy_suite))])  # planned: the table has been waiting for it
 
 
 def test_results_of_another_method_are_not_overwritten(planned: Callable[..., Plan], answered: Path) -> None:

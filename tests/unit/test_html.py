@@ -92,7 +92,7 @@ def folder(store: Store) -> Path:
 
 PAGES = (
     "index.html", "face-generation.html", "influence-ablation.html", "methods.html", "method-collaborative.html",
-    "papers.html", "amdm-table-1.html",
+    "papers.html", "collaborative-diffusion-table-a4.html",
 )  # fmt: skip
 
 
@@ -208,10 +208,11 @@ def test_conditions_are_kept_beside_the_report(tmp_path: Path) -> None:
 def test_pictured_conditions_are_kept_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = {name: rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for name in ("identity", "style")}
+    boxes = [[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]]
     given = {
         "1-0": Conditions(**pictures, landmarks=rng.random((68, 2)).astype(np.float32)),
         "2-0": Conditions(text="b"),
-        "3-0": Conditions(layout=Layout.of("two", [[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]], ["a red bird", "a cat"])),
+        "3-0": Conditions(layout=Layout.of("two", boxes, ["a red bird", "a cat"], interactions=[(1, "holding", 0)])),
     }
     keep_conditions(tmp_path, "set", given)
     found = kept_conditions(tmp_path, "set", ["1-0", "2-0", "3-0"])
@@ -222,6 +223,7 @@ def test_pictured_conditions_are_kept_too(tmp_path: Path) -> None:
     layout, wanted = found["3-0"].layout, given["3-0"].layout
     assert (layout.caption, layout.labels) == ("two", ("a red bird", "a cat"))
     assert np.array_equal(layout.boxes, wanted.boxes)
+    assert layout.interactions == ((1, "holding", 0),)
 
 
 def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> None:

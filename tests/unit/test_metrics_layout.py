@@ -16,19 +16,22 @@ from data.errors import ConcordError
 from data.layouts import COLOURS, Layout
 from data.requests import Conditions
 from metrics.base import OK, Observation, Score
+from metrics.instance_success import InstanceSuccess
+from metrics.interaction_success import InteractionSuccess
 from metrics.layout import (
     COLOUR_RANGES,
     Instance,
-    InstanceSuccess,
-    LayoutMIoU,
     by_level,
     colour_share,
+    evaluate_interactions,
     evaluate_layout,
     has_colour,
     layout_table,
     mean_iou,
     success_rate,
 )
+from metrics.layout_joint import LayoutJoint
+from metrics.layout_miou import LayoutMIoU
 from metrics.networks.boxes import box_iou
 
 ONE = Layout.of("one", [(0.25, 0.25, 0.75, 0.75)], ["a red bird"])
@@ -371,3 +374,72 @@ def test_the_embedded_profile_says_what_its_detector_knows() -> None:
     observation = Observation(torch.zeros(1, 3, 64, 64), [Conditions(layout=ONE)], Perception())
     with pytest.raises(ConcordError, match="category 'bird': the embedded detector knows ball, car"):
         LayoutMIoU().score(observation)
+
+
+# --------------------------------------------------------------------------------------------------------- interactions
+
+TWO = Layout.of(
+    "two", [(0.1, 0.1, 0.4, 0.5), (0.6, 0.5, 0.9, 0.9)], ["a red bird", "a blue cup"], "1",
+    [(0, "holding", 1), (1, "link", 0)],
+)  # fmt: skip
+
+
+class Judge:
+    """Sees one kind from the one box to the other, and nothing the other way round."""
+
+    def __init__(self, kind: str, subject: int, other: int) -> None:
+        self.kind, self.pair, self.asked = kind, (subject, other), 0
+
+    def judge(self, image: np.ndarray, subject: np.ndarray, other: np.ndarray) -> str | None:
+        self.asked += 1
+        first, second = (TWO.boxes[k] for k in self.pair)
+        return self.kind if np.array_equal(subject, first) and np.array_equal(other, second) else None
+
+
+def test_an_interaction_is_of_its_kind_between_its_pair() -> None:
+    eyes = Perfect(TWO)
+    image = paint(TWO)
+    instances = evaluate_layout(image, TWO, eyes, eyes)
+    for kind, subject, other, expected in (
+        ("holding", 0, 1, [True, False]), ("link", 1, 0, [False, True]), ("link", 0, 1, [False, False]),
+        ("on", 0, 1, [False, False]),
+    ):  # fmt: skip
+        assert evaluate_interactions(image, TWO, instances, Judge(kind, subject, other)) == expected
+
+
+def test_what_is_not_in_its_place_interacts_with_nothing() -> None:
+    """The colour is not asked for, the place is; the judge is not even asked where one of the two is missing."""
+    image, judge = paint(TWO, wrong=frozenset({0, 1})), Judge("holding", 0, 1)
+    eyes = Perfect(TWO)
+    wrong = evaluate_layout(image, TWO, eyes, eyes)
+    assert not any(one.success for one in wrong)
+    assert evaluate_interactions(image, TWO, wrong, judge) == [True, False]
+    lost = Perfect(TWO, {("cup", 0): (0.1, 0.1, 0.4, 0.5)})
+    judge = Judge("holding", 0, 1)
+    assert evaluate_interactions(image, TWO, evaluate_layout(image, TWO, lost, lost), judge) == [False, False]
+    assert judge.asked == 0
+
+
+def test_the_whole_layout_needs_all_of_it() -> None:
+    class Seen(Judges):
+        def network(self, kind: str) -> Any:
+            return Judge("holding", 0, 1) if kind == "interactions" else super().network(kind)
+
+    one = Layout.of("one", TWO.boxes, TWO.labels, "1", [(0, "holding", 1)])
+    plain = Layout.of("none", TWO.boxes, TWO.labels, "1")
+    pictures = [paint(TWO), paint(TWO), paint(TWO), paint(TWO, wrong=frozenset({1}))]
+    layouts = [TWO, one, plain, one]
+    for number, picture in enumerate(pictures):
+        picture[0, :] = 200 + number  # `Judges` knows a picture by its first row
+    images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures])
+    observation = Observation(images, [Conditions(layout=layout) for layout in layouts], Seen(layouts))  # type: ignore[arg-type]
+    assert [score.value for score in InteractionSuccess().score(observation)] == [50, 100, 100, 100]
+    assert [score.value for score in LayoutJoint().score(observation)] == [0, 100, 100, 0]
+    assert [score.value for score in InstanceSuccess().score(observation)] == [100, 100, 100, 50]
+
+
+def test_layouts_without_interactions_need_no_judge_of_them() -> None:
+    observation, judges = observe([grid_layout(2)], [frozenset()], [0])
+    assert observation.interactions == [[]]
+    assert not hasattr(judges, "interactions")
+    assert LayoutJoint().score(observation) == [Score(100.0, OK)]

@@ -17,6 +17,7 @@ from metrics.networks.paper.vgg19 import VGG19
 from metrics.networks.perception import Perception
 from metrics.networks.perceptual import (
     STYLE_LAYERS,
+    content_distance,
     content_loss,
     gram,
     style_distance,
@@ -25,7 +26,7 @@ from metrics.networks.perceptual import (
     trunk_activations,
 )
 from metrics.pairs import pillow_bilinear, style_references
-from metrics.style import ContentLoss, StyleDistance, StyleLoss
+from metrics.style import ContentDistance, ContentLoss, StyleDistance, StyleLoss
 from metrics.style_tokens import StyleTokens
 
 
@@ -94,6 +95,25 @@ def test_style_distance_is_relative() -> None:
     assert style_distance([one], [other]).item() == pytest.approx(math.sqrt(0.5))
     assert style_distance([one], [0 * one]).item() == 1
     assert style_distance([0 * one], [0 * one]).item() == 0
+
+
+def test_content_distance_is_relative() -> None:
+    """By its definition with a loop over the numbers; 0 of an image to itself, 1 to its negative, of any scale."""
+    first, second = activations(0), activations(1)
+    found = content_distance(first, second)
+    for image in range(3):
+        layers = []
+        for a, b in zip(first, second, strict=True):
+            x, y = a[image].flatten().tolist(), b[image].flatten().tolist()
+            norms = [math.sqrt(math.fsum(v * v for v in side)) for side in (x, y)]
+            apart = math.sqrt(math.fsum((v - w) ** 2 for v, w in zip(x, y, strict=True)))
+            layers.append(apart / sum(norms))
+        assert float(found[image]) == pytest.approx(sum(layers) / len(layers), rel=1e-12)
+    assert content_distance(first, first).tolist() == [0, 0, 0]
+    assert content_distance(first, [-x for x in first]).numpy() == pytest.approx(1)
+    scaled = content_distance([7 * x for x in first], [7 * x for x in second])
+    assert scaled.numpy() == pytest.approx(found.numpy(), rel=1e-12)
+    assert content_distance([torch.zeros(1, 2, 3, 3)], [torch.zeros(1, 2, 3, 3)]).tolist() == [0]
 
 
 def test_content_loss_and_token_distance() -> None:
@@ -248,6 +268,26 @@ def test_style_distance_through_the_judge(embedded: Perception) -> None:
     assert StyleDistance().score(observe(images[:1], [texture(0, 0)], embedded)) == [Score(0.0)]
     alone = StyleDistance().score(observe(images[1:2], [texture(2, 9)], embedded))
     assert alone[0].value == pytest.approx(other[1].value, rel=1e-4)
+
+
+def test_content_distance_through_the_judge(embedded: Perception) -> None:
+    """Each image with its own original, by activations taken apart from the metric; far where the pictures differ."""
+    images = torch.stack([pillow_bilinear(texture(kind, 1), 64, 64) for kind in range(3)])
+    originals = images.roll(1, 0)
+    originals[0] = images[0]
+    found = ContentDistance().score(Observation(images, [Conditions()] * 3, embedded, originals))
+    assert found[0] == Score(0.0)
+    with torch.inference_mode():
+        sides = [embedded.style_features(x) for x in (images, originals)]
+    for image in (1, 2):
+        parts = [
+            float((a[image] - b[image]).norm() / (a[image].norm() + b[image].norm()))
+            for a, b in zip(*sides, strict=True)
+        ]
+        assert found[image].value == pytest.approx(sum(parts) / len(parts), rel=1e-4)
+        assert found[image].value > 0.1
+    with pytest.raises(ConcordError, match="compares with the original pictures"):
+        ContentDistance().score(Observation(images, [Conditions()] * 3, embedded))
 
 
 def test_style_features_are_early_activations(embedded: Perception) -> None:

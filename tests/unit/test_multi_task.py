@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
 
 import methods.training.multi_task as training
 from data.errors import ConcordError
 from data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
 from data.requests import Conditions, Request
 from methods.base import Batch, get_method, make_params
-from methods.core.schedule import Schedule
 from methods.mt_diffusion import JointLabel, MultiTask, infer
-from methods.networks.autoencoder import Autoencoder
 from methods.networks.experts import LATENT, Expert
 from methods.networks.multi_task import (
     LABELS,
@@ -28,43 +26,6 @@ from methods.networks.multi_task import (
     one_hot,
 )
 from metrics.networks.features import FeatureNetwork
-
-SMALL: dict[str, Any] = {"channels": (16, 16, 16), "width": 16}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_network(**config: Any) -> MultiTaskUNet:
-    network = MultiTaskUNet(**{**SMALL, **config})
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator(parameter.numel())))
-    return network.eval().requires_grad_(False)
-
-
-def autoencoder() -> Autoencoder:
-    made = Autoencoder(width=16, fine_width=16, blocks=1)
-    images = torch.rand(4, 3, 64, 64, generator=generator())
-    made.fit_linear(torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2))
-    return made.eval().requires_grad_(False)
-
-
-class SmallBank:
-    """What the methods ask of a bank, over small random networks."""
-
-    device = torch.device("cpu")
-    schedule = Schedule.scaled_linear()
-    image_size = 64
-    latent_shape = LATENT
-
-    def __init__(self) -> None:
-        self.autoencoder, self.network = autoencoder(), random_network()
-
-    def multi_task(self) -> MultiTaskUNet:
-        return self.network
-
 
 BANK = SmallBank()
 
@@ -275,8 +236,25 @@ def test_bad_conditions_are_refused() -> None:
 
 
 def test_the_papers_weights_need_a_network_of_their_own() -> None:
-    with pytest.raises(ConcordError, match="preset 'paper' needs a network trained under its weights"):
-        make("mt-diffusion-u", preset="paper").generate(requests(Conditions()))
+    kind = get_method("mt-diffusion-u")
+    params = make_params(kind, {"steps": 3, "preset": "paper"})
+    needs = "preset 'paper' needs a network trained under its weights"
+    with pytest.raises(ConcordError, match=f"{needs} .`concord train mt-faces-paper-weights`.: .* no such weights"):
+        kind(params, BANK).generate(requests(Conditions()))  # type: ignore[arg-type]
+    wrong = SmallBank(mt_faces_paper_weights=random_network())
+    with pytest.raises(ConcordError, match=f"{needs}, the card of mt-faces-paper-weights says 'bounded'"):
+        kind(params, wrong).generate(requests(Conditions()))  # type: ignore[arg-type]
+    right = SmallBank(mt_faces_paper_weights=random_network(weights="paper", predicts="eps"))
+    assert kind(params, right).generate(requests(Conditions())).shape == (1, 3, 64, 64)  # type: ignore[arg-type]
+
+
+def test_a_network_may_predict_the_noise_itself() -> None:
+    network, z = random_network(predicts="eps"), torch.randn(1, *LATENT, generator=generator())
+    shared = network(z, 400)
+    assert torch.equal(network.eps(shared, z, 400, BANK.schedule), network.velocity(shared))
+    by_v = random_network().eps(shared, z, 400, BANK.schedule)
+    abar = BANK.schedule.alphas_cumprod[400].float()
+    torch.testing.assert_close(by_v, abar.sqrt() * network.velocity(shared) + (1 - abar).sqrt() * z)
 
 
 def test_a_mask_in_the_wrong_order_is_another_condition() -> None:
@@ -309,28 +287,14 @@ def test_patches_of_training() -> None:
         training.patch_masks(generator(), torch.tensor([-1]))
 
 
-class FewFaces:
-    """Latents of a handful of invented faces."""
-
-    def __init__(self, *_: Any) -> None:
-        n = 6
-        self.corpus = SimpleNamespace(
-            masks=torch.randint(19, (n, 64, 64), generator=generator(1), dtype=torch.uint8),
-            attributes=torch.randint(6, (n, 5), generator=generator(2)),
-            male=torch.randint(2, (n,), generator=generator(3)),
-            pictures=lambda index: torch.rand(len(index), 3, 64, 64, generator=generator(4)),
-        )
-        self.values = torch.randn(n, *LATENT, generator=generator(5))
-
-
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> training.TrainMultiTask:
     monkeypatch.setattr(training, "Latents", FewFaces)
     monkeypatch.setattr(training, "load_autoencoder", lambda device: BANK.autoencoder)
 
     class Small(MultiTaskUNet):
-        def __init__(self, modalities: Sequence[str], weights: str) -> None:
-            super().__init__(modalities, weights=weights, **SMALL)
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config, **SMALL)
 
     monkeypatch.setattr(training, "MultiTaskUNet", Small)
     return training.TrainMultiTask(torch.device("cpu"))
@@ -360,3 +324,17 @@ def test_one_face_is_learnt(task: training.TrainMultiTask) -> None:
         task.loss(generator(step), 16).backward()
         optimizer.step()
     assert float(task.terms(generator(9), 32)[0].detach()) < 0.9 * before
+
+
+def test_under_the_papers_weights_the_noise_is_learnt(task: training.TrainMultiTask) -> None:
+    """Equal weights, as the paper; the task's network says in its card what it predicts and under which weights."""
+    paper = training.TrainPaperWeights(torch.device("cpu"))
+    assert (paper.network.weights, paper.network.predicts) == ("paper", "eps")
+    out, z, noise = (torch.randn(3, *LATENT, generator=generator(k)) for k in range(3))
+    t = torch.tensor([0, 500, 999])
+    error, clean = paper.compared(out, z, noise, z, t)
+    assert error.tolist() == pytest.approx([float((o - n).square().mean()) for o, n in zip(out, noise, strict=True)])
+    abar = task.schedule.alphas_cumprod[500].float()
+    torch.testing.assert_close(clean[1], (z[1] - (1 - abar).sqrt() * out[1]) / abar.sqrt())
+    assert set(paper.terms(generator(), 16)[1]) >= {"eps mask", "eps label", "eps masked-image"}
+    assert float(paper.terms(generator(), 16)[0].detach()) > 0

@@ -81,6 +81,22 @@ def test_every_metrics_features_have_a_network() -> None:
     assert {_feature_network(kind) for kind in kinds} == {"features", "features-legacy", "dinov2", "clip-l-336"}
 
 
+def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
+    """benchmarks/generators.py names files from the plan alone; they are those that these classes then open."""
+    from benchmarks.generators import JUDGES, THROUGH_GUIDES, metric_needs
+    from metrics.base import COUNTED, SetMetric
+    from metrics.networks.paper.perception import _feature_network
+    from reports.protocol import FREEDOM
+
+    assert {kind: files[0] for kind, files in JUDGES.items()} | {"landmarks-detector": "s3fd"} == FILES
+    assert JUDGES["landmarks"] == (FILES["landmarks"], FILES["landmarks-detector"])
+    for name, metric in all_metrics().items():
+        assert set(metric.networks) - {"interactions"} <= set(JUDGES), name  # that one is of the drawn scenes alone
+        if issubclass(metric, SetMetric) and metric.features not in COUNTED:
+            assert metric_needs([name]) == [FILES[_feature_network(metric.features)]], name
+    assert {name: GUIDES[all_metrics()[name].networks[0]] for name in FREEDOM} == THROUGH_GUIDES
+
+
 def test_kinds_of_one_network_share_its_pass() -> None:
     asked: list[tuple[str, tuple[str, ...]]] = []
 

@@ -22,10 +22,9 @@ from benchmarks.plan import (
     make_plan,
     make_request_set,
     results_root,
-    source_hash,
-    weights_current,
 )  # fmt: skip
 from benchmarks.settings import Settings, load_settings
+from benchmarks.sources import source_hash, weights_current
 from benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites
 from data.errors import ConcordError
 from data.faces import open_faces
@@ -151,7 +150,7 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of methods/core and methods/networks that a method does not import are no part of its key."""
-    from benchmarks import plan
+    from benchmarks import sources
 
     for folder in ("methods/core", "methods/networks"):
         (tmp_path / folder).mkdir(parents=True)
@@ -159,13 +158,13 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
     (tmp_path / "methods/core/noise.py").write_text("1")  # one that every method's key has
     (tmp_path / "methods/plain.py").write_text("from methods import base")
     (tmp_path / "methods/reader.py").write_text("def f():\n    from methods.networks.new import thing")
-    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
 
     def keys() -> list[str]:
-        plan._reached.cache_clear()
-        shared = [tmp_path / name for name in plan.SHARED]
+        sources._reached.cache_clear()
+        shared = [tmp_path / name for name in sources.SHARED]
         methods = [tmp_path / f"methods/{name}.py" for name in ("plain", "reader")]
-        return [source_hash([method, *shared], plan.unread(method, "embedded")) for method in methods]
+        return [source_hash([method, *shared], sources.unread(method, "embedded")) for method in methods]
 
     before = keys()
     (tmp_path / "methods/networks/new.py").write_text("from methods.core.deep import other")
@@ -175,7 +174,7 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
     assert [a == b for a, b in zip(added, keys(), strict=True)] == [True, False]
     (tmp_path / "methods/core/noise.py").write_text("2")
     assert keys()[0] != before[0]
-    plan._reached.cache_clear()
+    sources._reached.cache_clear()
 
 
 def test_a_profiles_own_settings_of_a_suite() -> None:
@@ -189,7 +188,8 @@ def test_a_profiles_own_settings_of_a_suite() -> None:
         check_names(suite)
         assert suite.in_profile("paper") == suite
         if has_models(suite, "paper"):
-            assert settings.size(suite.request_set, "default", "paper") in (500, 3000)
+            stated = (500, 3000) if suite.dataset == "faces" else (800,)
+            assert settings.size(suite.request_set, "default", "paper") in stated
         for other in suites[:position]:
             check_shared(suite, other)
     by_name = {suite.name: suite for suite in suites}
@@ -272,8 +272,8 @@ def test_changed_parameters_make_rows_of_their_own(toy: str, toy_suite: Path, to
 
 def test_planned_row_has_no_run(toy: str, toy_suite: Path, toy_tree: Path) -> None:
     plan = planned(toy_suite, toy_tree)
-    with pytest.raises(ConcordError, match=r"'tedigan'.*planned"):
-        plan.run("tedigan")
+    with pytest.raises(ConcordError, match=r"'awaited'.*planned"):
+        plan.run("awaited")
     with pytest.raises(ConcordError, match=r"no row 'nosuch': expected one of.*toy"):
         plan.run("nosuch")
     with pytest.raises(ConcordError, match=r"no row or method 'nosuch': expected one of.*toy"):
@@ -409,11 +409,12 @@ def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path
     assert makers["collaborative"]["source"] == "methods/collaborative.py"
     assert {"face-generation", "segmentation-text"} <= set(makers["collaborative"]["suites"].split(","))
     assert makers["reference"]["source"] == "benchmarks/makers.py"
-    assert "tedigan" not in makers
+    assert makers["tedigan"]["source"] == "methods/tedigan.py"
     assert all((Path(__file__).parents[2] / maker["source"]).is_file() for maker in makers.values())
     assert 2 * len(makers) < STAGES
     full = make_matrix(suites, settings, profile="embedded", size="full")
-    assert full["faces"]["items_n"] == 3000
+    assert "--n 3000" in full["trees"]["items"]["cmd"]
+    assert "--n 800" in full["trees"]["scenes"]["cmd"]
     path = tmp_path / "matrix.yaml"
     assert write_matrix(matrix, path)
     assert not write_matrix(matrix, path)
@@ -425,4 +426,4 @@ def test_matrix_of_a_profile_without_data(tmp_path: Path) -> None:
     content["profiles"]["paper"]["datasets"] = {}
     settings = Settings.model_validate(content)
     with pytest.raises(ConcordError, match="profile 'paper' names no folder for dataset 'faces'"):
-        make_matrix(load_suites(), settings, profile="paper", size="default")
+        make_matrix([s for s in load_suites() if s.dataset == "faces"], settings, profile="paper", size="default")

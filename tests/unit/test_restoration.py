@@ -204,3 +204,41 @@ def test_a_drawn_mask_of_another_size_is_refused() -> None:
     images = torch.zeros(1, 3, 4, 4)
     with pytest.raises(ConcordError, match="no condition 'mask'"):
         Observation(images, [Conditions()], NOBODY).features(DRAWN_CONFUSION)
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def test_grids_show_what_was_masked_and_what_was_to_be_parsed(tmp_path: Path) -> None:
+    """The pictures of the request set again, for the grid and for every request; kept beside the report as they are."""
+    from reports.conditions import keep_conditions, kept_conditions, read_conditions
+    from reports.figures import condition_picture
+
+    faces = open_faces(toy_world.write_tree(tmp_path / "tree", 3))
+    names = ["masked_image", "source_image"]
+    asked = make_request_set("toys", faces, names, 64, 3, patches=5)
+    run: Any = SimpleNamespace(
+        ids=[request.id for request in asked.requests],
+        manifest={"image_size": 64, "data": {"fingerprint": asked.fingerprint}},
+    )
+    shown = read_conditions(faces, run, 2, names, asked.patches)
+    assert list(shown) == run.ids[:2]
+    keep_conditions(tmp_path, "toys", shown)
+    kept = kept_conditions(tmp_path, "toys", run.ids[:2])
+    for request, (name, every) in zip(asked.requests, shown.every(), strict=True):
+        given = asked.conditions_of(request, names)
+        assert name == request.id
+        for found in [every, *([shown[name], kept[name]] if name in shown else [])]:
+            assert found.masked_image is not None
+            assert given.masked_image is not None
+            assert np.array_equal(found.masked_image[0], given.masked_image[0])
+            assert np.array_equal(found.masked_image[1], given.masked_image[1])
+            assert np.array_equal(found.source_image, given.source_image)  # type: ignore[arg-type]
+        drawn = condition_picture("masked_image", every, None, 64)
+        assert drawn is not None
+        hidden = ~given.masked_image[1]
+        assert hidden.any()
+        assert set(np.unique(drawn[hidden])) <= {205, 235}  # a checked grey
+        assert np.array_equal(drawn[~hidden], request.item.image(64)[~hidden])
+    plain = read_conditions(faces, run, 2, ["text"])
+    assert plain[run.ids[0]].masked_image is None

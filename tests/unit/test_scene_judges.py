@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 
 from data.errors import ConcordError
-from data.synthetic.scenes import CATEGORIES, scene
+from data.synthetic.scenes import CATEGORIES, INTERACTIONS, scene
 from methods.training import layout_judges
 from methods.training.layout_corpus import Scenes, _draw
-from metrics.layout import Detector, Segmenter, evaluate_layout
+from metrics.layout import Detector, InteractionJudge, Segmenter, evaluate_layout
 from metrics.networks.boxes import box_iou
-from metrics.networks.scenes import GRID, SceneDetector, SceneSegmenter, cut, pasted, peaks, reduced
+from metrics.networks.scenes import (
+    GRID,
+    SceneDetector,
+    SceneInteractions,
+    SceneSegmenter,
+    cut,
+    pair_planes,
+    pasted,
+    peaks,
+    reduced,
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +132,9 @@ def test_the_detector_looks_at_each_image_anew() -> None:
 
 def test_learning_lowers_the_losses(corpus: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout_judges, "scenes", lambda split, limit=None: corpus)
-    for kind in (layout_judges.TrainSceneDetector, layout_judges.TrainSceneSegmenter):
+    for kind in (
+        layout_judges.TrainSceneDetector, layout_judges.TrainSceneSegmenter, layout_judges.TrainSceneInteractions,
+    ):  # fmt: skip
         monkeypatch.setattr(kind, "config", {"width": 8})
         task = kind(torch.device("cpu"))
         optimizer = torch.optim.Adam(task.model.parameters(), 5e-3)
@@ -137,3 +149,62 @@ def test_learning_lowers_the_losses(corpus: Scenes, monkeypatch: pytest.MonkeyPa
         state, config = task.outputs(task.model)[kind.name]
         assert config["width"] == 8
         assert set(state) == set(task.model.state_dict())
+
+
+# --------------------------------------------------------------------------------------------------------- interactions
+
+
+def test_pairs_are_the_worlds_interactions(corpus: Scenes) -> None:
+    """Every ordered pair once; a link in both orders, anything else in its own."""
+    pairs = layout_judges.ordered_pairs(corpus)
+    for n in range(20):
+        made = scene(n)
+        rows = pairs[pairs[:, 0] == n][:, 1:].tolist()
+        level = made.layout.level
+        assert len(rows) == level * (level - 1)
+        expected = {(s, o): kind for s, kind, o in made.interactions}
+        expected |= {(o, s): kind for s, kind, o in made.interactions if kind == "link"}
+        assert {(s, o): INTERACTIONS[k - 1] for s, o, k in rows if k} == expected
+    assert int((pairs[:, 3] > 0).sum()) > 10
+
+
+def test_planes_tell_the_way_from_subject_to_object() -> None:
+    left, right = torch.tensor([[0.0, 0.25, 0.25, 0.75]]), torch.tensor([[0.75, 0.25, 1.0, 0.75]])
+    planes = pair_planes(left, right, 64)[0]
+    assert planes.shape == (4, 64, 64)
+    assert planes[0].sum() == planes[1].sum() == 16 * 32
+    assert planes[0, 32, 8] == planes[1, 32, 56] == 1
+    middle = planes[2, 32]
+    assert float(middle[8]) == pytest.approx(0, abs=0.02)
+    assert float(middle[56]) == pytest.approx(1, abs=0.02)
+    assert float(planes[3, 32].abs().max()) == pytest.approx(0, abs=0.02)
+    turned = pair_planes(right, left, 64)[0]
+    assert torch.equal(turned[0], planes[1])
+    # the other way round, both coordinates start at the other end
+    assert torch.allclose(turned[2, :, 12:52], 1 - planes[2, :, 12:52], atol=1e-5)
+    assert torch.allclose(turned[3], -planes[3], atol=1e-5)
+
+
+def test_the_judge_of_interactions_reads_large_images_as_small_ones() -> None:
+    judge = SceneInteractions(INTERACTIONS, 8).eval()
+    assert isinstance(judge, InteractionJudge)
+    one = scene(12)
+    boxes = one.layout.boxes[0], one.layout.boxes[1]
+    large = one.image.repeat(8, 0).repeat(8, 1)
+    assert judge.judge(large, *boxes) == judge.judge(one.image, *boxes)
+    assert judge.judge(one.image, *boxes) in (None, *INTERACTIONS)
+    with torch.no_grad():
+        last = judge.head[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0]))
+    assert judge.judge(one.image, *boxes) == "on"
+    errors = layout_judges.interaction_errors(judge, _few())
+    assert errors["by_kind"]["on"] == 1.0
+    assert errors["by_kind"]["link"] == 0.0
+    assert errors["pairs_without_one_given_none"] == 0.0
+
+
+def _few() -> Scenes:
+    arrays = {name: torch.from_numpy(value) for name, value in _draw(range(40)).items()}
+    return Scenes(**{**arrays, "images": arrays["images"].movedim(-1, 1).contiguous()})

@@ -72,7 +72,8 @@ def test_no_caption_can_leave_a_script() -> None:
 
 def test_every_page_links_to_files_that_are_there(folder: Path) -> None:
     pages = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.html")}
-    assert {"index.html", "methods.html", "papers.html", "method-collaborative.html", "amdm-table-1.html"} <= set(pages)
+    alone = "collaborative-diffusion-table-a4.html"
+    assert {"index.html", "methods.html", "papers.html", "method-collaborative.html", alone} <= set(pages)
     for name, text in pages.items():
         assert not re.search(r"(?:src|<link[^>]*href)=\"(?:https?:)?//", text), name
         for target in re.findall(r"(?:src|href|data-source)=\"([^\"]*)\"", text):
@@ -248,7 +249,7 @@ def test_every_table_of_the_papers_is_listed(folder: Path) -> None:
         assert text.count('scope="row"') >= len(paper.tables)
         assert paper.url in text
     assert "124.62" in (folder / "face-generation.html").read_text(encoding="utf-8")
-    assert "31.87" in (folder / "amdm-table-1.html").read_text(encoding="utf-8")
+    assert "403.6" in (folder / "collaborative-diffusion-table-a4.html").read_text(encoding="utf-8")
 
 
 def test_judges_show_single_numbers_and_groups_apart() -> None:
@@ -425,6 +426,41 @@ def test_boxes_carry_their_labels() -> None:
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         near = picture[round(y * 159), round(x * 159) - 2 : round(x * 159) + 3]
         assert (near == wanted).all(axis=1).any()
+
+
+def colour_of(name: str) -> np.ndarray:
+    return np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def test_interactions_are_arrows_from_subject_to_object() -> None:
+    boxes, labels = [[0.0, 0.4, 0.3, 0.6], [0.7, 0.4, 1.0, 0.6]], ["a red bird", "a blue cat"]
+    plain = figures.layout_picture(Layout.of("two", boxes, labels), units=200)
+    drawn = figures.layout_picture(Layout.of("two", boxes, labels, "", [(0, "holding", 1)]), units=200)
+    violet = (drawn == colour_of(figures.INTERACTION)).all(axis=2)
+    assert not (plain == colour_of(figures.INTERACTION)).all(axis=2).any()
+    columns = np.flatnonzero(violet[:156].any(axis=0) | violet[165:].any(axis=0))
+    tip, tail = violet[:, 245:271].sum(), violet[:, 48:74].sum()  # the head is at the object's end
+    assert tip > 1.5 * tail > 0, (tip, tail)
+    assert columns.size
+
+
+def test_boxes_lie_over_the_images(tmp_path: Path) -> None:
+    layout = Layout.of("one", [[0.25, 0.25, 0.75, 0.75]], ["a red bird"])
+    picture = np.full((64, 64, 3), 120, np.uint8)
+    drawn = figures.boxes_over(picture, layout, 100)
+    assert drawn.shape == (160, 160, 3)
+    edge = round(0.25 * 159)
+    assert (drawn[80, edge] == colour_of(figures.LINES[0])).all()
+    assert (drawn[80, 80] == 120).all()
+    assert (picture == 120).all()
+
+
+def test_single_levels_have_no_panel() -> None:
+    def columns(*names: str) -> list[Column]:
+        return [Column(name, name, True) for name in names]
+
+    found = Table("x", "X", "embedded", columns("success@L2", "success@L6", "success@avg", "joint"), [])
+    assert [column.name for column in plots.overall(found)] == ["success@avg", "joint"]
 
 
 def test_unknown_pixels_of_a_masked_image_look_like_no_photograph() -> None:

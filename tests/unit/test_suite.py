@@ -53,7 +53,7 @@ def test_ablation_shares_the_runs_of_face_generation() -> None:
 
 def test_own_suite_file(toy: str, toy_suite: Path) -> None:
     suite = load_suite(str(toy_suite))
-    assert suite.row_names() == ["ground-truth", "shuffled", "toy", "tedigan"]
+    assert suite.row_names() == ["ground-truth", "shuffled", "toy", "awaited"]
     assert suite.request_set == "toys"
 
 
@@ -98,7 +98,7 @@ def test_mistakes(toy: str, tmp_path: Path, changes: dict[str, str], words: list
         ("{name: toy, method: toy, planned: later}", ["either 'method' or 'planned'"]),
         ("{name: ../toy, method: toy}", ["'../toy'", "expected letters"]),
         ("{name: ground-truth, method: toy}", ["'ground-truth'", "kept"]),
-        ("{name: tedigan, method: toy}", ["two rows are named 'tedigan'"]),
+        ("{name: awaited, method: toy}", ["two rows are named 'awaited'"]),
         ("{name: toy, method: nosuch}", ["unknown method 'nosuch'", "collaborative", "toy"]),
         ("{name: toy, method: toy, params: {stepz: 2}}", ["unknown parameter 'stepz'", "steps"]),
         ("{name: toy, method: toy, params: {steps: two}}", ["parameter 'steps'", "'two'"]),

@@ -146,3 +146,40 @@ def test_further_training_sees_fresh_data_and_survives_a_kill(tmp_path: Path) ->
 def test_nothing_to_train_further_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConcordError, match="no such weights to train further"):
         train(task(tmp_path), further=True, checkpoints=tmp_path / "c", progress=False)
+
+
+class Measured(Line):
+    """A line whose slope is measured every 40 steps; the measurement draws random numbers of its own."""
+
+    measured_every = 40
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        torch.randn(3)
+        assert not model.training
+        return {"slope": float(model.weight)}
+
+
+def test_a_curve_is_of_the_averaged_weights_and_changes_nothing(tmp_path: Path) -> None:
+    train(task(tmp_path / "plain"), checkpoints=tmp_path / "c", progress=False)
+    measured = Measured(torch.device("cpu"), tmp_path / "measured")
+    first = float(measured.model.weight)
+    (card,) = train(measured, checkpoints=tmp_path / "c", progress=False)
+    one, two = (load_weights("line", tmp_path / name)[0] for name in ("plain", "measured"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    curve = card["held_out"]["curve"]
+    assert [point["step"] for point in curve] == [0, 40, 80, 120, 160]
+    assert curve[0]["slope"] == first
+    assert curve[-1]["slope"] == pytest.approx(float(two["weight"]), abs=1e-3)  # kept in half precision
+    assert card["held_out"]["slope"] == pytest.approx(curve[-1]["slope"], abs=1e-3)
+    killed = Measured(torch.device("cpu"), tmp_path / "killed")
+    killed.stop_at = 97
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, checkpoints=tmp_path / "ck", every_seconds=0, progress=False)
+    again = Measured(torch.device("cpu"), tmp_path / "killed")
+    (resumed,) = train(again, checkpoints=tmp_path / "ck", every_seconds=0, progress=False)
+    assert resumed["held_out"]["curve"] == curve
+    (longer,) = train(
+        Measured(torch.device("cpu"), tmp_path / "killed"), steps=40, further=True, checkpoints=tmp_path / "c2",
+        progress=False,
+    )  # fmt: skip
+    assert [point["step"] for point in longer["held_out"]["curve"]] == [160, 200]

@@ -68,7 +68,7 @@ class PaperPerception:
     def __init__(self, device: torch.device | str = "cpu", paths: Mapping[str, Path] | None = None) -> None:
         self.device, self.paths = torch.device(device), dict(paths or {})
         self.networks: dict[str, Any] = {}
-        self.cards: dict[str, dict[str, Any]] = {}
+        self._cards: dict[str, dict[str, Any]] = {}
 
     def network(self, kind: str) -> Any:
         """The network itself, in evaluation mode, its parameters frozen; ConcordError for an unknown kind."""
@@ -92,15 +92,19 @@ class PaperPerception:
         return weight_path(FILES[kind], given)
 
     def _record(self, kind: str, path: Path) -> None:
-        self.cards[kind] = {"name": FILES[kind], "sha256": weights_sha256(path)}
+        self._cards[kind] = {"name": FILES[kind], "sha256": weights_sha256(path)}
+
+    @property
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """Name and SHA-256 of the weights loaded so far, by kind; those of FreeDoM's distances as 'freedom-...'."""
+        if "freedom" not in self.__dict__:
+            return dict(self._cards)
+        return self._cards | {f"freedom-{kind}": card for kind, card in self.freedom.cards.items()}
 
     @property
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of the weights loaded so far, by kind; those of FreeDoM's distances begin with 'freedom-'."""
-        own = {kind: card["sha256"] for kind, card in self.cards.items()}
-        if "freedom" not in self.__dict__:
-            return own
-        return own | {f"freedom-{kind}": digest for kind, digest in self.freedom.sha256.items()}
+        """SHA-256 of the weights loaded so far, by kind as in `cards`."""
+        return {kind: card["sha256"] for kind, card in self.cards.items()}
 
     @cached_property
     def freedom(self) -> FreeDoMNetworks:

@@ -1,0 +1,155 @@
+"""The single-task diffusion models that MT-Diffusion (Chen et al., ICLR 2024) is compared with, and its starred rows.
+
+    adm-class-conditional   p(image | class): ADM's row of Table 2 (Dhariwal and Nichol, NeurIPS 2021, without guidance)
+    single-task-diffusion   p(mask | image): Table 4's row; what is diffused is the mask's encoding, the image is given
+    mt-diffusion-m-star     p(image), by MT-Diffusion's network after fine-tuning on that alone: Table 2's starred rows
+
+One process each and nothing aggregated: Algorithm 1 without modalities is DDPM's ancestral sampling. Trunk, size, batch
+and first weights are those of MT-Diffusion's network (methods/training/single_task.py); the cards name the steps.
+`single-task-diffusion` reads the class of a pixel by the head that MT-Diffusion's network has, at the last step: the
+autoencoder's picture of a mask would need its colours rounded.
+
+A method is known as soon as `concord train` has made its network; until then its row says that it is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.checkpoints import weight_path
+from data.errors import ConcordError
+from methods.base import Batch, Method, Trace, register
+from methods.mt_diffusion import Aggregation, Predict, infer, predictor
+
+if TYPE_CHECKING:
+    from methods.networks.multi_task import MultiTaskUNet
+
+
+class SingleTask(Method):
+    """One diffusion process of the trunk that MT-Diffusion shares."""
+
+    paper = "arXiv:2407.17571"
+    citation = (
+        "Chen, Ding, Sisman, Xu, Xie, Yao, Tran, Zeng: Diffusion Models for Multi-Modal Generative Modeling. ICLR 2024"
+    )
+    conditions: ClassVar[frozenset[str]] = frozenset()
+    training_free = False
+    minimum_conditions = 0
+    joins_open_suites = False
+    file: ClassVar[str]  # its weights
+
+    class Params(Method.Params):
+        steps: int = Field(1000, ge=1, le=1000)  # appendix C
+        eta: float = Field(1.0, ge=0, le=1)  # a draw from the posterior; 0 is DDIM's step
+
+    @property
+    def network(self) -> MultiTaskUNet:
+        """The network; ConcordError in a profile whose bank has none (the paper published no weights)."""
+        load = getattr(self.bank, "multi_task", None)
+        if load is None:
+            raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
+        network: MultiTaskUNet = load(self.file)
+        return network
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"eps-mt-single": self.network}
+
+    def denoised(self, batch: Batch, predict: Predict) -> Tensor:
+        """z_0 (B, 6, 16, 16) by Algorithm 1 without modalities."""
+        p = self.params
+        assert isinstance(p, SingleTask.Params)
+        alone = Aggregation.make(self.bank.schedule, 0)
+        shape = self.bank.latent_shape
+        return infer(predict, _no_modality, alone, {}, {}, batch.generators, shape, self.device, p.steps, p.eta)[0]
+
+
+def remembering(predict: Predict) -> tuple[Predict, dict[str, Tensor]]:
+    """The noise alone, and beside it what the heads said last, by name."""
+    last: dict[str, Tensor] = {}
+
+    def told(z_t: Tensor, t: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        eps, found = predict(z_t, t)
+        last.update(found)
+        return eps, {}
+
+    return told, last
+
+
+def _no_modality(name: str, data: Tensor) -> Tensor:
+    raise AssertionError(f"a single task encodes no modality, was asked for '{name}'")
+
+
+class ClassConditional(SingleTask):
+    """The image of a class of age and sex; a class that is not named is drawn as often as the training data have it."""
+
+    name, title, file = "adm-class-conditional", "ADM (class-conditional)", "mt-class-conditional"
+    paper = "arXiv:2105.05233"
+    citation = "Dhariwal, Nichol: Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021"
+
+    class Params(SingleTask.Params):
+        label: int | None = Field(None, ge=0, le=11)  # age times 2 plus sex
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        from methods.networks.multi_task import LABELS, Known, one_hot
+
+        label = one_hot(self.labels(batch), LABELS).to(self.device)
+        predict = predictor(self.network, self.bank.schedule, Known(label=label))
+        return self.bank.autoencoder.decode(self.denoised(batch, predict))
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The class of each image, int64 (B,), drawn from its request's own generator where none is named."""
+        p = self.params
+        assert isinstance(p, ClassConditional.Params)
+        if p.label is not None:
+            return torch.full((len(batch),), p.label)
+        shares = torch.tensor(self.network.frequencies)
+        return torch.cat([torch.multinomial(shares, 1, generator=generator) for generator in batch.generators])
+
+
+class SegmentationDiffusion(SingleTask):
+    """The mask of an image, as a picture in the colours of data/labels.py."""
+
+    name, title, file = "single-task-diffusion", "Single-task diffusion", "mt-segmentation"
+    conditions: ClassVar[frozenset[str]] = frozenset({"source_image"})
+    minimum_conditions = 1
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        from data.labels import PALETTE
+        from methods.core.masked import source_pictures
+
+        pictures = source_pictures(batch, self.bank.image_size, self.device)
+        found = self.classes(batch, self.bank.autoencoder.encode(pictures))
+        return torch.from_numpy(PALETTE.copy()).to(self.device)[found].movedim(-1, 1).float() / 255
+
+    def classes(self, batch: Batch, image: Tensor) -> Tensor:
+        """Masks int64 (B, 64, 64) of images by their latents (B, 6, 16, 16): what the head says at the last step."""
+        from methods.networks.multi_task import MODALITIES, Known
+
+        known, kind = Known({"image": image}), MODALITIES["mask"]
+        predict, last = remembering(predictor(self.network, self.bank.schedule, known, kind))
+        self.denoised(batch, predict)
+        return last["mask"].argmax(1)
+
+
+class FineTunedGeneration(SingleTask):
+    """Images by MT-Diffusion's network after fine-tuning on images alone; the heads of -M and -E have no part in it."""
+
+    name, title, file = "mt-diffusion-m-star", "MT-Diffusion-M*", "mt-faces-generation"
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        from methods.networks.multi_task import Known
+
+        return self.bank.autoencoder.decode(self.denoised(batch, predictor(self.network, self.bank.schedule, Known())))
+
+
+for _kind in (ClassConditional, SegmentationDiffusion, FineTunedGeneration):
+    if weight_path(_kind.file).is_file():
+        register(_kind)

@@ -1,0 +1,73 @@
+"""The committed generators of the world of layouts on test scenes: each does its own part, and not the other's."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.checkpoints import load_weights
+from data.requests import Conditions, Request
+from data.synthetic.scenes import SPLITS, Scene, scene
+from methods.base import make_method
+from methods.networks.bank import Bank
+from metrics.base import Observation
+from metrics.networks.perception import Perception
+
+N = 24
+STEPS = 20
+TOGETHER: dict[str, Any] = {"aggregation_steps": 12, "aggregate": "slerp", "weights": (0.3,), "optimise": False}
+
+
+@cache
+def scenes() -> list[Scene]:
+    return [scene(index) for index in SPLITS["test"][:N]]
+
+
+@cache
+def shares(name: str, **params: Any) -> dict[str, float]:
+    """Of the instances, those in place and those in their colour too; of the interactions, those that are seen."""
+    asked = [Request.make("weights", str(k), 0, Conditions(layout=one.layout)) for k, one in enumerate(scenes())]
+    images = make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
+    seen = Observation(images, [one.conditions for one in asked], Perception.load())
+    found = [one for instances in seen.instances for one in instances]
+    related = [right for rights in seen.interactions for right in rights]
+    return {
+        "placed": float(np.mean([one.located for one in found])),
+        "coloured": float(np.mean([one.success for one in found])),
+        "related": float(np.mean(related)),
+    }
+
+
+def test_reconstructions() -> None:
+    autoencoder = Bank().scenes_autoencoder
+    images = torch.from_numpy(np.stack([one.image for one in scenes()])).movedim(-1, 1).float() / 255
+    with torch.inference_mode():
+        decoded, latents = autoencoder(images).clamp(0, 1), autoencoder.encode(images)
+    psnr = float((-10 * (decoded - images).square().mean((1, 2, 3)).log10()).mean())
+    assert psnr == pytest.approx(load_weights("scenes-autoencoder")[1]["held_out"]["psnr_db"], abs=1.0)
+    assert 0.8 < float(latents.std()) < 1.35
+
+
+def test_the_attribute_model_knows_colours_and_no_interactions() -> None:
+    found = shares("layout-attribute")
+    assert found["placed"] > 0.7
+    assert found["coloured"] > 0.65
+    assert found["related"] < 0.25
+
+
+def test_the_interaction_model_knows_interactions_and_no_colours() -> None:
+    found = shares("layout-interaction")
+    assert found["placed"] > 0.75
+    assert found["related"] > 0.35
+    assert found["coloured"] < 0.35
+
+
+def test_together_they_know_both() -> None:
+    """AMDM keeps what the interaction model knows and takes over much of what the attribute model knows."""
+    found = shares("amdm-layouts", **TOGETHER)
+    assert found["coloured"] > shares("layout-interaction")["coloured"] + 0.25
+    assert found["related"] > shares("layout-attribute")["related"] + 0.2

@@ -1,0 +1,217 @@
+"""The methods over layout models, on small random networks: special cases, evaluation counts, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from layout_models import BOXES, LABELS, expert, layout
+
+from benchmarks.meter import EvaluationCounter
+from data.errors import ConcordError
+from data.requests import Conditions, Request
+from methods.amdm import spherical_weights
+from methods.base import Method, make_params
+from methods.core.noise import draw_noise
+from methods.core.sampler import ddim, ddim_step
+from methods.core.schedule import Schedule
+from methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction
+from methods.networks.autoencoder import Autoencoder
+from methods.networks.experts import LATENT
+from methods.networks.layout_experts import LayoutExpert
+
+STEPS = 5
+
+
+class SmallBank:
+    """What the methods ask of a bank."""
+
+    device = torch.device("cpu")
+    schedule = Schedule.scaled_linear()
+    latent_shape = LATENT
+
+    def __init__(self) -> None:
+        self.experts = {kind: expert(kind) for kind in ("interaction", "attribute")}
+        autoencoder = Autoencoder(width=16, fine_width=16, blocks=1)
+        images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        autoencoder.fit_linear(torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2))
+        self.scenes_autoencoder = autoencoder.eval().requires_grad_(False)
+
+    def layout_expert(self, kind: str) -> LayoutExpert:
+        return self.experts[kind]
+
+
+BANK = SmallBank()
+TWO = ("interaction", "attribute")
+
+
+@pytest.fixture(autouse=True)
+def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the style model is not trained, whatever lies in the folder of weights."""
+    for kind in (AmdmLayouts, ComposableLayouts):
+        monkeypatch.setattr(kind, "kinds", TWO)
+
+
+def make(kind: type[Method], **params: Any) -> Method:
+    return kind(make_params(kind, {"steps": STEPS, **params}), BANK)  # type: ignore[arg-type]
+
+
+def requests(count: int = 2) -> list[Request]:
+    layouts = [layout(), layout(LABELS[:2], BOXES[:2], ()), layout(LABELS[1:], BOXES[1:], ((0, "on", 1),))]
+    return [Request.make("toy", str(k), 0, Conditions(layout=layouts[k])) for k in range(count)]
+
+
+def generators(asked: Sequence[Request]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(one.seed) for one in asked]
+
+
+def alone(kind: str, asked: Sequence[Request], guidance: float) -> torch.Tensor:
+    """The image of one model, by the plain sampler."""
+    denoise = BANK.layout_expert(kind).bind([one.conditions for one in asked], BANK.schedule, guidance)
+    x_0 = ddim(denoise, BANK.schedule, generators(asked), LATENT, "cpu", STEPS)
+    with torch.inference_mode():
+        return BANK.scenes_autoencoder.decode(x_0).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [(LayoutInteraction, "interaction"), (LayoutAttribute, "attribute")]
+)  # fmt: skip
+def test_a_model_alone_is_the_plain_sampler(kind: type[Method], model: str) -> None:
+    for guidance in (1.0, 2.0):
+        assert torch.equal(make(kind, guidance=guidance).generate(requests()), alone(model, requests(), guidance))
+
+
+# ---------------------------------------------------------------------------------------------------------------- AMDM
+
+
+@pytest.mark.parametrize("order", [TWO, TWO[::-1]])
+def test_without_aggregation_the_first_model_goes_alone(order: tuple[str, str]) -> None:
+    images = make(AmdmLayouts, order=order, aggregation_steps=0, guidance=2.0).generate(requests())
+    assert torch.equal(images, alone(order[0], requests(), 2.0))
+
+
+def test_the_interaction_model_goes_on_alone_unless_an_order_says_otherwise() -> None:
+    plain = make(AmdmLayouts, aggregation_steps=2).generate(requests())
+    assert torch.equal(plain, make(AmdmLayouts, aggregation_steps=2, order=TWO).generate(requests()))
+    assert not torch.equal(plain, make(AmdmLayouts, aggregation_steps=2, order=TWO[::-1]).generate(requests()))
+
+
+def test_a_weight_of_one_without_correction_is_the_first_model() -> None:
+    images = make(AmdmLayouts, aggregation_steps=3, weights=(1.0,), optimise=False).generate(requests())
+    torch.testing.assert_close(images, alone("interaction", requests(), 2.0), atol=1e-5, rtol=0)
+
+
+def test_two_models_are_algorithm_one() -> None:
+    """Algorithm 1 spelt out: s steps of both, equation 9, equation 10, then the first model."""
+    w, s, share, guidance = 0.6, 2, (0.1, 0.2), 2.0
+    asked = requests(3)
+    images = make(
+        AmdmLayouts, aggregation_steps=s, weights=(w,), step_sizes=share, guidance=guidance
+    ).generate(asked)  # fmt: skip
+    schedule = BANK.schedule
+    models = [BANK.layout_expert(k).bind([one.conditions for one in asked], schedule, guidance) for k in TWO]
+    size = float(torch.tensor(LATENT).prod()) ** 0.5
+    times = schedule.ddim_timesteps(STEPS)
+    x = [draw_noise(generators(asked), LATENT)] * 2
+    for k, t in enumerate(times):
+        previous = times[k + 1] if k + 1 < len(times) else -1
+        active = models if k < s else models[:1]
+        own = [ddim_step(schedule, m(x_t, t), x_t, t, previous) for m, x_t in zip(active, x, strict=False)]
+        if k >= s:
+            x = [own[0], x[1]]
+            continue
+        mixed = w * own[0] + (1 - w**2) ** 0.5 * own[1]
+        away = [mixed - mu for mu in own]
+        lengths = [d.flatten(1).norm(dim=1)[:, None, None, None] for d in away]
+        x = [mixed - e * size * d / n for e, d, n in zip(share, away, lengths, strict=True)]
+    with torch.inference_mode():
+        torch.testing.assert_close(images, BANK.scenes_autoencoder.decode(x[0]).clamp(0, 1), atol=1e-4, rtol=1e-4)
+    assert spherical_weights([w]) == [w, (1 - w**2) ** 0.5]
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(1.0, 1), (2.0, 2)])
+def test_an_added_model_costs_its_share_of_the_steps(guidance: float, rows: int) -> None:
+    """1 + s / T, each evaluation of two rows with guidance; the correction evaluates nothing."""
+    s, n = 3, 2
+    found = {}
+    for optimise in (True, False):
+        method = make(AmdmLayouts, aggregation_steps=s, optimise=optimise, guidance=guidance)
+        counter = EvaluationCounter(method.networks())
+        method.generate(requests(n))
+        counter.close()
+        found[optimise] = counter.rows
+    assert found[True] == found[False] == {"eps-interaction": rows * n * STEPS, "eps-attribute": rows * n * s}
+
+
+@pytest.mark.parametrize("order", [("interaction",), ("interaction", "style"), ("attribute", "attribute")])
+def test_an_order_of_other_models_is_refused(order: tuple[str, ...]) -> None:
+    with pytest.raises(ConcordError, match=r"'order': .* expected each of interaction, attribute"):
+        make(AmdmLayouts, order=order).generate(requests())
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"weights": (1.5,)}, "weights"),
+        ({"weights": (-0.1,)}, "weights"),
+        ({"aggregation_steps": 6}, "aggregation_steps"),
+        ({"guidance": -1.0}, "guidance"),
+    ],
+)
+def test_a_wrong_parameter_is_named(params: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConcordError, match=name):
+        make(AmdmLayouts, **params)
+
+
+def test_models_of_another_schedule_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Schedule.scaled_linear(end=0.02)
+    model = BANK.experts["attribute"]
+    monkeypatch.setattr(
+        model, "bind", lambda given, schedule, guidance: LayoutExpert.bind(model, given, other, guidance)
+    )  # fmt: skip
+    with pytest.raises(ConcordError, match="model 'attribute' has another noise schedule"):
+        make(AmdmLayouts).generate(requests())
+
+
+# ---------------------------------------------------------------------------------------------------------- composable
+
+
+def test_the_sum_of_predictions_is_its_equation() -> None:
+    asked, w = requests(), 0.8
+    conditions = [one.conditions for one in asked]
+    plain, null = (
+        [BANK.layout_expert(k).bind(conditions, BANK.schedule, g) for k in TWO] for g in (1.0, 0.0)
+    )  # fmt: skip
+
+    def denoise(x_t: torch.Tensor, t: int) -> torch.Tensor:
+        own, none = ([model(x_t, t) for model in models] for models in (plain, null))
+        return sum(none) / 2 + w * sum(a - b for a, b in zip(own, none, strict=True))  # type: ignore[return-value]
+
+    x_0 = ddim(denoise, BANK.schedule, generators(asked), LATENT, "cpu", STEPS)
+    with torch.inference_mode():
+        expected = BANK.scenes_autoencoder.decode(x_0).clamp(0, 1)
+    found = make(ComposableLayouts, weight=w).generate(asked)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_average_of_plain_predictions_takes_one_row_each() -> None:
+    method = make(ComposableLayouts, weight=0.5)
+    counter = EvaluationCounter(method.networks())
+    method.generate(requests())
+    counter.close()
+    assert counter.rows == {"eps-interaction": 2 * STEPS, "eps-attribute": 2 * STEPS}
+
+
+@pytest.mark.parametrize("kind", [LayoutInteraction, LayoutAttribute, ComposableLayouts, AmdmLayouts])
+def test_an_image_does_not_depend_on_its_batch(kind: type[Method]) -> None:
+    asked, method = requests(3), make(kind)
+    together = method.generate(asked)
+    apart = torch.cat([method.generate([one]) for one in asked[::-1]]).flip(0)
+    torch.testing.assert_close(together, apart, atol=1 / 255, rtol=0)
+
+
+def test_a_request_without_a_layout_is_refused() -> None:
+    with pytest.raises(ConcordError, match="needs at least 1 of layout"):
+        make(LayoutInteraction).generate([Request.make("toy", "0", 0, Conditions())])
