@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.errors import ConcordError
+from data.layouts import Layout
 from data.requests import CONDITION_NAMES, Conditions, Request
 
 if TYPE_CHECKING:
@@ -259,6 +260,9 @@ def _fingerprint(state: tuple[Any, Any, Tensor]) -> tuple[Any, ...]:
 
 
 def _arrays(value: Any) -> tuple[Any, ...]:
+    """The parts of a condition that `np.array_equal` compares."""
+    if isinstance(value, Layout):
+        return value.boxes, str([getattr(value, part.name) for part in fields(value) if part.name != "boxes"])
     return value if isinstance(value, tuple) else (value,)
 
 

@@ -33,17 +33,17 @@ class MethodCard:
 @cache
 def method_cards(folder: Path = METHODS) -> dict[str, MethodCard]:
     """The card of every method in the folder, by method name."""
-    found = {}
+    found: dict[str, MethodCard] = {}
+    facts: dict[str, dict[str, str]] = {}  # of all files: a method may stand on another's class
     for path in sorted(folder.glob("*.py")):
         classes = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
-        facts: dict[str, dict[str, str]] = {}
         for node in classes:  # a class stands after its bases: what it does not say, they have said
             inherited = [facts[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in facts]
             merged = {key: value for said in reversed(inherited) for key, value in said.items()}
             facts[node.name] = {**merged, **_literals(node)}
             description = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
             said = facts[node.name]
-            if "name" in said:
+            if "name" in said and said["name"] not in found:
                 found[said["name"]] = MethodCard(**{key: said.get(key, "") for key in FACTS}, description=description)
     return found
 

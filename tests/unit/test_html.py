@@ -346,9 +346,9 @@ def test_report_of_a_variant_by_name(results: Path) -> None:
 def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
     found = call("--results", tmp_path)
     assert found.exit_code == 2
-    assert "no results of face-generation or " in found.stderr
+    assert "no results of amdm-steps or " in found.stderr
     assert "influence-ablation" in found.stderr
-    assert "concord run face-generation" in found.stderr
+    assert "concord run amdm-steps" in found.stderr
     unknown = call("no-such-suite", "--results", tmp_path)
     assert unknown.exit_code == 2
     assert "face-generation" in unknown.stderr

@@ -62,7 +62,7 @@ def planned(suite: Path, tree: Path, results: Path, **options: Any) -> Plan:
 @pytest.fixture(scope="module")
 def done(plan: Plan) -> Plan:
     """Every row made and scored; the judges' detector finds one box of the middle, whatever is asked for."""
-    session = Session(plan, "cpu", 8, open_perception=lambda: toy_layouts.Judges([(0.1, 0.1, 0.9, 0.9)]))  # type: ignore[arg-type,return-value]
+    session = Session(plan, "cpu", 8, open_perception=lambda: toy_layouts.Judges([(0.1, 0.1, 0.9, 0.9)]))
     session.generate(plan.runs)
     session.score(plan.runs)
     return plan
