@@ -95,6 +95,7 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
             measured[name] = read_measured(run, facts, unscored)
     refusal = refusal_reason(measured)
     thresholds = add_joint(measured, suite, facts)
+    lacking = not_scored_notes(unscored, measured, facts)  # before metrics give way to their columns by level
     if not refusal:
         facts = add_levels(measured, {name: facts[name] for name in suite.metrics}, declared)
     names = list(facts) if not refusal else suite.metrics
@@ -123,8 +124,7 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
         paper_url=paper.url,
         warnings=warnings_for(n, rows, runs),
         refusal=refusal,
-        notes=not_scored_notes(unscored, measured, facts)
-        | notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
+        notes=lacking | notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
         provenance=provenance_of(runs),
         judges=judge_cards(runs, facts),
     )

@@ -11,7 +11,7 @@ from fake_store import write_run
 from layout_world import Perfect, grid_layout, paint
 
 from benchmarks.store import Store
-from benchmarks.suite import Row, Suite
+from benchmarks.suite import Row, Suite, read_suite
 from metrics.layout import Instance, LayoutTable, evaluate_layout, layout_table, mean_iou, success_rate
 from reports import statistics as st
 from reports.assemble import build_table
@@ -154,3 +154,12 @@ def test_before_any_run_every_level_shows_the_papers_value(tmp_path: Path) -> No
     assert all(row.absent for row in table.rows)
     assert [column.name for column in table.columns][:2] == ["instance-success@L2", "instance-success@L3"]
     assert table.row("interactdiffusion").cells["instance-success@avg"].paper == 24.96
+
+
+def test_what_cannot_be_scored_is_said_before_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics whose files are missing have given way to their columns by level by then."""
+    monkeypatch.setenv("CONCORD_CACHE", str(tmp_path / "cache"))
+    table = build_table(read_suite("coco-mig"), Store(tmp_path), "paper")
+    (success, *_) = table.notes["Not scored"]
+    assert "(instance-success)" in success
+    assert "concord weights fetch groundingdino-swint-hf" in success
