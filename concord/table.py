@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from concord.options import DataFolder, Limit, ProfileName, Results, SeedSet
-from concord.report import RESULTS, stored_root, with_extra_rows
+from concord.report import RESULTS, stored_root, with_extra_rows, with_reasons
 from data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def find_table(name: str, store: Store, profile: str) -> Table:
     from reports.assemble import build_table, unanswered_tables
 
     if name in suite_names() or name.endswith((".yaml", ".yml")):
-        return build_table(with_extra_rows(read_suite(name), store), store, profile)
+        suite = with_reasons(with_extra_rows(read_suite(name), store), store, profile)
+        return build_table(suite, store, profile)
     others = {table.name: table for table in unanswered_tables(profile)}
     if name not in others:
         raise ConcordError(f"unknown table '{name}': expected one of {', '.join([*suite_names(), *others])}")

@@ -135,6 +135,8 @@ def write_side(side: Side, folder: Path) -> None:
         "commit": side.commit,
         "protocols": side.protocols,
         "runs": {name: run.facts for name, run in side.runs.items()},
+        # whose scores are of whole sets, so that no score of theirs names a request
+        "requests": {name: list(map(str, run.requests)) for name, run in side.runs.items() if not run.values},
     }
     write_json(folder / "baseline.json", content)
 

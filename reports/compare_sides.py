@@ -144,7 +144,7 @@ def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
     for name, facts in dict(content["runs"]).items():
         if {"n", "data", "device", "networks"} - set(facts):
             raise ValueError(f"run '{name}' lacks its facts")
-        ids = requests.get(name, [])
+        ids = requests.get(name) or list(dict(content.get("requests") or {}).get(name, []))
         if len(ids) != facts["n"] or any(len(v) != len(ids) for v in values.get(name, {}).values()):
             raise ValueError(f"run '{name}' has scores of {len(ids)} of {facts['n']} requests")
         runs[name] = SideRun(

@@ -146,7 +146,7 @@ def test_plan_writes_the_matrix_when_it_changed(concord: Cli, tmp_path: Path, mo
     one = concord("plan", "--results", tmp_path / "results", "--suite", "influence-ablation", "--size", "full")
     assert one.stdout.rstrip().endswith("written")
     assert "text-only" not in path.read_text()
-    assert "items_n: 3000" in path.read_text()
+    assert "--n 3000" in path.read_text()
     refused(concord("plan", "--suite", "nosuch"), "unknown suite 'nosuch'", "face-generation")
     refused(concord("plan", "--profile", "nosuch"), "unknown profile 'nosuch'", "embedded, paper")
 

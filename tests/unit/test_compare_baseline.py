@@ -54,6 +54,17 @@ def test_the_baseline_is_small_and_whole(store: Store, baseline: Path) -> None:
     assert read_json(baseline / "metrics.json") == means(now)
 
 
+def test_rows_with_scores_of_whole_sets_alone_are_read_again(store: Store, tmp_path: Path) -> None:
+    """As of a suite of FID and Inception Score: no score there names a request."""
+    side = store_side(store, "embedded")
+    name, run = next(iter(side.runs.items()))
+    write_side(replace(side, runs={**side.runs, name: replace(run, values={}, failed={})}), tmp_path / "b")
+    kept = baseline_folder(tmp_path / "b", "kept").runs[name]
+    assert kept.requests == list(run.requests)
+    assert kept.values == {}
+    assert kept.sets["fid"][0] == run.sets["fid"][0]
+
+
 def test_renewal_says_what_changed_and_keeps_what_did_not_run(store: Store, baseline: Path) -> None:
     bytes_before = {path.name: path.read_bytes() for path in baseline.iterdir()}
     again = renew(store_side(store, "embedded"), baseline, SHARE, facts=METRICS)
