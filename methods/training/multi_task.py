@@ -173,17 +173,21 @@ class TrainMultiTask(Task):
     def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
         return {self.name: (model.state_dict(), self.config)}
 
-    @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        """The parts of the loss on held-out faces."""
-        mine, self.data = self.data, Latents("validation", self.device, 512)
-        totals: dict[str, float] = {}
-        for k in range(16):
-            for name, value in self.terms(torch.Generator("cpu").manual_seed(k), 64)[1].items():
-                totals[name] = totals.get(name, 0.0) + float(value) / 16
-        self.data = mine
-        named = {name.replace(" ", "_").replace("-", "_"): round(value, 5) for name, value in totals.items()}
-        return {**named, "n": 1024}
+        return held_out_terms(self)
+
+
+@torch.inference_mode()
+def held_out_terms(task: Any) -> dict[str, Any]:
+    """The parts of a task's loss on held-out faces. task: has `data` (Latents) and `terms(generator, batch)`."""
+    learned, task.data = task.data, Latents("validation", task.device, 512)
+    totals: dict[str, float] = {}
+    for k in range(16):
+        for name, value in task.terms(torch.Generator("cpu").manual_seed(k), 64)[1].items():
+            totals[name] = totals.get(name, 0.0) + float(value) / 16
+    task.data = learned
+    named = {name.replace(" ", "_").replace("-", "_"): round(value, 5) for name, value in totals.items()}
+    return {**named, "n": 1024}
 
 
 class TrainPaperWeights(TrainMultiTask):

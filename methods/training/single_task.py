@@ -30,7 +30,7 @@ from methods.mt_single import remembering
 from methods.networks.experts import CLASSES, LATENT
 from methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
 from methods.training.generators import Latents, load_autoencoder
-from methods.training.multi_task import TrainMultiTask, labels_of, velocity_error
+from methods.training.multi_task import TrainMultiTask, held_out_terms, labels_of, velocity_error
 from methods.training.trainer import Recipe, Task
 
 MULTI_TASK = "mt-faces"
@@ -93,16 +93,8 @@ class SingleTask(Task):
     def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
         return {self.name: (model.state_dict(), self.config)}
 
-    @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        """The parts of the loss on held-out faces."""
-        mine, self.data = self.data, Latents("validation", self.device, 512)
-        totals: dict[str, float] = {}
-        for k in range(16):
-            for name, value in self.terms(torch.Generator("cpu").manual_seed(k), 64)[1].items():
-                totals[name] = totals.get(name, 0.0) + float(value) / 16
-        self.data = mine
-        return {**{name: round(value, 5) for name, value in totals.items()}, "n": 1024}
+        return held_out_terms(self)
 
     # ------------------------------------------------------------------------------------------------ held-out faces
 
