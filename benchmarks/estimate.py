@@ -38,11 +38,14 @@ def evaluations(
     known = {
         "text-only": _single, "mask-only": _single, "unconditional": _single, "composable": _composable,
         "collaborative": _collaborative, "style-aligned": _style_aligned, "freedom": _guided, "ugd": _guided,
-        "z-magic": _guided, "amdm": _amdm,
+        "z-magic": _guided, "amdm": _amdm, "layout-interaction": _layout, "layout-attribute": _layout,
+        "layout-style": _layout, "composable-layouts": _composable_layouts, "amdm-layouts": _amdm_layouts,
+        "sdedit": _sdedit, "clean-masked": _nothing, "tedigan": _tedigan,
+        **dict.fromkeys(_MULTI_TASK, _multi_task), **dict.fromkeys(_SINGLE_TASK, _multi_task),
     }  # fmt: skip
     if method not in known:
         return None
-    taken = list(steps) if steps is not None else timesteps(int(params["steps"]))
+    taken = list(steps) if steps is not None else timesteps(int(params.get("steps") or 1))
     found: dict[str, float] = known[method](method, params, list(conditions), taken)
     return found
 
@@ -78,6 +81,66 @@ def _amdm(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[
     first, *others = list(p["order"]) or conditions
     end = p["first_step"] + p["aggregation_steps"] if p["aggregation_steps"] else 0
     return {f"eps-{first}": float(len(steps)), **{f"eps-{name}": float(end) for name in others}}
+
+
+def _layout(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    return {f"eps-{method.removeprefix('layout-')}": _guided_rows(p["guidance"]) * len(steps)}
+
+
+def _composable_layouts(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    kinds = _layout_models(conditions)
+    return _all_layout_models({kind: _guided_rows(p["weight"] * len(kinds)) * len(steps) for kind in kinds})
+
+
+def _amdm_layouts(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    counts = _amdm(method, p, list(p["order"]) or _layout_models(conditions), steps)
+    rows = _guided_rows(p["guidance"])
+    return _all_layout_models({name.removeprefix("eps-"): rows * count for name, count in counts.items()})
+
+
+_LAYOUT_MODELS = {"interaction": "layout", "attribute": "layout", "style": "style"}  # and the condition of each
+
+
+def _layout_models(conditions: list[str]) -> list[str]:
+    return [kind for kind, condition in _LAYOUT_MODELS.items() if condition in conditions]
+
+
+def _all_layout_models(counts: Mapping[str, float]) -> dict[str, float]:
+    return {f"eps-{kind}": float(counts.get(kind, 0)) for kind in _LAYOUT_MODELS}
+
+
+def _guided_rows(guidance: float) -> int:
+    """Rows of a layout model for one prediction: the null condition's beside its own, unless nothing is guided."""
+    return 1 if guidance == 1 else 2
+
+
+_MULTI_TASK = (
+    "mt-diffusion-x", "mt-diffusion-u", "mt-diffusion-seg", "mt-diffusion-parse", "mt-diffusion-m", "mt-diffusion-e",
+    "mt-diffusion-parse-star",
+)  # fmt: skip
+_SINGLE_TASK = ("adm-class-conditional", "single-task-diffusion", "mt-diffusion-m-star")
+
+
+def _multi_task(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    encoded = 0  # the encoder of a label is the network itself
+    if method in ("mt-diffusion-m", "mt-diffusion-e"):
+        encoded = len(steps) if p["label"] is None else 1
+    return {"eps-mt" if method in _MULTI_TASK else "eps-mt-single": float(len(steps) + encoded)}
+
+
+def _sdedit(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    return {"eps-unconditional": float(max(1, sum(t < p["start"] * 1000 for t in steps)))}
+
+
+def _nothing(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    return {}
+
+
+def _tedigan(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
+    """The generator paints the end, every step of an optimisation, and what a text is to leave alone."""
+    inverted = p["inversion_steps"] if "source_image" in conditions else 0
+    optimised = p["steps"] + (not inverted) if p["steps"] and "text" in conditions else 0
+    return {"generator": float(1 + inverted + optimised)}
 
 
 def _guided(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:

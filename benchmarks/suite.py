@@ -35,8 +35,7 @@ class Row(Strict):
 
     name: str
     method: str | None = None
-    planned: str | None = None  # shown instead of our value until a method of the row's name is registered,
-    until: str | None = None  # or of this one
+    planned: str | None = None  # shown instead of our value until a method of the row's name is registered
     conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
     params: dict[str, Any] = Field(default_factory=dict)
     tuned: str | None = None  # the entry of benchmarks/tuned/<request set>.yaml that gives its other parameters
@@ -49,8 +48,6 @@ class Row(Strict):
             raise ValueError(f"name '{self.name}' is kept for the reference row; choose another")
         if (self.method is None) == (self.planned is None):
             raise ValueError(f"row '{self.name}' needs either 'method' or 'planned'")
-        if self.until is not None and self.planned is None:
-            raise ValueError(f"row '{self.name}': 'until' names the method that a planned row waits for; add 'planned'")
         return self
 
 
@@ -263,9 +260,7 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
 
     methods = all_methods()
     rows = [
-        row.model_copy(update={"method": row.until or row.name, "planned": None, "until": None})
-        if row.planned and (row.until or row.name) in methods
-        else row
+        row.model_copy(update={"method": row.name, "planned": None}) if row.planned and row.name in methods else row
         for row in suite.rows
     ]
     joining = list(extra)

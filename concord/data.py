@@ -169,8 +169,8 @@ def scenes(
     import shutil
 
     from data.files import read_json
-    from data.synthetic.scenes import RENDERER_VERSION, SPLITS, WORLD_SEED
-    from data.synthetic.scenes_tree import WORLD, write_scenes
+    from data.synthetic.scenes import SPLITS
+    from data.synthetic.scenes_tree import WORLD, world_of, write_scenes
 
     if split not in SPLITS:
         raise ConcordError(f"--split {split}: expected one of {', '.join(SPLITS)}")
@@ -179,9 +179,7 @@ def scenes(
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / WORLD).is_file():
             raise ConcordError(f"{folder}: holds other files; expected a new or empty folder; choose another --out")
-        world, wanted = read_json(folder / WORLD), {"start": indices.start, "stop": indices.stop}
-        same = (world.get("world_seed"), world.get("renderer_version")) == (WORLD_SEED, RENDERER_VERSION)
-        if same and world.get("indices") == wanted:
+        if read_json(folder / WORLD) == world_of(indices):
             typer.echo(f"{folder}: {len(indices):,} {what} are there already; nothing to do")
             return
         if not force:

@@ -1,11 +1,15 @@
 """Committed weights: safetensors in fp16 with a card beside each, in data/weights/embedded.
 
+Some networks are kept in 8 bits, half as large, so that all of them fit into the repository: of every matrix and kernel
+the whole numbers -127 .. 127 and, in `<key>:scale`, what one of them is worth in each row (output channel).
+
 A card (`<name>.json`) says what the file is: its configuration (enough to build the network), SHA-256, and how it was
 made (data seed, steps, loss, seconds, device, git commit) with what it measured on held-out data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ from data.files import atomic_path, read_json, sha256_file, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+SCALE = ":scale"
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
 
 
@@ -28,17 +33,52 @@ def card_path(name: str, folder: Path = EMBEDDED) -> Path:
     return folder / f"{name}.json"
 
 
-def save_weights(name: str, state: dict[str, Tensor], card: dict[str, Any], folder: Path = EMBEDDED) -> dict[str, Any]:
-    """Write weights (floating point as fp16) and their card; returns the card with the file's SHA-256."""
+def packed(state: Mapping[str, Tensor], bits: int = 16) -> dict[str, Tensor]:
+    """A state as it is stored. bits: of the values of matrices and kernels, 16 (fp16) or 8; vectors are fp16."""
     import torch
+
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        kept = value.detach().cpu()
+        if not kept.is_floating_point():
+            found[key] = kept.contiguous()
+        elif bits == 8 and kept.ndim > 1:
+            rows = kept.float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            found[key] = (rows / scale[:, None]).round().to(torch.int8).reshape(kept.shape)
+            found[key + SCALE] = scale
+        else:
+            found[key] = kept.to(torch.float16).contiguous()
+    return found
+
+
+def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state that was packed, floating point as float32; rounded to what is stored."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+    for key, value in stored.items():
+        if key.endswith(SCALE):
+            continue
+        scale = stored.get(key + SCALE)
+        if scale is not None:
+            found[key] = value.float() * scale.reshape(-1, *[1] * (value.ndim - 1))
+        else:
+            found[key] = value.to(torch.float32) if value.is_floating_point() else value
+    return found
+
+
+def save_weights(
+    name: str, state: Mapping[str, Tensor], card: dict[str, Any], folder: Path = EMBEDDED, bits: int = 16
+) -> dict[str, Any]:
+    """Write weights (`packed`) and their card; returns the card with the file's SHA-256."""
     from safetensors.torch import save_file
 
-    kept = {key: value.detach().cpu() for key, value in state.items()}
-    half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in kept.items()}
     path = weight_path(name, folder)
     with atomic_path(path) as temporary:
-        save_file(half, temporary)
-    card = {**card, "name": name, "parameters": sum(v.numel() for v in half.values()), "sha256": sha256_file(path)}
+        save_file(packed(state, bits), temporary)
+    told = {"bits": bits, "parameters": sum(v.numel() for v in state.values()), "sha256": sha256_file(path)}
+    card = {**card, "name": name, **told}
     write_json(card_path(name, folder), card)
     return card
 
@@ -48,7 +88,6 @@ def load_weights(name: str, folder: Path = EMBEDDED) -> tuple[dict[str, Tensor],
 
     Raises ConcordError when a file is missing, or is not the one that its card describes.
     """
-    import torch
     from safetensors.torch import load_file
 
     path = weight_path(name, folder)
@@ -61,5 +100,4 @@ def load_weights(name: str, folder: Path = EMBEDDED) -> tuple[dict[str, Tensor],
             f"{path}: SHA-256 is {digest[:12]}..., its card says {card['sha256'][:12]}...; "
             f"restore both from git, or run `concord train {name}`"
         )
-    state = load_file(path)
-    return {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}, card
+    return unpacked(load_file(path)), card

@@ -2,6 +2,7 @@
 
     mig_bench.json        the layouts (data/layouts.py); this file alone makes a dataset without pictures
     images/{id}.png       a layout's own picture, by its `image_id`
+    styles/{id}.png       the reference picture that its request is given for palette and texture
     interactions.json     {"0": [[subject, "link", object], ...], ...}: instances by their number
 
 The items come level by level in turn (an L2, an L3, ..., an L6, the next L2, ...), in the file's order within a level,
@@ -26,6 +27,7 @@ from data.layouts import Layout, LayoutSet, is_interaction, open_layouts
 from data.pictures import read_image
 
 IMAGES = "images"
+STYLES = "styles"
 INTERACTIONS = "interactions.json"
 
 
@@ -37,6 +39,7 @@ class LayoutItem:
     layout: Layout
     root: Path
     image_file: str | None  # relative to root
+    style_file: str | None = None
 
     @property
     def text(self) -> str:
@@ -65,7 +68,12 @@ class LayoutItem:
         return read_image(self.root / self.image_file, size)
 
     def style(self, size: int) -> np.ndarray:
-        """The style reference that this item is given, uint8 (size, size, 3) RGB (data/synthetic/styles.py)."""
+        """The style reference that this item is given, uint8 (size, size, 3) RGB.
+
+        The tree's own where it has some; otherwise a drawn one (data/synthetic/styles.py).
+        """
+        if self.style_file is not None:
+            return read_image(self.root / self.style_file, size)
         from data.synthetic.styles import style_image, style_of
 
         return style_image(style_of(self.id), size)
@@ -110,13 +118,15 @@ class LayoutDataset:
             layout = item.layout
             facts = [item.id, layout.caption, layout.boxes.tolist(), layout.labels, layout.interactions]
             digest.update(json.dumps(facts).encode() + b"\n")
-            if item.image_file is not None:
+            for name in (item.image_file, item.style_file):
+                if name is None:
+                    continue
                 try:
-                    size = (self.root / item.image_file).stat().st_size
+                    size = (self.root / name).stat().st_size
                 except OSError as error:
-                    where = self.root / item.image_file
+                    where = self.root / name
                     raise ConcordError(f"{where}: gone since the dataset was opened ({error.strerror})") from None
-                digest.update(f"{item.image_file}\x00{size}\n".encode())
+                digest.update(f"{name}\x00{size}\n".encode())
         return digest.hexdigest()
 
 
@@ -129,12 +139,13 @@ def open_layout_items(path: Path | str, bench: str | None = None) -> LayoutDatas
     layouts = open_layouts(path, bench)
     root = layouts.path.parent
     triples = read_interactions(root / INTERACTIONS, layouts)
-    drawn = (root / IMAGES).is_dir()
+    folders = [name for name in (IMAGES, STYLES) if (root / name).is_dir()]
     items = []
     for item, layout in layouts.items():
-        file = f"{IMAGES}/{layout.image_id}.png"
+        files = {name: f"{name}/{layout.image_id}.png" for name in folders}
+        there = {name: file for name, file in files.items() if (root / file).is_file()}
         known = replace(layout, interactions=triples.get(item, ()))
-        items.append(LayoutItem(item, known, root, file if drawn and (root / file).is_file() else None))
+        items.append(LayoutItem(item, known, root, there.get(IMAGES), there.get(STYLES)))
     return LayoutDataset(root, root.resolve().name, layouts.bench, in_turn(items))
 
 

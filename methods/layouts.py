@@ -17,7 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.checkpoints import weight_path
 from data.errors import ConcordError
 from data.requests import Conditions
 from methods.amdm import Amdm, Model, check_compatible
@@ -28,9 +27,6 @@ from methods.networks.experts import Bound
 from methods.networks.layout_experts import KINDS
 
 Guidance = Annotated[float, Field(ge=0)]
-WITH_STYLE = weight_path("scenes-style").is_file()  # before `concord train` has made it, a style is no condition
-TAKEN = frozenset({"layout", "style"} if WITH_STYLE else {"layout"})
-SEVERAL: tuple[str, ...] = tuple(KINDS) if WITH_STYLE else ("interaction", "attribute")
 
 
 class LayoutMethod(Method):
@@ -73,18 +69,21 @@ class LayoutExpertAlone(LayoutMethod):
         return self.bank.scenes_autoencoder.decode(x_0)
 
 
+@register
 class LayoutInteraction(LayoutExpertAlone):
     """The model of boxes, categories and interactions alone: it has to guess the colours."""
 
     name, title, kinds = "layout-interaction", "Interaction model", ("interaction",)
 
 
+@register
 class LayoutAttribute(LayoutExpertAlone):
     """The model of boxes, categories and colours alone: it has to guess the interactions."""
 
     name, title, kinds = "layout-attribute", "Attribute model", ("attribute",)
 
 
+@register
 class LayoutStyle(LayoutExpertAlone):
     """The model of a reference image's palette alone: it has to guess the layout."""
 
@@ -98,6 +97,7 @@ def kinds_of(batch: Batch) -> list[str]:
     return [kind for kind, (condition, _) in KINDS.items() if condition in given]
 
 
+@register
 class ComposableLayouts(LayoutMethod):
     """Composable Diffusion over the layout models (equation 11): what each condition adds to its model's own null.
 
@@ -110,8 +110,8 @@ class ComposableLayouts(LayoutMethod):
     citation = (
         "Liu, Li, Du, Torralba, Tenenbaum: Compositional Visual Generation with Composable Diffusion Models. ECCV 2022"
     )
-    conditions = TAKEN
-    kinds = SEVERAL
+    conditions = frozenset({"layout", "style"})
+    kinds = tuple(KINDS)
 
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)
@@ -137,6 +137,7 @@ class ComposableLayouts(LayoutMethod):
         return self.bank.scenes_autoencoder.decode(x_0)
 
 
+@register
 class AmdmLayouts(Amdm):
     """AMDM over the layout models, as in its paper: the interaction model goes on alone, the others lend to it.
 
@@ -144,9 +145,9 @@ class AmdmLayouts(Amdm):
     """
 
     name, title = "amdm-layouts", "AMDM"
-    conditions = TAKEN
+    conditions = frozenset({"layout", "style"})
     minimum_conditions = 1  # one layout is the condition of two models
-    kinds: ClassVar[tuple[str, ...]] = SEVERAL
+    kinds: ClassVar[tuple[str, ...]] = tuple(KINDS)
 
     class Params(Amdm.Params):
         guidance: Guidance = 2.0  # g of every model; 7.5 is for Stable Diffusion
@@ -175,12 +176,3 @@ class AmdmLayouts(Amdm):
         models = self.models(batch)
         check_compatible(self.name, models)
         return self.bank.scenes_autoencoder.decode(self.aggregated(models, batch))
-
-
-BY_NETWORKS: dict[type[Method], tuple[str, ...]] = {
-    LayoutInteraction: ("interaction",), LayoutAttribute: ("attribute",), LayoutStyle: ("style",),
-    ComposableLayouts: ("interaction", "attribute"), AmdmLayouts: ("interaction", "attribute"),
-}  # fmt: skip
-for method, kinds in BY_NETWORKS.items():  # known as soon as `concord train` has made their networks
-    if all(weight_path(f"scenes-{name}").is_file() for name in ("autoencoder", *kinds)):
-        register(method)

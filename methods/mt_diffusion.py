@@ -35,7 +35,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.checkpoints import weight_path
 from data.errors import ConcordError
 from methods.base import Batch, Method, Trace, register
 from methods.core.noise import draw_noise
@@ -342,7 +341,9 @@ class MTDiffusionX(MultiTask):
     joins_open_suites = False
 
     class Params(MultiTask.Params):
-        keep: Literal["model", "paste"] = "model"  # 'paste': the known pixels are put back, which the paper does not
+        keep: Literal["paste", "model"] = "paste"
+        # 'paste': known pixels are put back, so that none of them changes; 'model': the network's own, as in the paper,
+        # which trains it to leave them alone but does not make sure of it
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
@@ -413,14 +414,11 @@ class MTDiffusionParse(MultiTask):
         return colours.movedim(-1, 1).float() / 255
 
 
+@register
 class FineTunedParse(MTDiffusionParse):
     """The mask of a known image by MT-Diffusion's network after fine-tuning on images and masks alone."""
 
     name, title, file = "mt-diffusion-parse-star", "MT-Diffusion*", "mt-faces-segmentation"
-
-
-if weight_path(FineTunedParse.file).is_file():  # known as soon as `concord train` has made its network
-    register(FineTunedParse)
 
 
 class JointLabel(MultiTask):

@@ -8,8 +8,6 @@ One process each and nothing aggregated: Algorithm 1 without modalities is DDPM'
 and first weights are those of MT-Diffusion's network (methods/training/single_task.py); the cards name the steps.
 `single-task-diffusion` reads the class of a pixel by the head that MT-Diffusion's network has, at the last step: the
 autoencoder's picture of a mask would need its colours rounded.
-
-A method is known as soon as `concord train` has made its network; until then its row says that it is planned.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.checkpoints import weight_path
 from data.errors import ConcordError
 from methods.base import Batch, Method, Trace, register
 from methods.mt_diffusion import Aggregation, Predict, infer, predictor
@@ -84,6 +81,7 @@ def _no_modality(name: str, data: Tensor) -> Tensor:
     raise AssertionError(f"a single task encodes no modality, was asked for '{name}'")
 
 
+@register
 class ClassConditional(SingleTask):
     """The image of a class of age and sex; a class that is not named is drawn as often as the training data have it."""
 
@@ -112,6 +110,7 @@ class ClassConditional(SingleTask):
         return torch.cat([torch.multinomial(shares, 1, generator=generator) for generator in batch.generators])
 
 
+@register
 class SegmentationDiffusion(SingleTask):
     """The mask of an image, as a picture in the colours of data/labels.py."""
 
@@ -138,6 +137,7 @@ class SegmentationDiffusion(SingleTask):
         return last["mask"].argmax(1)
 
 
+@register
 class FineTunedGeneration(SingleTask):
     """Images by MT-Diffusion's network after fine-tuning on images alone; the heads of -M and -E have no part in it."""
 
@@ -148,8 +148,3 @@ class FineTunedGeneration(SingleTask):
         from methods.networks.multi_task import Known
 
         return self.bank.autoencoder.decode(self.denoised(batch, predictor(self.network, self.bank.schedule, Known())))
-
-
-for _kind in (ClassConditional, SegmentationDiffusion, FineTunedGeneration):
-    if weight_path(_kind.file).is_file():
-        register(_kind)

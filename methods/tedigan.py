@@ -17,7 +17,7 @@ P and the text guide (I, T) are those of the embedded networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -26,7 +26,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data.checkpoints import weight_path
 from data.errors import ConcordError
 from methods.base import Batch, Method, Trace, register
 from methods.core.experts import modalities
@@ -109,6 +108,7 @@ def optimise(
 # ---------------------------------------------------------------------------------------------------------- the method
 
 
+@register
 class TediGAN(Method):
     """Style mixing of a mask's and a text's code, and optimisation of the code for the text."""
 
@@ -226,8 +226,3 @@ class TediGAN(Method):
         """1 - cosine of image and caption, as the authors' 1 - logits / 100."""
         wanted, pair = self.embedded_texts(batch), self.bank.guide.network("text-image")
         return lambda images: 1 - (pair.embed_images(images) * wanted).sum(1)  # type: ignore[operator]
-
-
-NETWORKS: Sequence[str] = ("faces-stylegan", "faces-stylegan-mask", "faces-stylegan-text")
-if all(weight_path(name).is_file() for name in NETWORKS):  # known as soon as `concord train` has made its networks
-    register(TediGAN)

@@ -117,6 +117,21 @@ def describe(
     return layout, interactions, np.random.Generator(np.random.Philox(paint))
 
 
+def reference(index: int, world_seed: int = WORLD_SEED) -> np.ndarray:
+    """A picture for the palette and texture of scene `index`, uint8 (64, 64, 3) RGB: other things on the same ground.
+
+    The things are those of a scene of the next world; their number tells nothing of that of scene `index`.
+    """
+    layout, interactions, _ = describe(_elsewhere(index), world_seed + 1)
+    # The ground is the first that a scene's generator draws, so that it is the same whatever stands on it.
+    return _draw(layout, interactions, describe(index, world_seed)[2])[0]
+
+
+def _elsewhere(index: int) -> int:
+    """Another index for each below 20,000, so that levels (an index's rest by 5) meet each level alike."""
+    return index // 5 + 4000 * (index % 5)
+
+
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 

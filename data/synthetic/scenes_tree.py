@@ -3,8 +3,9 @@
     mig_bench.json        {"0": {"caption", "segment": [{"bbox", "label"}, ...], "image_id"}, ...} (data/layouts.py)
     images/{id}.png       64 x 64 RGB
     instances/{id}.png    64 x 64, 1 + the number of the instance that is seen, 0 where none is
+    styles/{id}.png       64 x 64 RGB, other things on the same ground: the reference for a scene's palette and texture
     interactions.json     {"0": [[subject, "link", object], ...], ...}: instances by their number
-    world.json            world seed, renderer version, range of scenes
+    world.json            world seed, versions of renderer and folder, range of scenes
 
 A COCO-MIG file without the rest is read too: its layouts have no pictures.
 """
@@ -24,12 +25,14 @@ from PIL import Image
 
 from data.errors import ConcordError
 from data.files import read_json
+from data.layout_items import STYLES
 from data.layouts import FILES, LayoutSet, coco_mig_entries, inspect_layouts
-from data.synthetic.scenes import INTERACTIONS, RENDERER_VERSION, SIZE, WORLD_SEED, Scene, scene
+from data.synthetic.scenes import INTERACTIONS, RENDERER_VERSION, SIZE, WORLD_SEED, Scene, reference, scene
 from data.synthetic.tree import _new_folder, _write_json
 from data.synthetic.world import available_cores
 
 WORLD = "world.json"
+TREE_VERSION = "2"  # of the folder: 1 had no styles
 _NOTE = "SynthScenes: drawn objects in boxes, in the layout of COCO-MIG."
 
 
@@ -60,6 +63,14 @@ def _watched(scenes: Iterator[Scene], total: int, progress: bool) -> Iterator[Sc
     return iter(track(scenes, description="Drawing scenes", total=total))
 
 
+def world_of(indices: range, world_seed: int = WORLD_SEED) -> dict[str, Any]:
+    """What world.json says of a folder: two that say the same hold the same."""
+    return {
+        "note": _NOTE, "world_seed": world_seed, "renderer_version": RENDERER_VERSION, "tree_version": TREE_VERSION,
+        "scenes": len(indices), "indices": {"start": indices.start, "stop": indices.stop},
+    }  # fmt: skip
+
+
 def write_scenes(
     root: Path | str, indices: range, world_seed: int = WORLD_SEED, workers: int | None = None, progress: bool = True
 ) -> None:
@@ -68,21 +79,18 @@ def write_scenes(
     if not len(indices):
         raise ConcordError("indices: expected at least one scene")
     with _new_folder(root) as folder:
-        (folder / "images").mkdir()
-        (folder / "instances").mkdir()
+        for name in ("images", "instances", STYLES):
+            (folder / name).mkdir()
         layouts, interactions = {}, {}
         for number, made in enumerate(iter_scenes(indices, world_seed, workers, progress)):
             Image.fromarray(made.image).save(folder / "images" / f"{made.index}.png")
             Image.fromarray(made.instances).save(folder / "instances" / f"{made.index}.png")
+            Image.fromarray(reference(made.index, world_seed)).save(folder / STYLES / f"{made.index}.png")
             layouts[str(number)] = made.layout
             interactions[str(number)] = [list(triple) for triple in made.interactions]
         _write_json(folder / FILES[0], coco_mig_entries(layouts))
         _write_json(folder / "interactions.json", interactions)
-        world = {
-            "note": _NOTE, "world_seed": world_seed, "renderer_version": RENDERER_VERSION, "scenes": len(indices),
-            "indices": {"start": indices.start, "stop": indices.stop},
-        }  # fmt: skip
-        _write_json(folder / WORLD, world)
+        _write_json(folder / WORLD, world_of(indices, world_seed))
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -116,6 +124,10 @@ class SceneTree:
     def instances(self, item: str) -> np.ndarray:
         """uint8 (H, W): 1 + the number of the instance that is seen, 0 where none is."""
         return _read(self.root / "instances" / f"{self.layouts[item].image_id}.png", "L")
+
+    def style(self, item: str) -> np.ndarray:
+        """uint8 (H, W, 3) RGB: the reference picture for a layout's palette and texture."""
+        return _read(self.root / STYLES / f"{self.layouts[item].image_id}.png", "RGB")
 
     def interactions(self) -> dict[str, tuple[tuple[int, str, int], ...]]:
         """(subject, kind, object) of every layout; empty where the folder has no such file."""
@@ -194,8 +206,11 @@ def check_scenes(path: Path) -> SceneCheck:
     except (ConcordError, TypeError, ValueError, AttributeError) as error:
         result.defects.append(SceneDefect("broken interactions", "interactions.json", f"{error}; expected triples"))
     result.counts["interactions"] = sum(map(len, triples.values()))
+    readers = [("images", tree.image), ("instances", tree.instances)]
+    if (tree.root / STYLES).is_dir():
+        readers.append((STYLES, tree.style))
     for item, layout in found.items():
-        for folder, read in (("images", tree.image), ("instances", tree.instances)):
+        for folder, read in readers:
             name = f"{folder}/{layout.image_id}.png"
             try:
                 pixels = read(item)

@@ -32,10 +32,12 @@ class TrainSceneDetector(Task):
 
     def loss(self, generator: torch.Generator, batch: int) -> Tensor:
         index = torch.randint(len(self.corpus), (batch,), generator=generator)
-        images = jitter(self.corpus.pictures(index), generator).to(self.device)
+        images = jitter(self.corpus.pictures(index), generator)
+        heat, near, wanted = targets(self.corpus, index, len(self.settings["categories"]))
+        turned = torch.rand((batch, 1, 1, 1), generator=generator) < 0.5  # a mirrored scene is as likely
+        images = torch.where(turned, images.flip(-1), images).to(self.device)
+        heat, near, wanted = (part.to(self.device) for part in mirrored(turned, heat, near, wanted))
         centres, sides = self.model(images.contiguous(memory_format=torch.channels_last))
-        heat, near, wanted = targets(self.corpus, index, centres.shape[1])
-        heat, near, wanted = heat.to(self.device), near.to(self.device), wanted.to(self.device)
         return focal(centres, heat) / max(int((heat == 1).sum()), 1) + box_loss(sides, near, wanted)
 
     def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
@@ -74,6 +76,15 @@ def targets(corpus: Scenes, index: Tensor, categories: int) -> tuple[Tensor, Ten
     x, y = steps[None, None, :], steps[None, :, None]
     wanted = torch.stack([x - picked[..., 0], y - picked[..., 1], picked[..., 2] - x, picked[..., 3] - y], 1)
     return heat, smallest < 9.0, wanted.clamp(min=1e-3)
+
+
+def mirrored(turned: Tensor, heat: Tensor, near: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `targets` are where images are mirrored. turned: bool (B, 1, 1, 1)."""
+    return (
+        torch.where(turned, heat.flip(-1), heat),
+        torch.where(turned[:, 0], near.flip(-1), near),
+        torch.where(turned, wanted.flip(-1)[:, [2, 1, 0, 3]], wanted),  # left is right
+    )
 
 
 def focal(logits: Tensor, heat: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from data.checkpoints import load_weights
 from data.files import atomic_path
 from data.layouts import COLOURS, Layout
 from data.requests import Conditions
-from data.synthetic.scenes import CATEGORIES, INTERACTIONS
+from data.synthetic.scenes import CATEGORIES, INTERACTIONS, RENDERER_VERSION, SPLITS, WORLD_SEED, reference
 from methods.core.sampler import ddim
 from methods.core.schedule import Schedule
 from methods.networks.autoencoder import Autoencoder
@@ -63,6 +63,8 @@ class SceneLatents:
     Row N + i is row i mirrored; a mirrored scene is as likely as the scene itself.
     """
 
+    references: Tensor  # uint8 (N, 64, 64, 3), for the model that is told one
+
     def __init__(self, split: str, device: torch.device, limit: int | None = None, mirrored: bool = True) -> None:
         self.scenes = scenes(split, limit)
         autoencoder = load_autoencoder(device, AUTOENCODER)
@@ -104,6 +106,7 @@ class TrainLayoutExpert(TrainExpert):
     dropped: ClassVar[float] = 0.1  # of the rows: the null condition
     unpainted: ClassVar[float] = 0.05  # of the instances: of any colour
     floor: ClassVar[float] = 0.1
+    bits = 8
     data: SceneLatents  # type: ignore[assignment]
 
     def build(self) -> nn.Module:
@@ -212,38 +215,53 @@ class TrainStyle(TrainLayoutExpert):
     """The ground that a scene stands on, from a picture of other things on the same ground."""
 
     name = "scenes-style"
-    committed = False
     condition = "style"
-    channels = (32, 48, 64)
+    needs = (AUTOENCODER, "scenes-interaction")
+    trunk = "scenes-interaction"  # the trunk's own file is no part of the repository
     seed = 75
-    recipe = Recipe(steps=2500, batch=32, rate=1e-3, ema=0.998)
+    recipe = Recipe(steps=1800, batch=32, rate=1e-3, ema=0.998)
 
     def latents(self, split: str, limit: int | None = None) -> SceneLatents:
         found = super().latents(split, limit)
-        self.references = references(split, len(found.scenes))
+        found.references = references(split, len(found.scenes))
         return found
 
     def told(self, index: Tensor, generator: torch.Generator) -> Encoded:
-        rows, mirrored = index % len(self.references), index >= len(self.references)
-        pictures = self.references[rows]
+        references = self.data.references
+        rows, mirrored = index % len(references), index >= len(references)
+        pictures = references[rows]
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures).to(self.device)
         return self.expert.encoder(pictures, self.drop(len(index), generator) if self.learning else None)
 
     def judged(self) -> dict[str, float]:
-        return {}  # it is told no layout
+        """How far the grounds of samples are from those of their references, and from those of other references."""
+        count = min(64, len(self.data.scenes))
+        asked = [Conditions(style=self.data.references[k].numpy()) for k in range(count)]
+        made = sample(load_autoencoder(self.device, AUTOENCODER), self.expert, asked).cpu()
+        scenes = self.data.scenes.pictures(torch.arange(count))
+        layouts = [layout_of(self.data.scenes, k) for k in range(count)]
+        return {
+            "ground_palette": grounds(made, scenes, layouts),
+            "ground_palette_of_others": grounds(made.roll(1, 0), scenes, layouts),
+        }
+
+
+def grounds(images: Tensor, scenes: Tensor, layouts: list[Layout]) -> float:
+    """Mean distance of the ground's colours (metrics/ground_palette.py) from the scenes', where no box lies."""
+    from metrics.ground_palette import ground_of, palette_distance
+
+    found = []
+    for image, truth, layout in zip(images.movedim(1, -1).numpy(), scenes.movedim(1, -1).numpy(), layouts, strict=True):
+        ground = ground_of(layout, *image.shape[:2])
+        found.append(palette_distance(image[ground], truth[ground]))
+    return round(float(np.mean(found)), 3)
 
 
 def references(split: str, count: int) -> Tensor:
-    """Row i: the next scene's things on the ground of scene i of the split; uint8 (count, 64, 64, 3), kept on disk."""
-    from data.synthetic.scenes import RENDERER_VERSION, SPLITS, WORLD_SEED, _draw, describe
-
-    indices = SPLITS[split][:count]
+    """The reference pictures of the first scenes of a split: uint8 (count, 64, 64, 3), kept on disk."""
     path = CACHE / f"synthscenes-{WORLD_SEED}-v{RENDERER_VERSION}-{split}-references-{count}.npy"
     if not path.is_file():
-        told = [describe(index) for index in indices]
-        others = told[1:] + told[:1]
-        # the ground is the first that a scene's generator draws, so that it is the same whatever stands on it
-        drawn = [_draw(layout, triples, own[2])[0] for (layout, triples, _), own in zip(others, told, strict=True)]
+        drawn = [reference(index) for index in SPLITS[split][:count]]
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.stack(drawn))
     return torch.from_numpy(np.load(path, allow_pickle=False))

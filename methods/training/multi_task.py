@@ -70,6 +70,7 @@ class TrainMultiTask(Task):
     seed = 31
     needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder", "faces-unconditional")
     recipe = Recipe(steps=2000, batch=32, rate=8e-4, ema=0.999)
+    bits = 8
     trunk: ClassVar[str] = "faces-unconditional"
     weights: ClassVar[Weights] = "bounded"
     further: ClassVar[dict[str, Any]] = {}  # what else the network is told

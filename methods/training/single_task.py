@@ -51,8 +51,8 @@ class SingleTask(Task):
     """One task of the trunk that MT-Diffusion shares."""
 
     recipe = TrainMultiTask.recipe
+    bits = TrainMultiTask.bits
     needs: ClassVar[tuple[str, ...]] = TrainMultiTask.needs
-    committed = False
     faces: ClassVar[int | None] = None  # how many to learn from; all of them
     trunk: ClassVar[str] = "faces-unconditional"
 
@@ -170,6 +170,7 @@ class TrainClassifier(SingleTask):
     """The class of an image noised for a uniform t, as ADM's classifier learns it; both heads, by cross entropy."""
 
     name = "mt-classifier"
+    committed = False  # no method needs it: its card holds the curve
     seed = 34
     measured_every = EVERY
 
@@ -229,7 +230,6 @@ class FineTuning(TrainMultiTask):
 
     needs: ClassVar[tuple[str, ...]] = (*TrainMultiTask.needs, MULTI_TASK)
     recipe = FINE_TUNING
-    committed = False
     trunk = MULTI_TASK
 
     def start(self) -> None:

@@ -185,6 +185,7 @@ class TrainMaskToCode(TrainStyleEncoder):
 
     name = "faces-stylegan-mask"
     needs = ("faces-stylegan", "faces-features-guide", "faces-parser-judge")
+    bits = 8
     seed = 62
     recipe = Recipe(steps=3000, batch=16, rate=1e-3, weight_decay=0.0)
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import EMBEDDED, card_path, load_weights, save_weights, weight_path
+from data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
 from data.errors import ConcordError
 from data.files import atomic_path, read_json
 
@@ -47,10 +47,11 @@ class Task(ABC):
     seed: ClassVar[int] = 0
     world: ClassVar[str] = "SynthFaces"
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)  # of the optimiser; a GAN's first one is 0
-    committed: ClassVar[bool] = True  # False: the repository holds no weights of it yet
+    committed: ClassVar[bool] = True  # False: the repository holds its card at most, no weights
     needs: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
     makes: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
     trunk: ClassVar[str | None] = None  # weights that it starts from where they are there, for the card
+    bits: ClassVar[int] = 16  # of its stored weights (data/checkpoints.py)
     measured_every: ClassVar[int] = 0  # steps between two points of the card's `held_out.curve`; 0: there is none
 
     def __init__(self, device: torch.device, folder: Path = EMBEDDED) -> None:
@@ -166,6 +167,8 @@ def train(
         for parameter, average in zip(parameters, averaged, strict=True):
             parameter.copy_(average)
     model.eval()
+    if task.bits != 16:  # what is measured is what is kept
+        model.load_state_dict(unpacked(packed(model.state_dict(), task.bits)))
     card = {
         "task": task.name, "data": task.world, "data_seed": _world_seed(task.world), "seed": task.seed,
         "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
@@ -175,7 +178,7 @@ def train(
         **({"earlier": earlier} if earlier else {}),
     }  # fmt: skip
     cards = [
-        save_weights(name, state, {**card, "config": config}, task.folder)
+        save_weights(name, state, {**card, "config": config}, task.folder, task.bits)
         for name, (state, config) in task.outputs(model).items()
     ]
     state_file.unlink(missing_ok=True)

@@ -61,6 +61,18 @@ class SceneDetector(nn.Module):
         x = self.head(self.up0(torch.cat([_double(x), x0], 1)))
         return self.centres(x), softplus(self.sides(x) - 2)
 
+    def both_ways(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but the mean over the images and their mirrors: of logits, and of the logarithms of distances.
+
+        On held-out scenes it finds more and invents less than one look: a mirrored scene is as likely as the scene.
+        """
+        centres, sides = self(torch.cat([images, images.flip(-1)]))
+        turned = sides[len(images) :].flip(-1)[:, [2, 1, 0, 3]]  # what was left of the cell is right of it
+        return (
+            (centres[: len(images)] + centres[len(images) :].flip(-1)) / 2,
+            (sides[: len(images)] * turned).sqrt(),
+        )
+
     def detect(self, image: np.ndarray, phrase: str) -> np.ndarray:
         """Boxes (N, 4) of every `phrase` in uint8 (H, W, 3) RGB: x1, y1, x2, y2, shares of width and height."""
         if phrase not in self.categories:
@@ -73,7 +85,7 @@ class SceneDetector(nn.Module):
         key = hashlib.sha256(small.tobytes()).hexdigest()
         if self._seen is None or self._seen[0] != key:  # a layout asks for several categories of one image
             with torch.inference_mode():
-                centres, sides = self(_tensor(small, self))
+                centres, sides = self.both_ways(_tensor(small, self))
             self._seen = (key, centres[0].sigmoid().cpu().numpy(), sides[0].cpu().numpy())
         return peaks(self._seen[1][number], self._seen[2])
 

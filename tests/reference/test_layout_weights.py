@@ -11,10 +11,11 @@ import torch
 
 from data.checkpoints import load_weights
 from data.requests import Conditions, Request
-from data.synthetic.scenes import SPLITS, Scene, scene
+from data.synthetic.scenes import SPLITS, Scene, reference, scene
 from methods.base import make_method
 from methods.networks.bank import Bank
 from metrics.base import Observation
+from metrics.ground_palette import GroundPalette
 from metrics.networks.perception import Perception
 
 N = 24
@@ -64,6 +65,33 @@ def test_the_interaction_model_knows_interactions_and_no_colours() -> None:
     assert found["placed"] > 0.75
     assert found["related"] > 0.35
     assert found["coloured"] < 0.35
+
+
+@cache
+def styled(name: str, style: bool, **params: Any) -> torch.Tensor:
+    """Images with or without the reference picture of each scene."""
+    asked = [
+        Request.make("weights", str(k), 0, Conditions(
+            layout=None if name == "layout-style" else one.layout, style=reference(one.index) if style else None
+        ))
+        for k, one in enumerate(scenes())
+    ]  # fmt: skip
+    return make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
+
+
+def ground(images: torch.Tensor) -> float:
+    """Mean distance of the ground's colours from those of the scenes, whose ground the references show."""
+    originals = torch.from_numpy(np.stack([one.image for one in scenes()])).movedim(-1, 1).float() / 255
+    given = [Conditions(layout=one.layout, style=reference(one.index)) for one in scenes()]
+    found = GroundPalette().score(Observation(images, given, Perception.load(), originals=originals))
+    return float(np.mean([score.value for score in found]))
+
+
+def test_the_style_model_knows_the_ground_and_a_third_model_lends_it() -> None:
+    alone = styled("layout-style", style=True)
+    assert ground(alone) < 0.75 * ground(alone.roll(1, 0))
+    three = styled("amdm-layouts", style=True, **{**TOGETHER, "weights": (0.3, 0.9)})
+    assert ground(three) < 0.8 * ground(styled("amdm-layouts", style=False, **TOGETHER))
 
 
 def test_together_they_know_both() -> None:

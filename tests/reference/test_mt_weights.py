@@ -44,7 +44,7 @@ def test_pasted_restorations_keep_every_known_pixel(patches: int) -> None:
     known = np.stack([known_pixels(str(i), patches, 64) for i in range(4)])
     pictures = np.where(known[..., None], faces().images[:4], GREY).astype(np.uint8)
     asked = requests([Conditions(masked_image=pair) for pair in zip(pictures, known, strict=True)])
-    images = make_method("mt-diffusion-x", {"steps": STEPS, "keep": "paste"}, bank()).generate(asked)
+    images = make_method("mt-diffusion-x", {"steps": STEPS}, bank()).generate(asked)
     seen = torch.from_numpy(known)[:, None].expand_as(images)
     assert torch.equal(images[seen], real()[:4][seen])
     assert not torch.equal(images[~seen], torch.full_like(images[~seen], 0.5))

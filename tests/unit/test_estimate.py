@@ -11,9 +11,10 @@ import pytest
 from benchmarks.contract import sample_conditions
 from benchmarks.estimate import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image, timesteps
 from benchmarks.meter import EvaluationCounter
+from benchmarks.suite import load_suite, suite_names
 from data.errors import ConcordError
 from data.requests import Request
-from methods.base import make_method
+from methods.base import get_method, make_method, make_params
 from methods.core.schedule import Schedule
 from methods.networks.bank import Bank
 
@@ -43,6 +44,30 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("z-magic", {"steps": 6, "text_by": "model", "repeat": 2}, ("text", "style")),
     ("z-magic", {"steps": 6, "text_by": "model"}, ("text", "style", "identity")),
     ("z-magic", {"steps": 6, "strengths": {"identity": 0}}, ("identity", "landmarks")),
+    ("layout-interaction", {"steps": 3}, ("layout",)),
+    ("layout-attribute", {"steps": 3, "guidance": 1}, ("layout",)),
+    ("layout-style", {"steps": 2}, ("style",)),
+    ("composable-layouts", {"steps": 3}, ("layout",)),
+    ("composable-layouts", {"steps": 2, "weight": 0.5}, ("layout",)),
+    ("composable-layouts", {"steps": 2}, ("layout", "style")),
+    ("amdm-layouts", {"steps": 4, "aggregation_steps": 2}, ("layout",)),
+    ("amdm-layouts", {"steps": 4, "aggregation_steps": 2, "order": ["attribute", "interaction"]}, ("layout",)),
+    ("amdm-layouts", {"steps": 4, "preset": "official", "aggregation_steps": 2}, ("layout", "style")),
+    ("sdedit", {"steps": 10}, ("masked_image",)),
+    ("sdedit", {"steps": 2, "start": 0.001}, ("masked_image",)),
+    ("clean-masked", {}, ("masked_image",)),
+    ("tedigan", {}, ("text", "mask")),
+    ("tedigan", {"steps": 2}, ("text", "mask")),
+    ("tedigan", {"inversion_steps": 3}, ("mask", "source_image")),
+    ("tedigan", {"steps": 2, "inversion_steps": 3}, ("text", "source_image")),
+    ("mt-diffusion-x", {"steps": 2}, ("masked_image",)),
+    ("mt-diffusion-parse", {"steps": 2}, ("source_image",)),
+    ("mt-diffusion-m", {"steps": 3}, ()),
+    ("mt-diffusion-e", {"steps": 3, "label": 2}, ()),
+    ("adm-class-conditional", {"steps": 3}, ()),
+    ("single-task-diffusion", {"steps": 2}, ("source_image",)),
+    ("mt-diffusion-m-star", {"steps": 2}, ()),
+    ("mt-diffusion-parse-star", {"steps": 2}, ("source_image",)),
 ]
 
 
@@ -72,6 +97,15 @@ def test_the_formula_is_what_the_meter_counts(
 @pytest.mark.parametrize("steps", [1, 7, 50, 100, 999, 1000])
 def test_timesteps_are_the_schedules(steps: int) -> None:
     assert timesteps(steps) == Schedule.scaled_linear().ddim_timesteps(steps)
+
+
+def test_every_method_of_the_suites_is_known() -> None:
+    """What a plan costs is told for all of them."""
+    for suite in map(load_suite, suite_names()):
+        for row in suite.rows:
+            if row.method is not None:
+                params = make_params(get_method(row.method), row.params).model_dump(mode="json")
+                assert evaluations(row.method, params, suite.row_conditions(row)) is not None, row.method
 
 
 def test_a_method_that_is_not_known_has_no_number() -> None:

@@ -15,7 +15,7 @@ import toy_layouts
 from data.errors import ConcordError
 from data.layout_items import open_layout_items
 from data.layouts import Layout
-from data.synthetic.scenes import describe, scene
+from data.synthetic.scenes import describe, reference, scene
 from data.synthetic.scenes_tree import write_scenes
 from data.synthetic.styles import style_image, style_of
 
@@ -49,7 +49,16 @@ def test_items_are_the_scenes(tree: Path) -> None:
         assert item.layout.interactions == drawn.interactions == describe(FIRST + number)[0].interactions
         assert item.text == drawn.layout.caption
     assert any(item.layout.interactions for item in dataset)
+    for number in (0, 7):
+        assert np.array_equal(dataset[str(number)].style(64), reference(FIRST + number))
+
+
+def test_a_tree_without_references_gives_drawn_styles(tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "test"
+    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("styles"))
+    dataset = open_layout_items(copy)
     assert np.array_equal(dataset["3"].style(32), style_image(style_of("3"), 32))
+    assert dataset.fingerprint != open_layout_items(tree).fingerprint
 
 
 def test_levels_come_in_turn(tmp_path: Path) -> None:
@@ -79,7 +88,10 @@ def test_the_fingerprint_knows_what_is_asked_for(tree: Path, tmp_path: Path) -> 
     assert turned != before
     (copy / "interactions.json").unlink()
     (copy / "images" / f"{FIRST}.png").write_bytes(b"another")
-    assert open_layout_items(copy).fingerprint not in (before, turned)
+    third = open_layout_items(copy).fingerprint
+    assert third not in (before, turned)
+    (copy / "styles" / f"{FIRST}.png").write_bytes(b"another")
+    assert open_layout_items(copy).fingerprint not in (before, turned, third)
 
 
 @pytest.mark.parametrize(

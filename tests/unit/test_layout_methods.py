@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from layout_models import BOXES, LABELS, expert, layout
@@ -17,10 +18,10 @@ from methods.base import Method, make_params
 from methods.core.noise import draw_noise
 from methods.core.sampler import ddim, ddim_step
 from methods.core.schedule import Schedule
-from methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction
+from methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction, LayoutStyle
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.experts import LATENT
-from methods.networks.layout_experts import LayoutExpert
+from methods.networks.layout_experts import KINDS, LayoutExpert
 
 STEPS = 5
 
@@ -33,7 +34,7 @@ class SmallBank:
     latent_shape = LATENT
 
     def __init__(self) -> None:
-        self.experts = {kind: expert(kind) for kind in ("interaction", "attribute")}
+        self.experts = {kind: expert(kind) for kind in KINDS}
         autoencoder = Autoencoder(width=16, fine_width=16, blocks=1)
         images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         autoencoder.fit_linear(torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2))
@@ -47,13 +48,6 @@ BANK = SmallBank()
 TWO = ("interaction", "attribute")
 
 
-@pytest.fixture(autouse=True)
-def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the style model is not trained, whatever lies in the folder of weights."""
-    for kind in (AmdmLayouts, ComposableLayouts):
-        monkeypatch.setattr(kind, "kinds", TWO)
-
-
 def make(kind: type[Method], **params: Any) -> Method:
     return kind(make_params(kind, {"steps": STEPS, **params}), BANK)  # type: ignore[arg-type]
 
@@ -61,6 +55,14 @@ def make(kind: type[Method], **params: Any) -> Method:
 def requests(count: int = 2) -> list[Request]:
     layouts = [layout(), layout(LABELS[:2], BOXES[:2], ()), layout(LABELS[1:], BOXES[1:], ((0, "on", 1),))]
     return [Request.make("toy", str(k), 0, Conditions(layout=layouts[k])) for k in range(count)]
+
+
+def styled(count: int = 2, layouts: bool = True) -> list[Request]:
+    """The same with a reference picture, or with that alone."""
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    asked = [one.conditions.layout if layouts else None for one in requests(count)]
+    given = [Conditions(layout=each, style=picture) for each, picture in zip(asked, pictures, strict=True)]
+    return [Request.make("toy", str(k), 0, conditions) for k, conditions in enumerate(given)]
 
 
 def generators(asked: Sequence[Request]) -> list[torch.Generator]:
@@ -76,11 +78,13 @@ def alone(kind: str, asked: Sequence[Request], guidance: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "model"), [(LayoutInteraction, "interaction"), (LayoutAttribute, "attribute")]
-)  # fmt: skip
+    ("kind", "model"),
+    [(LayoutInteraction, "interaction"), (LayoutAttribute, "attribute"), (LayoutStyle, "style")],
+)
 def test_a_model_alone_is_the_plain_sampler(kind: type[Method], model: str) -> None:
+    asked = styled(layouts=False) if model == "style" else requests()
     for guidance in (1.0, 2.0):
-        assert torch.equal(make(kind, guidance=guidance).generate(requests()), alone(model, requests(), guidance))
+        assert torch.equal(make(kind, guidance=guidance).generate(asked), alone(model, asked, guidance))
 
 
 # ---------------------------------------------------------------------------------------------------------------- AMDM
@@ -142,7 +146,23 @@ def test_an_added_model_costs_its_share_of_the_steps(guidance: float, rows: int)
         method.generate(requests(n))
         counter.close()
         found[optimise] = counter.rows
-    assert found[True] == found[False] == {"eps-interaction": rows * n * STEPS, "eps-attribute": rows * n * s}
+    own, lent = rows * n * STEPS, rows * n * s
+    assert found[True] == found[False] == {"eps-interaction": own, "eps-attribute": lent, "eps-style": 0}
+
+
+def test_a_third_model_lends_too() -> None:
+    """With a reference picture three models go together; each added one costs s steps, and changes the image."""
+    s, n = 2, 2
+    method = make(AmdmLayouts, aggregation_steps=s)
+    counter = EvaluationCounter(method.networks())
+    three = method.generate(styled())
+    counter.close()
+    assert counter.rows == {"eps-interaction": 2 * n * STEPS, "eps-attribute": 2 * n * s, "eps-style": 2 * n * s}
+    assert not torch.allclose(three, method.generate(requests()), atol=1e-3)
+    # a share of 1 of the first two, and nothing of the third, is those two
+    both = make(AmdmLayouts, aggregation_steps=s, aggregate="slerp", optimise=False, weights=(0.4, 1.0))
+    two = make(AmdmLayouts, aggregation_steps=s, aggregate="slerp", optimise=False, weights=(0.4,))
+    torch.testing.assert_close(both.generate(styled()), two.generate(requests()), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("order", [("interaction",), ("interaction", "style"), ("attribute", "attribute")])
@@ -201,12 +221,13 @@ def test_the_average_of_plain_predictions_takes_one_row_each() -> None:
     counter = EvaluationCounter(method.networks())
     method.generate(requests())
     counter.close()
-    assert counter.rows == {"eps-interaction": 2 * STEPS, "eps-attribute": 2 * STEPS}
+    assert counter.rows == {"eps-interaction": 2 * STEPS, "eps-attribute": 2 * STEPS, "eps-style": 0}
 
 
-@pytest.mark.parametrize("kind", [LayoutInteraction, LayoutAttribute, ComposableLayouts, AmdmLayouts])
+@pytest.mark.parametrize("kind", [LayoutInteraction, LayoutAttribute, LayoutStyle, ComposableLayouts, AmdmLayouts])
 def test_an_image_does_not_depend_on_its_batch(kind: type[Method]) -> None:
-    asked, method = requests(3), make(kind)
+    asked = styled(3, "layout" in kind.conditions) if "style" in kind.conditions else requests(3)
+    method = make(kind)
     together = method.generate(asked)
     apart = torch.cat([method.generate([one]) for one in asked[::-1]]).flip(0)
     torch.testing.assert_close(together, apart, atol=1 / 255, rtol=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.checkpoints import load_weights
 from data.layouts import COLOURS
-from data.synthetic.scenes import scene
+from data.synthetic.scenes import reference, scene
 from methods.networks.autoencoder import Autoencoder
 from methods.networks.experts import Encoded
 from methods.networks.layout_experts import LayoutBatch, LayoutExpert
@@ -19,7 +19,7 @@ from methods.training import all_tasks, layouts
 from methods.training.layout_corpus import Scenes, _draw
 from methods.training.trainer import train
 
-TRAINED = ("scenes-trunk", "scenes-interaction", "scenes-attribute")
+TRAINED = ("scenes-trunk", "scenes-interaction", "scenes-attribute", "scenes-style")
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,14 @@ def corpus() -> Scenes:
 
 @pytest.fixture
 def tiny(corpus: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve scenes, a small untrained autoencoder, small models."""
+    """Twelve scenes with their references, a small untrained autoencoder, small models."""
+    pictures = torch.from_numpy(np.stack([reference(k) for k in range(12)]))
     autoencoder = Autoencoder(width=16, fine_width=16, blocks=1)
     autoencoder.fit_linear(corpus.pictures(torch.arange(12)))
     autoencoder.eval().requires_grad_(False)
     monkeypatch.setattr(layouts, "scenes", lambda split, limit=None: corpus)
     monkeypatch.setattr(layouts, "load_autoencoder", lambda device, name: autoencoder)
+    monkeypatch.setattr(layouts, "references", lambda split, count: pictures[:count])
     monkeypatch.setattr(layouts.TrainLayoutExpert, "channels", (16, 16, 16))
 
 
@@ -122,6 +124,33 @@ def test_some_rows_learn_the_null_condition_and_some_instances_any_colour(
         task.loss(torch.Generator().manual_seed(0), 16)
     assert seen[0][1] is None
     assert not bool((seen[0][0].colours == len(COLOURS)).any())
+
+
+def test_the_style_model_sees_the_reference_of_each_scene_turned_as_the_scene_is(
+    tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = layouts.TrainStyle(torch.device("cpu"))
+    seen: list[tuple[Tensor, Tensor | None]] = []
+    forward = task.expert.encoder.forward
+
+    def watched(given: Tensor, drop: Tensor | None = None) -> Encoded:
+        seen.append((given, drop))
+        return forward(given, drop)
+
+    monkeypatch.setattr(task.expert.encoder, "forward", watched)
+    with torch.no_grad():
+        task.told(torch.tensor([3, 12 + 3]), torch.Generator().manual_seed(0))
+    assert np.array_equal(seen[0][0][0], reference(3))
+    assert np.array_equal(seen[0][0][1], reference(3)[:, ::-1])
+    assert seen[0][1] is not None
+
+
+def test_grounds_are_told_from_others(corpus: Scenes) -> None:
+    """A scene's own picture has its ground; the next scene's is far from it."""
+    described = [layouts.layout_of(corpus, k) for k in range(12)]
+    images = corpus.pictures(torch.arange(12))
+    assert layouts.grounds(images, images, described) == 0.0
+    assert layouts.grounds(images.roll(1, 0), images, described) > 10
 
 
 def test_a_model_starts_from_the_trunk(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

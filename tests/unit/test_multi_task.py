@@ -128,8 +128,8 @@ def hole() -> np.ndarray:
 
 def test_pasting_changes_no_known_pixel() -> None:
     asked = requests(Conditions(masked_image=(picture(), hole())))
-    kept = make("mt-diffusion-x", keep="paste").generate(asked)[0]
-    free = make("mt-diffusion-x").generate(asked)[0]
+    kept = make("mt-diffusion-x").generate(asked)[0]
+    free = make("mt-diffusion-x", keep="model").generate(asked)[0]
     original = torch.from_numpy(picture()).movedim(-1, 0).float() / 255
     known = torch.from_numpy(hole())
     assert torch.equal(kept[:, known], original[:, known])
@@ -139,7 +139,7 @@ def test_pasting_changes_no_known_pixel() -> None:
 
 def test_nothing_masked_and_everything_masked() -> None:
     whole, none = np.ones((64, 64), dtype=bool), np.zeros((64, 64), dtype=bool)
-    paste = make("mt-diffusion-x", keep="paste")
+    paste = make("mt-diffusion-x")
     (same,) = paste.generate(requests(Conditions(masked_image=(picture(), whole))))
     assert torch.equal(same, torch.from_numpy(picture()).movedim(-1, 0).float() / 255)
     masked = paste.generate(requests(Conditions(masked_image=(picture(), none))))
@@ -151,7 +151,8 @@ def test_hidden_pixels_do_not_leak() -> None:
     other = picture()
     other[~hole()] = 255 - other[~hole()]
     images = [
-        make("mt-diffusion-x").generate(requests(Conditions(masked_image=(p, hole())))) for p in (picture(), other)
+        make("mt-diffusion-x", keep="model").generate(requests(Conditions(masked_image=(p, hole()))))
+        for p in (picture(), other)
     ]
     assert torch.equal(*images)
 

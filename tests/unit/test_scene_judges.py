@@ -60,6 +60,20 @@ def test_the_targets_decode_to_the_boxes(corpus: Scenes) -> None:
     assert np.mean(found) > 0.9
 
 
+def test_the_targets_of_mirrored_scenes_decode_to_the_mirrored_boxes(corpus: Scenes) -> None:
+    turned = (torch.arange(20) % 2 == 0)[:, None, None, None]
+    plain = layout_judges.targets(corpus, torch.arange(20), len(CATEGORIES))
+    heat, near, wanted = layout_judges.mirrored(turned, *plain)
+    for n in range(20):
+        for kind in sorted(set(corpus.categories[n].tolist()) - {-1}):
+            expected = peaks(plain[0][n, kind].numpy(), plain[2][n].numpy())
+            found = peaks(heat[n, kind].numpy(), wanted[n].numpy())
+            if n % 2 == 0:
+                expected = np.stack([1 - expected[:, 2], expected[:, 1], 1 - expected[:, 0], expected[:, 3]], 1)
+            assert np.allclose(sorted(found.tolist()), sorted(expected.tolist()), atol=1e-6)
+        assert near[n].sum() == plain[1][n].sum()
+
+
 def test_a_perfect_prediction_has_no_loss(corpus: Scenes) -> None:
     heat, near, wanted = layout_judges.targets(corpus, torch.arange(4), len(CATEGORIES))
     sure = torch.where(heat == 1, 20.0, -20.0)
@@ -67,6 +81,23 @@ def test_a_perfect_prediction_has_no_loss(corpus: Scenes) -> None:
     assert float(layout_judges.focal(-sure, heat)) > 100
     assert float(layout_judges.box_loss(wanted, near, wanted)) == pytest.approx(0, abs=1e-5)
     assert float(layout_judges.box_loss(2 * wanted, near, wanted)) > 0.5
+
+
+def test_a_mirrored_picture_has_the_mirrored_detections() -> None:
+    """Exactly, whatever the weights: the detector looks both ways."""
+    torch.manual_seed(0)
+    detector = SceneDetector(CATEGORIES, width=8).eval()
+    with torch.no_grad():
+        detector.centres.bias.fill_(0.0)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    own, turned = (detector.detect(np.ascontiguousarray(x), "car") for x in (image, image[:, ::-1]))
+    assert len(own) > 3
+    mirrored = np.stack([1 - turned[:, 2], turned[:, 1], 1 - turned[:, 0], turned[:, 3]], 1)
+    assert np.allclose(sorted(own.tolist()), sorted(mirrored.tolist()), atol=1e-4)
+    with torch.inference_mode():
+        centres, sides = detector(torch.rand(1, 3, 64, 64))
+        assert not torch.allclose(centres, centres.flip(-1), atol=1e-3)  # one look is not symmetric
+        assert bool((sides > 0).all())
 
 
 def test_near_equal_peaks_are_one_and_the_surest_comes_first() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from data.synthetic.scenes import (
     MIN_SIDE,
     SPLITS,
     Scene,
+    _elsewhere,
     describe,
     paint,
+    reference,
     scene,
     silhouette,
 )
@@ -55,6 +58,26 @@ def test_a_scene_is_a_function_of_its_index() -> None:
     assert np.array_equal(again.instances, drawn()[7].instances)
     assert again.interactions == drawn()[7].interactions
     assert not np.array_equal(again.image, scene(7, world_seed=1).image)
+
+
+def test_a_reference_has_the_scene_s_ground_and_other_things() -> None:
+    """Where neither has a thing, the two pictures are the same to the byte."""
+    alike = []
+    for one in drawn()[:20]:
+        picture = reference(one.index)
+        assert np.array_equal(picture, reference(one.index))
+        same = (picture == one.image).all(-1)
+        alike.append(same[one.instances == 0].mean())  # the rest is covered by the reference's own things and marks
+        assert same[one.instances > 0].mean() < 0.5
+    assert np.mean(alike) > 0.5
+    assert min(alike) > 0.02
+
+
+def test_a_reference_does_not_tell_the_level() -> None:
+    """Every level meets every number of things in the reference equally often, and no two have the same things."""
+    assert set(Counter((index % 5, _elsewhere(index) % 5) for index in range(1000)).values()) == {40}
+    assert len({_elsewhere(index) for index in range(18_000)}) == 18_000
+    assert describe(17)[0].level == 2 + 17 % 5
 
 
 def test_layouts_are_pinned() -> None:
@@ -168,6 +191,7 @@ def test_the_folder_is_read_by_the_benchmarks_reader(folder: Path) -> None:
         assert np.array_equal(layouts[item].boxes, one.layout.boxes)
         assert np.array_equal(tree.image(item), one.image)
         assert np.array_equal(tree.instances(item), one.instances)
+        assert np.array_equal(tree.style(item), reference(one.index))
         assert tree.interactions()[item] == one.interactions
     assert not check_scenes(folder).defects
 
@@ -177,6 +201,7 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
 
     root = tmp_path / "broken"
     shutil.copytree(folder, root)
+    (root / "styles/5.png").write_bytes(b"no picture")
     (root / "images/0.png").write_bytes(b"no picture")
     (root / "images/1.png").unlink()
     Image.new("RGB", (32, 32)).save(root / "images/2.png")
@@ -188,6 +213,7 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
     (root / "mig_bench.json").write_text(json.dumps(text))
     found = {(defect.kind, defect.path) for defect in check_scenes(root).defects}
     for wanted in (
+        ("unreadable picture", "styles/5.png"),
         ("unreadable picture", "images/0.png"), ("unreadable picture", "images/1.png"),
         ("picture of the wrong size", "images/2.png"), ("instance out of range", "instances/3.png"),
         ("instance not seen", "instances/3.png"), ("wrong interaction", "interactions.json, entry '4'"),
@@ -195,7 +221,7 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
         ("box outside the image", "mig_bench.json, entry '6'"),
     ):  # fmt: skip
         assert wanted in found
-    assert len(found) == 8
+    assert len(found) == 9
     (root / "interactions.json").write_text('{"0": [1]}')
     assert "broken interactions" in {defect.kind for defect in check_scenes(root).defects}
 

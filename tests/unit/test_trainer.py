@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import load_weights, save_weights, weight_path
+from data.checkpoints import load_weights, packed, save_weights, unpacked, weight_path
 from data.errors import ConcordError
 from methods.training import all_tasks, get_task
 from methods.training.trainer import Recipe, Task, train
@@ -82,6 +82,46 @@ def test_nan_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(ConcordError, match="training line: the loss became NaN at step 0"):
         train(Broken(torch.device("cpu"), tmp_path), checkpoints=tmp_path, progress=False)
     assert not weight_path("line", tmp_path).exists()
+
+
+def test_weights_in_eight_bits_are_half_as_large_and_off_by_half_a_step_at_most(tmp_path: Path) -> None:
+    kernel = (
+        torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-6, 3, 64)[:, None, None, None]
+    )
+    kernel[5] = 0  # a row that says nothing
+    state = {"kernel": kernel, "bias": torch.randn(64), "count": torch.arange(3), "table": torch.randn(4, 8)}
+    save_weights("w", state, {}, tmp_path)
+    large = weight_path("w", tmp_path).stat().st_size
+    save_weights("w", state, {}, tmp_path, bits=8)
+    assert weight_path("w", tmp_path).stat().st_size < 0.6 * large
+    found, card = load_weights("w", tmp_path)
+    assert (card["bits"], card["parameters"]) == (8, sum(value.numel() for value in state.values()))
+    assert found.keys() == state.keys()
+    assert torch.equal(found["count"], state["count"])
+    assert torch.equal(found["bias"], state["bias"].half().float())
+    step = kernel.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert bool(((found["kernel"] - kernel).abs() <= 0.5001 * step).all())
+    assert float((found["kernel"] - kernel).norm(dim=(1, 2, 3)).max()) > 0
+    again = unpacked(packed(found, 8))  # rounding twice changes nothing more
+    assert all(torch.allclose(again[key], value, rtol=1e-6, atol=0) for key, value in found.items())
+
+
+def test_what_is_measured_is_what_is_stored(tmp_path: Path) -> None:
+    """A task that keeps 8 bits is measured with them."""
+    seen: list[torch.Tensor] = []
+
+    class Coarse(Line):
+        bits = 8
+
+        def evaluate(self, model: torch.nn.Module) -> dict[str, Any]:
+            seen.append(next(p.detach().clone() for p in model.parameters() if p.ndim > 1))
+            return {}
+
+    (card,) = train(Coarse(torch.device("cpu"), tmp_path), steps=3, checkpoints=tmp_path, progress=False)
+    assert card["bits"] == 8
+    kept = next(value for value in load_weights("line", tmp_path)[0].values() if value.ndim > 1)
+    torch.testing.assert_close(seen[0], kept, rtol=1e-6, atol=0)
 
 
 def test_weights_that_are_not_the_card_s_are_refused(tmp_path: Path) -> None:
