@@ -25,6 +25,16 @@ THUMBNAIL = 192  # pixels; shown at 128, so that it is sharp on fine screens too
 LINED = ("landmarks", "layout")  # drawn, not photographed: kept at the size of the thumbnail
 
 
+def used_conditions(suite: Suite) -> list[str]:
+    """The suite's conditions that a row is given or a metric scores against: others only choose the items."""
+    from metrics.base import all_metrics
+
+    known = all_metrics()
+    used = {name for row in suite.rows if row.planned is None for name in suite.row_conditions(row)}
+    used |= {name for metric in suite.metrics if metric in known for name in known[metric].needs}
+    return [name for name in suite.conditions if name in used]
+
+
 def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditions]) -> list[Shown]:
     """The first `suite.grid` requests with the images of every finished row."""
     runs = {name: store.run(suite.request_set, name) for name in suite.row_names()}
@@ -32,11 +42,11 @@ def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditio
     if not runs or not suite.grid:
         return []
     ids = next(iter(runs.values())).ids[: suite.grid]
-    shown = {name: Shown(name) for name in ids}
+    shown, used = {name: Shown(name) for name in ids}, used_conditions(suite)
     for request, given in conditions.items():
         if request in shown:
             for name in ("text", *figures.CONDITIONS):
-                if name in suite.conditions:
+                if name in used:
                     setattr(shown[request], name, getattr(given, name))
     for name, run in runs.items():
         for request, image in run.images(ids):
@@ -60,7 +70,7 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path
     page.legend = figures.mask_classes([s.mask for s in shown if s.mask is not None])
     kept: set[str] = set()
     for request in shown:
-        sample = Sample(request.id, request.text or ("(no caption)" if "text" in suite.conditions else ""))
+        sample = Sample(request.id, request.text or ("(no caption)" if "text" in used_conditions(suite) else ""))
         given = {name: figures.condition_picture(name, request, request.truth, THUMBNAIL) for name, _ in conditions}
         seen = {"truth": request.truth, **request.images}
         if request.layout is not None:

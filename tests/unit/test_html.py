@@ -13,13 +13,14 @@ from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
 from typer.testing import CliRunner
 
 from benchmarks.store import Store
-from benchmarks.suite import Row
+from benchmarks.suite import Row, load_suite
 from concord.cli import app
 from data.layouts import Layout
 from data.requests import Conditions
 from reports.cards import method_cards
 from reports.conditions import keep_conditions, kept_conditions
 from reports.html import Page, write_report
+from reports.site.samples import used_conditions
 
 EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -362,3 +363,17 @@ def test_an_unequal_n_writes_the_pages_and_ends_with_two(tmp_path: Path) -> None
     assert "unequal n in one table" in found.stderr
     assert len(found.stderr.strip().splitlines()) <= 2
     assert (tmp_path / "embedded/report/face-generation.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("suite", "shown"),
+    [
+        ("joint-generation", []),  # its captions only choose the faces
+        ("face-generation", ["text", "mask"]),
+        ("mask-from-image", ["mask", "source_image"]),  # the mask is what is scored against
+        ("amdm-steps", ["layout"]),
+        ("coco-mig", ["layout", "style"]),
+    ],
+)
+def test_only_conditions_that_somebody_uses_are_shown(suite: str, shown: list[str]) -> None:
+    assert used_conditions(load_suite(suite)) == shown
