@@ -157,7 +157,7 @@ def _columns(
         protocol = column_protocol(fact, key, declared, runs, _entering(fact.name, measured, n))
         columns.append(
             Column(fact.name, fact.label, fact.higher_is_better, decimals, kind, key, fact.unit, protocol,
-                   declared.decimals(key) if key else None)
+                   declared.decimals(key) if key else None, "@L" in fact.name)
         )  # fmt: skip
     unanswered = [key for key in declared.metrics if not beside and key not in keys.values() and key != SECONDS]
     return columns + [_paper_column(key, declared, runs) for key in unanswered]

@@ -153,7 +153,8 @@ def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
     if any("@" in name for name in facts):
         said = [
             "L2 to L6: the images whose layout has so many instances, each image alike. avg: every instance alike, so "
-            "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages."
+            "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages. The levels are "
+            "parts of avg and are not tested by themselves."
         ]
         if "interaction-success" in facts:
             label = facts["interaction-success"].label

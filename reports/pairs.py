@@ -25,6 +25,8 @@ def compare_rows(
     names = [row.name for row in rows if row.kind == "method" and row.name in measured]
     found: list[Comparison] = []
     for column in columns:
+        if column.part:
+            continue
         able = [name for name in names if column.name in measured[name].values or column.name in measured[name].sets]
         pairs = list(combinations([name for name in able if column.name not in measured[name].refused], 2))
         for (a, b), (value, low, high, p, test) in zip(pairs, _test_pairs(column, pairs, measured), strict=True):
@@ -69,10 +71,12 @@ def mark_rows(rows: list[Row], columns: list[Column], comparisons: list[Comparis
     """Mark a column's best row where it beats every other method, and the second where it beats the rest.
 
     Where the first does not beat all, it and those that it is not told from are marked as tied. Ceilings and floors
-    are passed over.
+    are passed over, and columns that are part of another one.
     """
     marks: dict[tuple[str, str], str] = {}
     for column in columns:
+        if column.part:
+            continue
         values = {
             row.name: value
             for row in rows

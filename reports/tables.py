@@ -54,6 +54,7 @@ class Column:
     unit: str = ""
     protocol: str = ""  # how the paper's number and ours were measured, '' where the paper has no such column
     paper_decimals: int | None = None  # as the paper prints them
+    part: bool = False  # of another column, which is tested in its place
 
     @property
     def arrow(self) -> str:

@@ -119,6 +119,15 @@ def test_rows_are_compared_instance_by_instance(made: tuple[Table, dict[str, Lay
     assert table.row("amdm-interactdiffusion-migc").cells["instance-success@avg"].mark == BEST
 
 
+def test_levels_are_shown_and_their_average_is_tested(made: tuple[Table, dict[str, LayoutTable], Store]) -> None:
+    """Six images of a level decide nothing, and tests of them would weaken those of the average."""
+    table, _, _ = made
+    assert {c.column for c in table.comparisons} == {"instance-success@avg", "layout-miou@avg"}
+    for row in table.rows:
+        assert all(not cell.mark for name, cell in row.cells.items() if "@L" in name)
+    assert "are not tested by themselves" in to_markdown(table)
+
+
 def test_the_weighted_means_spread_is_that_of_a_ratio() -> None:
     """Over many made-up benches: the standard error from `spread` is the deviation of the weighted means."""
     rng = np.random.default_rng(0)
