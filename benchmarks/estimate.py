@@ -118,7 +118,7 @@ _MULTI_TASK = (
     "mt-diffusion-x", "mt-diffusion-u", "mt-diffusion-seg", "mt-diffusion-parse", "mt-diffusion-m", "mt-diffusion-e",
     "mt-diffusion-parse-star",
 )  # fmt: skip
-_SINGLE_TASK = ("adm-class-conditional", "single-task-diffusion", "mt-diffusion-m-star")
+_SINGLE_TASK = ("adm", "adm-class-conditional", "single-task-diffusion", "mt-diffusion-m-star")
 
 
 def _multi_task(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:

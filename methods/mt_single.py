@@ -1,5 +1,6 @@
 """The single-task diffusion models that MT-Diffusion (Chen et al., ICLR 2024) is compared with, and its starred rows.
 
+    adm                     p(image): ADM's row of Table 2, at the budget of the others (`unconditional` is their start)
     adm-class-conditional   p(image | class): ADM's row of Table 2 (Dhariwal and Nichol, NeurIPS 2021, without guidance)
     single-task-diffusion   p(mask | image): Table 4's row; what is diffused is the mask's encoding, the image is given
     mt-diffusion-m-star     p(image), by MT-Diffusion's network after fine-tuning on that alone: Table 2's starred rows
@@ -137,14 +138,27 @@ class SegmentationDiffusion(SingleTask):
         return last["mask"].argmax(1)
 
 
-@register
-class FineTunedGeneration(SingleTask):
-    """Images by MT-Diffusion's network after fine-tuning on images alone; the heads of -M and -E have no part in it."""
-
-    name, title, file = "mt-diffusion-m-star", "MT-Diffusion-M*", "mt-faces-generation"
+class Generation(SingleTask):
+    """Images from noise, nothing known."""
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         from methods.networks.multi_task import Known
 
         return self.bank.autoencoder.decode(self.denoised(batch, predictor(self.network, self.bank.schedule, Known())))
+
+
+@register
+class Unconditional(Generation):
+    """Images by the trunk after training on for images alone."""
+
+    name, title, file = "adm", "ADM (unconditional)", "mt-unconditional"
+    paper = "arXiv:2105.05233"
+    citation = "Dhariwal, Nichol: Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021"
+
+
+@register
+class FineTunedGeneration(Generation):
+    """Images by MT-Diffusion's network after fine-tuning on images alone; the heads of -M and -E have no part in it."""
+
+    name, title, file = "mt-diffusion-m-star", "MT-Diffusion-M*", "mt-faces-generation"

@@ -26,7 +26,7 @@ def all_tasks() -> dict[str, type[Task]]:
         f.TrainIdentityJudge, f.TrainLandmarksJudge,
         g.TrainUnconditional, g.TrainMask, g.TrainText, g.TrainDynamicDiffusers,
         m.TrainMultiTask, m.TrainPaperWeights,
-        st.TrainClassConditional, st.TrainSegmentation, st.TrainClassifier,
+        st.TrainUnconditional, st.TrainClassConditional, st.TrainSegmentation, st.TrainClassifier,
         st.TrainMultiTaskGeneration, st.TrainMultiTaskClassifier, st.TrainMultiTaskSegmentation,
         j.TrainParserGuide, j.TrainFeaturesGuide, j.TrainTextImageGuide,
         f.TrainIdentityGuide, f.TrainLandmarksGuide,

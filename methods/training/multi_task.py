@@ -69,7 +69,7 @@ class TrainMultiTask(Task):
     name = "mt-faces"
     seed = 31
     needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder", "faces-unconditional")
-    recipe = Recipe(steps=2000, batch=32, rate=8e-4, ema=0.999)
+    recipe = Recipe(steps=4200, batch=32, rate=8e-4, ema=0.999)
     bits = 8
     trunk: ClassVar[str] = "faces-unconditional"
     weights: ClassVar[Weights] = "bounded"

@@ -1,6 +1,7 @@
 """What MT-Diffusion's network is compared with: single tasks at equal steps and size, and fine-tuning on one task.
 
     single tasks, from the trunk that mt-faces began with, by its recipe:
+        mt-unconditional       v of the image: ADM's row of Table 2
         mt-class-conditional   v of the image, the class known: ADM's class-conditional row of Table 2
         mt-segmentation        v of the mask's encoding, the image known, and the mask head: Table 4's single-task row
         mt-classifier          the class of a noised image, by both label heads: what -M and -E are compared with
@@ -9,8 +10,8 @@
         mt-faces-classifier    the class, as mt-classifier: Figure 6
         mt-faces-segmentation  equation 6 of images and masks alone
 
-For an equal comparison the single tasks are trained for as many steps as mt-faces (`--steps`). Those that read classes
-keep in their cards what share of them was right on held-out faces, over the steps (`held_out.curve`).
+The single tasks have the recipe of mt-faces, so that they are compared at equal steps. Those that read classes keep in
+their cards what share of them was right on held-out faces, over the steps (`held_out.curve`).
 """
 
 from __future__ import annotations
@@ -113,7 +114,29 @@ def pixel_accuracy(found: Tensor, classes: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------------- single tasks
 
 
-class TrainClassConditional(SingleTask):
+class TrainUnconditional(SingleTask):
+    """p(image): nothing is known of it, nothing reads it."""
+
+    name = "mt-unconditional"
+    seed = 38
+
+    def configuration(self) -> dict[str, Any]:
+        return {"modalities": []}
+
+    def known(self, index: Tensor) -> Known:
+        """What the network is told of these faces."""
+        return Known()
+
+    def terms(self, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        index, t, noise = self.draw(generator, batch)
+        z_0 = self.data.values[index].to(self.device)
+        z_t = self.schedule.diffuse(z_0, noise, t)
+        v = self.network.velocity(self.network(z_t, t, self.known(index)))
+        loss = velocity_error(self.schedule, v, z_0, noise, t).mean()
+        return loss, {"v": loss}
+
+
+class TrainClassConditional(TrainUnconditional):
     """p(image | class): the class is always given, nothing reads it."""
 
     name = "mt-class-conditional"
@@ -124,14 +147,8 @@ class TrainClassConditional(SingleTask):
         shares = [round(float(share), 5) for share in counts / counts.sum()]
         return {"modalities": ["label"], "heads": False, "frequencies": shares}
 
-    def terms(self, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        index, t, noise = self.draw(generator, batch)
-        z_0 = self.data.values[index].to(self.device)
-        label = one_hot(labels_of(self.data.corpus)[index], LABELS).to(self.device)
-        z_t = self.schedule.diffuse(z_0, noise, t)
-        v = self.network.velocity(self.network(z_t, t, Known(label=label)))
-        loss = velocity_error(self.schedule, v, z_0, noise, t).mean()
-        return loss, {"v": loss}
+    def known(self, index: Tensor) -> Known:
+        return Known(label=one_hot(labels_of(self.data.corpus)[index], LABELS).to(self.device))
 
 
 class TrainSegmentation(SingleTask):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
 from data.checkpoints import EMBEDDED, load_weights
+from data.errors import ConcordError
 from methods.networks.stylegan import (
     MaskToCode,
     StyleDiscriminator,
@@ -76,10 +77,9 @@ def batch_noise(network: StyleGenerator, count: int, generator: torch.Generator,
 
 
 class TrainStyleGAN(Task):
-    """Generator and discriminator. The discriminator is kept as well, so that the two can be trained further."""
+    """Generator and discriminator. The generator alone is kept: nothing else reads the discriminator's weights."""
 
     name = "faces-stylegan"
-    makes = ("faces-stylegan", "faces-stylegan-critic")
     seed = 61
     recipe = Recipe(steps=8000, batch=16, rate=2.5e-3, weight_decay=0.0, ema=0.999, clip=1e6)
     betas = (0.0, 0.99)
@@ -117,16 +117,12 @@ class TrainStyleGAN(Task):
         return total
 
     def take_up(self) -> None:
-        for name, part in zip(self.makes, (self.pair.generator, self.pair.discriminator), strict=True):
-            part.load_state_dict(load_weights(name, self.folder)[0])
+        raise ConcordError(f"{self.name}: its discriminator was not kept; train anew (`concord train {self.name}`)")
 
     def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
         assert isinstance(model, StyleGAN)
         model.generator.measure()
-        kept = (
-            (model.generator, self.generator_config), (model.discriminator, self.discriminator_config)
-        )  # fmt: skip
-        return {name: (part.state_dict(), config) for name, (part, config) in zip(self.makes, kept, strict=True)}
+        return {self.name: (model.generator.state_dict(), self.generator_config)}
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:

@@ -64,6 +64,7 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("mt-diffusion-parse", {"steps": 2}, ("source_image",)),
     ("mt-diffusion-m", {"steps": 3}, ()),
     ("mt-diffusion-e", {"steps": 3, "label": 2}, ()),
+    ("adm", {"steps": 2}, ()),
     ("adm-class-conditional", {"steps": 3}, ()),
     ("single-task-diffusion", {"steps": 2}, ("source_image",)),
     ("mt-diffusion-m-star", {"steps": 2}, ()),

@@ -17,7 +17,7 @@ from data.labels import PALETTE
 from data.requests import Conditions, Request
 from methods.base import Batch, Method, make_params
 from methods.mt_diffusion import Aggregation, FineTunedParse, predictor
-from methods.mt_single import ClassConditional, FineTunedGeneration, SegmentationDiffusion
+from methods.mt_single import ClassConditional, FineTunedGeneration, SegmentationDiffusion, Unconditional
 from methods.networks.experts import LATENT
 from methods.networks.multi_task import LABELS, Known, MultiTaskUNet, one_hot
 from methods.training import all_tasks
@@ -25,12 +25,19 @@ from reports.cards import method_cards
 
 SHARES = [0.0, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0]
 BANK = SmallBank(
+    mt_unconditional=random_network(modalities=[]),
     mt_class_conditional=random_network(modalities=["label"], heads=False, frequencies=SHARES),
     mt_segmentation=random_network(modalities=["mask"], planes=["image"]),
     mt_faces_generation=random_network(modalities=[]),
     mt_faces_segmentation=random_network(modalities=["mask"]),
 )
-METHODS: tuple[type[Method], ...] = (ClassConditional, SegmentationDiffusion, FineTunedGeneration, FineTunedParse)
+METHODS: tuple[type[Method], ...] = (
+    Unconditional,
+    ClassConditional,
+    SegmentationDiffusion,
+    FineTunedGeneration,
+    FineTunedParse,
+)
 
 
 def make(kind: type[Method], **params: Any) -> Any:
@@ -132,7 +139,7 @@ def test_budgets_of_captions_are_those_of_known_networks() -> None:
 
     named = {name for suite in suite_names() for name in STEPS.findall((FOLDER / f"{suite}.yaml").read_text("utf-8"))}
     made = {file for name, task in all_tasks().items() for file in (task.makes or (name,))}
-    assert {"mt-faces", "mt-segmentation", "mt-class-conditional"} <= named <= made
+    assert {"mt-faces", "mt-segmentation", "mt-unconditional", "mt-class-conditional"} <= named <= made
 
 
 # ------------------------------------------------------------------------------------------------------ first weights
@@ -173,7 +180,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CPU = torch.device("cpu")
 TASKS = [
-    single.TrainClassConditional, single.TrainSegmentation, single.TrainClassifier,
+    single.TrainUnconditional, single.TrainClassConditional, single.TrainSegmentation, single.TrainClassifier,
     single.TrainMultiTaskGeneration, single.TrainMultiTaskSegmentation,
 ]  # fmt: skip
 
