@@ -76,6 +76,7 @@ def _list() -> None:
     from data.checkpoints import card_path
     from data.files import read_json
     from methods.training import all_tasks
+    from reports.trainings import parts_of, steps_of
 
     table = Table("network", "task", "parameters", "steps", "seconds", "held out", title="Embedded networks")
     for name, kind in all_tasks().items():
@@ -85,6 +86,6 @@ def _list() -> None:
                 continue
             card = read_json(card_path(file))
             held_out = ", ".join(f"{k} {v}" for k, v in card["held_out"].items() if not isinstance(v, dict | list))
-            size, steps, seconds = f"{card['parameters'] / 1e6:.2f} M", card["recipe"]["steps"], card["seconds"]
-            table.add_row(file, name, size, str(steps), f"{seconds:.0f}", held_out)
+            size, seconds = f"{card['parameters'] / 1e6:.2f} M", sum(part["seconds"] for part in parts_of(card))
+            table.add_row(file, name, size, str(steps_of(card)), f"{seconds:.0f}", held_out)
     Console().print(table)

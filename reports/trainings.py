@@ -29,10 +29,14 @@ def card_of(name: str, folder: Path = EMBEDDED) -> dict[str, Any]:
     return found
 
 
+def parts_of(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trainings that made the weights of a card, the parts before `--further` included; none of an empty card."""
+    return [card, *card.get("earlier", [])] if card else []
+
+
 def steps_of(card: Mapping[str, Any]) -> int:
-    """All steps that the weights of a card were trained for, the parts before `--further` included."""
-    parts = [card, *card.get("earlier", [])] if card else []
-    return sum(int(part["recipe"]["steps"]) for part in parts)
+    """All steps that the weights of a card were trained for."""
+    return sum(int(part["recipe"]["steps"]) for part in parts_of(card))
 
 
 def with_budgets(text: str, folder: Path = EMBEDDED) -> str:
