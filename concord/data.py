@@ -162,7 +162,7 @@ def scenes(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace SynthScenes that are there.")] = False,
 ) -> None:
-    """Write scenes of SynthScenes, the world of layouts: COCO-MIG's JSON, pictures, instances, interactions, references.
+    """Write SynthScenes, the world of layouts: COCO-MIG's JSON, pictures, instances, interactions, references.
 
     A folder that already holds these very scenes is left as it is.
     """
