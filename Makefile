@@ -107,5 +107,5 @@ $(READY): requirements.lock pyproject.toml
 	cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
 	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2>/dev/null || export UV_CACHE_DIR=.cache/uv; \
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock; \
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .; \
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .; \
 	printf '%s\n' "$(CURDIR)" > $@

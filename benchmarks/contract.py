@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import ConcordError
-from data.layouts import Layout
-from data.requests import CONDITION_NAMES, Conditions, Request
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.errors import ConcordError
+from concord.data.request import CONDITION_NAMES, Conditions, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.base import Method
+    from concord.methods.base import Method
 
 TOLERANCE = 1 / 255
 """How far an image may move when its batch changes: kernels differ with the batch's shape, so one grey level."""
@@ -39,8 +39,8 @@ class Broken(Exception):
 
 def sample_conditions(names: Sequence[str], index: int) -> Conditions:
     """The named conditions of one drawn test face; a layout is that of a drawn test scene."""
-    from data.synthetic import face
-    from data.synthetic.scenes import SPLITS, scene
+    from concord.data.synthetic import face
+    from concord.data.synthetic.scenes.scene import SPLITS, scene
 
     drawn = face(index)
     known = np.ones(drawn.image.shape[:2], dtype=bool)
@@ -175,7 +175,7 @@ class Contract:
         """Traces that the method names are told, finite, one for each request and step; asking changes no image."""
         import torch
 
-        from methods.base import Trace
+        from concord.methods.base import Trace
 
         if not self.method.traces:
             return "none"
@@ -217,7 +217,7 @@ class Contract:
 
     def check_j_parameters(self) -> str:
         """An unknown parameter is refused with an error that lists the known ones."""
-        from methods.base import make_params
+        from concord.methods.base import make_params
 
         kind = type(self.method)
         try:

@@ -9,18 +9,18 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.makers import GroundTruthMaker, Made, Maker, MethodMaker, ShuffledMaker, use_all_cores
-from benchmarks.suite import JOINT_SUCCESS
-from data.errors import ConcordError
+from concord.benchmarks.run.image_source import GroundTruthMaker, Made, Maker, MethodMaker, ShuffledMaker, use_all_cores
+from concord.benchmarks.suite import JOINT_SUCCESS
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.plan import RequestSet, RunPlan
-    from benchmarks.settings import Settings
-    from benchmarks.store import Run
-    from benchmarks.suite import Row, Suite
-    from methods.base import Method
+    from concord.benchmarks.planner import RequestSet, RunPlan
+    from concord.benchmarks.settings import Settings
+    from concord.benchmarks.store.run import Run
+    from concord.benchmarks.suite import Row, Suite
+    from concord.methods.base import Method
 
 PROFILE = "paper"
 LATENT, PIXELS = "collaborative-256", "celeba-hq-ddpm"
@@ -53,7 +53,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "lpips-alex": ("lpips-alexnet",), "lpips-vgg": ("lpips-vgg16",),
     "detector": ("groundingdino-swint-hf",), "segmenter": ("sam-vit-h-hf",),
 }  # fmt: skip
-"""Network that a metric names -> the weights of it in profile 'paper' (metrics/networks/paper/perception.py)."""
+"""Network that a metric names -> the weights of it in profile 'paper' (metrics/networks/pretrained/perception.py)."""
 GUIDES = {
     "text": "clip-vit-b-16", "style": "clip-vit-b-16", "mask": "bisenet", "identity": "ir-se50",
     "landmarks": "mobilefacenet",
@@ -85,7 +85,7 @@ def row_needs(
     method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
 ) -> list[str]:  # fmt: skip
     """The names of the weights that a row needs."""
-    from methods.networks.paper_bank import GENERATORS
+    from concord.methods.networks.paper_bank import GENERATORS
 
     if method is None or generator is None:
         return []
@@ -102,7 +102,7 @@ def row_needs(
 
 def metric_needs(names: Iterable[str]) -> list[str]:
     """The names of the weights that metrics look through."""
-    from metrics.base import get_metric
+    from concord.metrics.base import get_metric
 
     found: list[str] = []
     for name in names:
@@ -115,8 +115,8 @@ def metric_needs(names: Iterable[str]) -> list[str]:
 
 def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict[str, list[str]]:
     """Purpose ('datasets', 'generators', 'guides', 'judges') -> the names in data/manifests; each name once."""
-    from methods.base import get_method, make_params
-    from methods.networks.paper_bank import GENERATORS
+    from concord.methods.base import get_method, make_params
+    from concord.methods.networks.paper_bank import GENERATORS
 
     datasets = settings.profile(profile).datasets
     found: dict[str, dict[str, None]] = {purpose: {} for purpose in ("datasets", "generators", "guides", "judges")}
@@ -141,7 +141,7 @@ def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict
 
 def lacking(names: Iterable[str]) -> dict[str, str]:
     """Of these names those that are not here whole: name -> the one line that says what is missing and what to do."""
-    from data.manifest import fetched_file, load_manifest
+    from concord.data.download.manifest import fetched_file, load_manifest
 
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
@@ -165,7 +165,7 @@ def why_not(run: RunPlan) -> str | None:
 
 def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
     """`why_not` for a row of a suite, where no run is planned."""
-    from methods.base import get_method, make_params
+    from concord.methods.base import get_method, make_params
 
     if profile != PROFILE or row.method is None:
         return None
@@ -197,7 +197,7 @@ def unmade_original(names: Iterable[str], original: Run | None, suite: str) -> d
 
     original: the run of that row; None where metrics of pairs compare with the items' own pictures.
     """
-    from metrics.base import get_metric
+    from concord.metrics.base import get_metric
 
     if original is None or original.finished:
         return {}
@@ -207,7 +207,7 @@ def unmade_original(names: Iterable[str], original: Run | None, suite: str) -> d
 
 def _supply(name: str, told: str) -> str:
     """One line about a name that is not here whole. told: what `lacking` says of it."""
-    from data.manifest import load_manifest
+    from concord.data.download.manifest import load_manifest
 
     manifest = load_manifest(name)
     absent = [file for file in manifest.files if not (manifest.folder() / file.result).exists()]
@@ -222,7 +222,7 @@ def _supply(name: str, told: str) -> str:
 
 def fetch_commands(names: Iterable[str]) -> str:
     """The commands that fetch these names: 'concord data fetch a && concord weights fetch b c'."""
-    from data.manifest import load_manifest
+    from concord.data.download.manifest import load_manifest
 
     by_kind: dict[str, list[str]] = {}
     for name in names:
@@ -251,7 +251,7 @@ def number_format(dtype: str, device: torch.device) -> Iterator[None]:
     """What generators compute in: exact float32, or bfloat16 where autocast takes it."""
     import torch
 
-    from metrics.evaluation import exact_float32
+    from concord.metrics.evaluation import exact_float32
 
     if dtype == "fp32":
         with exact_float32():
@@ -274,9 +274,9 @@ def open_paper_maker(
     if run.is_reference:
         kind = GroundTruthMaker if run.row.name == "ground-truth" else ShuffledMaker
         return kind(run.requests)
-    from data.device import resolve_device
-    from methods.base import make_method
-    from methods.networks.paper_bank import PaperBank
+    from concord.data.device import resolve_device
+    from concord.methods.base import make_method
+    from concord.methods.networks.paper_bank import PaperBank
 
     assert run.row.method is not None
     if run.generator is None:
@@ -291,6 +291,6 @@ def open_any(run: RunPlan, device: str = "auto") -> Maker:
     """The maker of a run of any profile."""
     if run.profile == PROFILE and run.external is None:
         return open_paper_maker(run, device)
-    from benchmarks.makers import open_maker
+    from concord.benchmarks.run.image_source import open_maker
 
     return open_maker(run, device)

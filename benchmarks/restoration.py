@@ -11,8 +11,8 @@ import hashlib
 
 import numpy as np
 
-from data.errors import ConcordError
-from data.faces import FaceItem
+from concord.data.datasets.faces.dataset import FaceItem
+from concord.data.errors import ConcordError
 
 GREY = 128
 """What a hidden pixel is shown as, so that nothing of it leaks: the middle of uint8."""

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from benchmarks.generators import PROFILE, metric_reason, open_any, unmade_original, why_not
-from benchmarks.makers import use_all_cores
-from benchmarks.meter import process_started
-from benchmarks.plan import Plan, RunPlan
-from benchmarks.runner import Outcome, Progress, generate_run, is_current
-from benchmarks.scoring import Reference, feature_kinds, is_scored, score_run
-from benchmarks.store import Run
-from benchmarks.suite import SHARD_SIZE, metrics_of
-from benchmarks.workers import generate_with_workers
-from metrics.base import SetMetric, get_metric
-from metrics.evaluation import exact_float32
+from concord.benchmarks.generators import PROFILE, metric_reason, open_any, unmade_original, why_not
+from concord.benchmarks.planner import Plan, RunPlan
+from concord.benchmarks.run.generate import Outcome, Progress, generate_run, is_current
+from concord.benchmarks.run.image_source import use_all_cores
+from concord.benchmarks.run.meter import process_started
+from concord.benchmarks.run.score import Reference, feature_kinds, is_scored, score_run
+from concord.benchmarks.run.workers import generate_with_workers
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import SHARD_SIZE, metrics_of
+from concord.metrics.base import SetMetric, get_metric
+from concord.metrics.evaluation import exact_float32
 
 if TYPE_CHECKING:
-    from metrics.networks.perception import Perception
+    from concord.metrics.networks.perception import Perception
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 """bars(what is being done) -> a context that gives a progress callback."""
@@ -154,8 +154,8 @@ class Session:
     def perception(self) -> Perception:
         if self.open_perception is not None:
             return self.open_perception()
-        from data.device import resolve_device
-        from metrics.networks.perception import Perception
+        from concord.data.device import resolve_device
+        from concord.metrics.networks.perception import Perception
 
         use_all_cores()
         return Perception.load(self.plan.options.profile, "judge", resolve_device(self.device))
@@ -166,8 +166,8 @@ class Session:
 
         The embedded feature network is of faces: layouts have no reference.
         """
-        from data.faces import open_faces
-        from data.layout_items import LayoutDataset
+        from concord.data.datasets.faces.dataset import open_faces
+        from concord.data.datasets.layouts.dataset import LayoutDataset
 
         plan = self.plan
         if isinstance(plan.requests.dataset, LayoutDataset):

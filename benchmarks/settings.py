@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from benchmarks.schema import Strict, read_model
-from data.errors import ConcordError
+from concord.benchmarks.external.schema import Strict, read_model
+from concord.data.errors import ConcordError
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -46,7 +46,7 @@ class DatasetSettings(Strict):
 def place(folder: str) -> Path:
     """A folder of params.yaml: from the checkout, or, with 'cache:' before it, from where fetched things are kept."""
     if folder.startswith(CACHE):
-        from data.manifest import cache_folder
+        from concord.data.download.manifest import cache_folder
 
         return cache_folder() / folder.removeprefix(CACHE)
     return ROOT / folder

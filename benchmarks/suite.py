@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from benchmarks.schema import Strict, read_model, read_yaml
-from data.errors import ConcordError
-from data.requests import CONDITION_NAMES
+from concord.benchmarks.external.schema import Strict, read_model, read_yaml
+from concord.data.errors import ConcordError
+from concord.data.request import CONDITION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FOLDER = Path(__file__).parent / "suites"
+FOLDER = Path(__file__).resolve().parent / "suites"
 REFERENCES = ("ground-truth", "shuffled")
 JOINT_SUCCESS = "joint-success"
 GIVES: dict[str, tuple[str, ...]] = {
@@ -256,7 +256,7 @@ def related_suites(name: str) -> list[Suite]:
 
 def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
     """The suite with the rows that the registered methods give it."""
-    from methods.base import all_methods
+    from concord.methods.base import all_methods
 
     methods = all_methods()
     rows = [
@@ -280,8 +280,8 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
 
 def check_names(suite: Suite) -> None:
     """Raise ConcordError unless every method, parameter and metric of the suite exists and fits its conditions."""
-    from methods.base import get_method, make_params
-    from metrics.base import SampleMetric, get_metric
+    from concord.methods.base import get_method, make_params
+    from concord.metrics.base import SampleMetric, get_metric
 
     for row in suite.rows:
         if row.method is None:
@@ -327,7 +327,7 @@ def check_shared(suite: Suite, other: Suite) -> None:
 
 
 def _work(suite: Suite, row: Row) -> tuple[Any, ...]:
-    from methods.base import get_method, make_params
+    from concord.methods.base import get_method, make_params
 
     assert row.method is not None
     params = make_params(get_method(row.method), row.params)

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.plan import RequestSet
-from benchmarks.provenance import git_commit
-from benchmarks.suite import JOINT_SUCCESS, Row, Suite, Tune
-from benchmarks.tuned import Search, Trial, Tuned, merge, nested
-from data.errors import ConcordError
+from concord.benchmarks.planner import RequestSet
+from concord.benchmarks.store.provenance import git_commit
+from concord.benchmarks.suite import JOINT_SUCCESS, Row, Suite, Tune
+from concord.benchmarks.tuned import Search, Trial, Tuned, merge, nested
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metrics.base import SampleMetric
-    from metrics.networks.perception import Perception
+    from concord.metrics.base import SampleMetric
+    from concord.metrics.networks.perception import Perception
 
 STRANGENESS = "strangeness"
 """Kept with every trial, but no part of the objective: small models' samples are nearer to the mean than real faces."""
@@ -164,7 +164,7 @@ class Workbench:
     @cached_property
     def metrics(self) -> list[SampleMetric]:
         """The suite's metrics that have a value for every image."""
-        from metrics.base import SampleMetric, get_metric
+        from concord.metrics.base import SampleMetric, get_metric
 
         found = [get_metric(name) for name in self.suite.metrics if name != JOINT_SUCCESS]
         if self.suite.originals is not None:  # another row's images, which a trial does not make
@@ -183,7 +183,7 @@ class Workbench:
 
     def ranges(self, row: Row) -> dict[str, list[float]]:
         """The ranges of the parameters that the row's method has and its conditions use: shares of its own values."""
-        from methods.base import get_method, make_params
+        from concord.methods.base import get_method, make_params
 
         assert row.method is not None
         own = make_params(get_method(row.method), row.params).model_dump()
@@ -202,8 +202,8 @@ class Workbench:
 
     def values(self, images: Tensor) -> dict[str, float]:
         """Means over the images (n, 3, H, W) of every metric, and their strangeness."""
-        from benchmarks.scoring import to_float
-        from metrics.base import Observation
+        from concord.benchmarks.run.score import to_float
+        from concord.metrics.base import Observation
 
         found: dict[str, list[float]] = defaultdict(list)
         features: list[np.ndarray] = []
@@ -224,7 +224,7 @@ class Workbench:
         """What the row's method makes of the requests, rounded to 8 bits as the store keeps them."""
         import torch
 
-        from methods.base import make_method
+        from concord.methods.base import make_method
 
         assert row.method is not None
         method = make_method(row.method, params, bank)
@@ -244,7 +244,7 @@ class Workbench:
     @cached_property
     def ceiling(self) -> dict[str, float]:
         """Metrics of the items' own pictures, or what the suite counts as met."""
-        from benchmarks.scoring import to_float
+        from concord.benchmarks.run.score import to_float
 
         size = self.requests.image_size
         own = to_float(np.stack([request.item.image(size) for request in self.requests.requests]))

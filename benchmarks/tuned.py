@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from benchmarks.schema import Strict, read_model
-from benchmarks.suite import Row
-from data.errors import ConcordError
-from data.files import atomic_path
+from concord.benchmarks.external.schema import Strict, read_model
+from concord.benchmarks.suite import Row
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path
 
-FOLDER = Path(__file__).parent / "tuned"
+FOLDER = Path(__file__).resolve().parent / "tuned"
 
 
 class Trial(Strict):

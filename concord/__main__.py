@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line; a stage that `make bench` started is handed to the process that has imported everything."""
-    from concord.warm import forward, warm
+    from concord.fork_server import forward, warm
 
     arguments = sys.argv[1:]
     if arguments[:1] == ["warm"]:

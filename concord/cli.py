@@ -11,26 +11,35 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "list": ("concord.run:list_all", "Suites, methods and metrics, and what has results."),
-    "run": ("concord.run:run", "A whole suite: generate, score, report."),
-    "generate": ("concord.stages:generate", "Make the images of a suite's rows."),
-    "score": ("concord.stages:score", "Score a suite's finished rows."),
-    "plan": ("concord.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
-    "report": ("concord.report:report", "Write tables, figures and pages from stored results."),
-    "compare": ("concord.compare:compare", "Compare scores of two revisions or results folders, with a verdict."),
-    "history": ("concord.compare:history", "Draw a method's metrics over the commits that changed the baseline."),
-    "table": ("concord.table:table", "Print one table: drawn, Markdown, LaTeX or CSV."),
-    "tune": ("concord.tune:tune", "Look for a suite's guidance strengths on validation faces."),
-    "check": ("concord.check:check", "Contract tests on a method."),
-    "export": ("concord.external:export", "Write a suite's requests as a folder, for a method that lives outside."),
-    "import": ("concord.external:take_in", "Take the images of an answered export in as a method."),
-    "fetch": ("concord.fetch:fetch", "Fetch what a profile needs: datasets and weights."),
-    "weights": ("concord.fetch:weights", "Fetch and list the papers' weights."),
-    "data": ("concord.data:app", "Make, verify and preview datasets."),
-    "train": ("concord.train:train", "Make the embedded weights again."),
+    "list": ("concord.commands.run:list_all", "Suites, methods and metrics, and what has results."),
+    "run": ("concord.commands.run:run", "A whole suite: generate, score, report."),
+    "generate": ("concord.commands.stages:generate", "Make the images of a suite's rows."),
+    "score": ("concord.commands.stages:score", "Score a suite's finished rows."),
+    "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
+    "report": ("concord.commands.report:report", "Write tables, figures and pages from stored results."),
+    "compare": (
+        "concord.commands.compare:compare",
+        "Compare scores of two revisions or results folders, with a verdict.",
+    ),
+    "history": (
+        "concord.commands.compare:history",
+        "Draw a method's metrics over the commits that changed the baseline.",
+    ),
+    "table": ("concord.commands.table:table", "Print one table: drawn, Markdown, LaTeX or CSV."),
+    "tune": ("concord.commands.tune:tune", "Look for a suite's guidance strengths on validation faces."),
+    "check": ("concord.commands.check:check", "Contract tests on a method."),
+    "export": (
+        "concord.commands.external:export",
+        "Write a suite's requests as a folder, for a method that lives outside.",
+    ),
+    "import": ("concord.commands.external:take_in", "Take the images of an answered export in as a method."),
+    "fetch": ("concord.commands.fetch:fetch", "Fetch what a profile needs: datasets and weights."),
+    "weights": ("concord.commands.fetch:weights", "Fetch and list the papers' weights."),
+    "data": ("concord.commands.data:app", "Make, verify and preview datasets."),
+    "train": ("concord.commands.train:train", "Make the embedded weights again."),
 }
 """verb -> (module:function or module:typer application, one line of help)"""
 
@@ -74,10 +83,10 @@ def load_verb(name: str, arguments: Sequence[str] = ()) -> Any:
     """The command of a verb, imported now; `score` has two forms, told apart by its arguments."""
     place = VERBS[name][0]
     if name == "score":
-        from concord.score_folders import asks_for_images
+        from concord.commands.evaluate import asks_for_images
 
         if asks_for_images(arguments):
-            place = "concord.score_folders:score_images"
+            place = "concord.commands.evaluate:score_images"
     module, _, attribute = place.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, typer.Typer):

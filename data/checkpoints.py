@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ConcordError
-from data.files import atomic_path, read_json, sha256_file, write_json
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE = ":scale"
-EMBEDDED = Path(__file__).parent / "weights" / "embedded"
+EMBEDDED = Path(__file__).resolve().parent / "weights" / "embedded"
 
 
 def weight_path(name: str, folder: Path = EMBEDDED) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
 
 
 @contextlib.contextmanager

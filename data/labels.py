@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
 
 # ------------------------------------------------------------------------------------------------------ the two orders
 

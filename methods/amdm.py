@@ -33,13 +33,13 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.requests import CONDITION_NAMES
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import modalities
-from methods.core.noise import draw_noise
-from methods.core.sampler import Denoiser, ddim_step
-from methods.core.schedule import Schedule
+from concord.data.errors import ConcordError
+from concord.data.request import CONDITION_NAMES
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import modalities
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.sampler import Denoiser, ddim_step
+from concord.methods.core.schedule import Schedule
 
 PAPER_WEIGHTS = {2: (0.5,), 3: (0.47, 0.5)}  # w_1 .. w_{N-1}, section 4
 PAPER_STEP_SIZES = {2: (45.0, 55.0), 3: (45.0, 40.0, 35.0)}  # eta_1 .. eta_N, section 4

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.errors import ConcordError
-from data.requests import CONDITION_NAMES, Conditions, Request, request_seed
+from concord.data.errors import ConcordError
+from concord.data.request import CONDITION_NAMES, Conditions, Request, request_seed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.networks.bank import Bank
+    from concord.methods.networks.bank import Bank
 
 __all__ = ["Batch", "Conditions", "Method", "Request", "Trace", "all_methods", "load_plugin", "make_method", "register",
            "request_seed"]  # fmt: skip
@@ -185,11 +185,11 @@ def _source(method: type[Method]) -> str:
 
 def all_methods() -> dict[str, type[Method]]:
     """Every method, by name: the files of this folder, the entry points `concord.methods`, and loaded plugins."""
-    import methods
+    from concord import methods
 
     for module in pkgutil.iter_modules(methods.__path__):
         if not module.ispkg and module.name not in ("base", "template"):
-            importlib.import_module(f"methods.{module.name}")
+            importlib.import_module(f"concord.methods.{module.name}")
     for entry in entry_points(group="concord.methods"):
         _load_entry(entry)
     return dict(sorted(_REGISTRY.methods.items()))
@@ -206,7 +206,7 @@ def _load_entry(entry: EntryPoint) -> None:
     except Exception as error:  # a package may fail in any way; the user needs its name and one line
         raise ConcordError(f"{where}: {type(error).__name__}: {error}; mend or uninstall it") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise ConcordError(f"{where}: is no method; expected a class that derives from methods.base.Method")
+        raise ConcordError(f"{where}: is no method; expected a class that derives from concord.methods.base.Method")
     register(loaded)
 
 

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.requests import CONDITION_NAMES
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import bind_experts, modalities
-from methods.core.sampler import ddim
+from concord.data.request import CONDITION_NAMES
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import bind_experts, modalities
+from concord.methods.core.sampler import ddim
 
 
 @register

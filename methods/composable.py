@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import bind_experts, modalities
-from methods.core.sampler import ddim
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import bind_experts, modalities
+from concord.methods.core.sampler import ddim
 
 
 @register

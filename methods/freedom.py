@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods.base import Trace, register
-from methods.core.guided import GuidedMethod, GuidedParams, Space
-from methods.core.hvp import pull_back
-from methods.core.sampler import Kind, Step
+from concord.methods.base import Trace, register
+from concord.methods.core.sampler import Kind, Step
+from concord.methods.guidance.autodiff import pull_back
+from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
 
 
 @register

@@ -17,14 +17,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from methods.amdm import Amdm, Model, check_compatible
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import modalities
-from methods.core.sampler import ddim
-from methods.networks.experts import Bound
-from methods.networks.layout_experts import KINDS
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.methods.amdm import Amdm, Model, check_compatible
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import modalities
+from concord.methods.core.sampler import ddim
+from concord.methods.networks.experts import Bound
+from concord.methods.networks.layout_experts import KINDS
 
 Guidance = Annotated[float, Field(ge=0)]
 

@@ -21,7 +21,7 @@ It is small while t is small, as the paper wants it to be, never larger than wha
 vanishes at T with the image, so that N(0, I) is the right start. `paper` keeps the paper's with w_T = w_{T-1} = T - 1:
 atilde_T is then 5,538 (latent diffusion's schedule), and Algorithm 1 with an exact denoiser ends 66 E(x) from z_0.
 It runs where `concord train mt-faces-paper-weights` has made its network (which learns eps, as v would have targets of
-464,000 E(x)); `python -m benchmarks.multi_task_weights` compares short trainings under both.
+464,000 E(x)); `python -m concord.benchmarks.profiling.multi_task_weights` compares short trainings under both.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from methods.base import Batch, Method, Trace, register
-from methods.core.noise import draw_noise
-from methods.core.schedule import Schedule
+from concord.data.errors import ConcordError
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.schedule import Schedule
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from methods.networks.multi_task import Known, Modality, MultiTaskUNet
+    from concord.methods.networks.multi_task import Known, Modality, MultiTaskUNet
 
 Weights = Literal["bounded", "paper"]
 
@@ -275,7 +275,7 @@ class MultiTask(Method):
         learns of it through z_t alone (the paper's U).
         Raises ConcordError for an unknown modality, or data of another shape or class.
         """
-        from methods.networks.multi_task import LATENT, Encoders, Known, modality
+        from concord.methods.networks.multi_task import LATENT, Encoders, Known, modality
 
         p, network = self.params, self.network
         assert isinstance(p, MultiTask.Params)
@@ -320,7 +320,7 @@ def predictor(
 
 def check_data(name: str, data: Tensor, batch: int, modalities: Sequence[str]) -> None:
     """Raise ConcordError unless this is data of one of these modalities, for every image of the batch."""
-    from methods.networks.multi_task import modality
+    from concord.methods.networks.multi_task import modality
 
     kind = modality(name, modalities)
     if data.shape != (batch, *kind.space):
@@ -347,8 +347,8 @@ class MTDiffusionX(MultiTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from methods.core.masked import masked_pictures
-        from methods.networks.multi_task import Encoders
+        from concord.methods.core.masked import masked_pictures
+        from concord.methods.networks.multi_task import Encoders
 
         p = self.params
         assert isinstance(p, MTDiffusionX.Params)
@@ -382,7 +382,7 @@ class MTDiffusionSeg(MultiTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from methods.networks.multi_task import CLASSES, one_hot
+        from concord.methods.networks.multi_task import CLASSES, one_hot
 
         known: dict[str, Tensor] = {}
         masks = [condition.mask for condition in batch.conditions]
@@ -405,8 +405,8 @@ class MTDiffusionParse(MultiTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from data.labels import PALETTE
-        from methods.core.masked import source_pictures
+        from concord.data.labels import PALETTE
+        from concord.methods.core.masked import source_pictures
 
         pictures = source_pictures(batch, self.bank.image_size, self.device)
         _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(pictures))
@@ -433,7 +433,7 @@ class JointLabel(MultiTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from methods.networks.multi_task import LABELS, one_hot
+        from concord.methods.networks.multi_task import LABELS, one_hot
 
         p = self.params
         assert isinstance(p, JointLabel.Params)

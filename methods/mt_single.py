@@ -20,12 +20,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from methods.base import Batch, Method, Trace, register
-from methods.mt_diffusion import Aggregation, Predict, infer, predictor
+from concord.data.errors import ConcordError
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.mt_diffusion import Aggregation, Predict, infer, predictor
 
 if TYPE_CHECKING:
-    from methods.networks.multi_task import MultiTaskUNet
+    from concord.methods.networks.multi_task import MultiTaskUNet
 
 
 class SingleTask(Method):
@@ -95,7 +95,7 @@ class ClassConditional(SingleTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from methods.networks.multi_task import LABELS, Known, one_hot
+        from concord.methods.networks.multi_task import LABELS, Known, one_hot
 
         label = one_hot(self.labels(batch), LABELS).to(self.device)
         predict = predictor(self.network, self.bank.schedule, Known(label=label))
@@ -121,8 +121,8 @@ class SegmentationDiffusion(SingleTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from data.labels import PALETTE
-        from methods.core.masked import source_pictures
+        from concord.data.labels import PALETTE
+        from concord.methods.core.masked import source_pictures
 
         pictures = source_pictures(batch, self.bank.image_size, self.device)
         found = self.classes(batch, self.bank.autoencoder.encode(pictures))
@@ -130,7 +130,7 @@ class SegmentationDiffusion(SingleTask):
 
     def classes(self, batch: Batch, image: Tensor) -> Tensor:
         """Masks int64 (B, 64, 64) of images by their latents (B, 6, 16, 16): what the head says at the last step."""
-        from methods.networks.multi_task import MODALITIES, Known
+        from concord.methods.networks.multi_task import MODALITIES, Known
 
         known, kind = Known({"image": image}), MODALITIES["mask"]
         predict, last = remembering(predictor(self.network, self.bank.schedule, known, kind))
@@ -143,7 +143,7 @@ class Generation(SingleTask):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from methods.networks.multi_task import Known
+        from concord.methods.networks.multi_task import Known
 
         return self.bank.autoencoder.decode(self.denoised(batch, predictor(self.network, self.bank.schedule, Known())))
 

@@ -15,10 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, Method, Trace, register
-from methods.core.masked import GREY, masked_pictures
-from methods.core.noise import draw_noise
-from methods.core.sampler import Step
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.masked import GREY, masked_pictures
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.sampler import Step
 
 
 @register

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, Method, Trace, register
-from methods.core.sampler import ddim
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.sampler import ddim
 
 
 class SingleExpert(Method):

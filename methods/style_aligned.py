@@ -23,11 +23,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from data.requests import Conditions
-from methods.base import Batch, Method, Trace, register
-from methods.core.guidance import pictures
-from methods.core.noise import draw_noise
-from methods.core.sampler import ddim_step
+from concord.data.request import Conditions
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.sampler import ddim_step
+from concord.methods.guidance.energies import pictures
 
 
 @register

@@ -26,12 +26,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import modalities
-from methods.core.masked import source_pictures
-from methods.core.noise import draw_noise
-from methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
+from concord.data.errors import ConcordError
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import modalities
+from concord.methods.core.masked import source_pictures
+from concord.methods.core.noise import draw_noise
+from concord.methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
 
 # -------------------------------------------------------------------------------------------------------- style mixing
 

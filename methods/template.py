@@ -11,7 +11,8 @@ To add a method:
    `concord run face-generation --methods <name>`.
 
 What helps you: `batch.conditions` (what each image has to agree with), `batch.generators` (each request's own noise:
-use `methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks), `methods.core` (schedule,
+use `concord.methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks),
+`concord.methods.core` (schedule,
 sampler, experts) and `trace` (maps that figures are drawn from).
 """
 
@@ -23,9 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, Method, Trace, register
-from methods.core.experts import bind_experts
-from methods.core.sampler import ddim
+from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.experts import bind_experts
+from concord.methods.core.sampler import ddim
 
 
 @register

@@ -19,11 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.base import Trace, register
-from methods.core.guidance import Strengths, Windows
-from methods.core.guided import GuidedMethod, GuidedParams, Space
-from methods.core.hvp import pull_back
-from methods.core.sampler import Step
+from concord.methods.base import Trace, register
+from concord.methods.core.sampler import Step
+from concord.methods.guidance.autodiff import pull_back
+from concord.methods.guidance.energies import Strengths, Windows
+from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
 
 ALWAYS = (-1, 1000)
 

@@ -29,12 +29,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Trace, register
-from methods.core.cagrad import Rescale, cagrad
-from methods.core.guidance import objective
-from methods.core.guided import GuidedMethod, GuidedParams, Point, Space
-from methods.core.hvp import DIFFERENCE, difference, pull_back, twice_differentiable
-from methods.core.sampler import Step
+from concord.methods.base import Trace, register
+from concord.methods.core.sampler import Step
+from concord.methods.guidance.autodiff import DIFFERENCE, difference, pull_back, twice_differentiable
+from concord.methods.guidance.cagrad import Rescale, cagrad
+from concord.methods.guidance.energies import objective
+from concord.methods.guidance.method import GuidedMethod, GuidedParams, Point, Space
 
 Pair = tuple[str | None, str]
 """(i, j): condition j after condition i has guided; None is the text of a text-driven model, which needs no energy."""

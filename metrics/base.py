@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from data.errors import ConcordError
-from data.requests import Conditions
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metrics.layout import Instance
-    from metrics.networks.perception import Perception
+    from concord.metrics.layout.instances import Instance
+    from concord.metrics.networks.perception import Perception
 
 OK = "ok"
 CONFUSION = "confusion"  # kinds of features that are counted, not a network's: of the parse,
@@ -96,21 +96,21 @@ class Observation:
     @cached_property
     def instances(self) -> list[list[Instance]]:
         """What became of each instance of each image's layout, by the detector and the segmenter."""
-        from metrics.layout import evaluate_batch
+        from concord.metrics.layout.instances import evaluate_batch
 
         return evaluate_batch(self)
 
     @cached_property
     def interactions(self) -> list[list[bool]]:
         """Of each image's layout, whether each interaction is there, by the judge of interactions; [] for none."""
-        from metrics.layout import interactions_of_batch
+        from concord.metrics.layout.instances import interactions_of_batch
 
         return interactions_of_batch(self)
 
     @cached_property
     def confusions(self) -> np.ndarray:
         """Confusion matrix of each condition's mask (rows) and its image's parse, float32 (B, 19 * 19) pixel counts."""
-        from metrics.masks import confusion_matrix, mask_pairs
+        from concord.metrics.segmentation.masks import confusion_matrix, mask_pairs
 
         matrices = [confusion_matrix(wanted, parsed).ravel() for wanted, parsed in mask_pairs(self)]
         return np.stack(matrices).astype(np.float32)  # exact: a picture has fewer than 2^24 pixels
@@ -118,7 +118,7 @@ class Observation:
     @cached_property
     def drawn_confusions(self) -> np.ndarray:
         """Confusion matrix of each condition's mask (rows) and the classes of its image's colours, as `confusions`."""
-        from metrics.masks import confusion_matrix, drawn_pairs
+        from concord.metrics.segmentation.masks import confusion_matrix, drawn_pairs
 
         matrices = [confusion_matrix(wanted, drawn).ravel() for wanted, drawn in drawn_pairs(self)]
         return np.stack(matrices).astype(np.float32)
@@ -319,12 +319,14 @@ def register(metric: type[Metric]) -> type[Metric]:
 
 
 def all_metrics() -> dict[str, type[Metric]]:
-    """Every metric in this folder, by name; files are found by looking, no list is kept."""
-    import metrics
+    """Every metric of the families, by name; files are found by looking, no list is kept."""
+    from concord import metrics
 
-    for module in pkgutil.iter_modules(metrics.__path__):
-        if not module.ispkg and module.name != "base":
-            importlib.import_module(f"metrics.{module.name}")
+    for package in pkgutil.iter_modules(metrics.__path__):
+        if package.ispkg and package.name != "networks":  # families: distribution, face, ...
+            folder = importlib.import_module(f"concord.metrics.{package.name}")
+            for module in pkgutil.iter_modules(folder.__path__):
+                importlib.import_module(f"concord.metrics.{package.name}.{module.name}")
     return dict(sorted(_METRICS.items()))
 
 

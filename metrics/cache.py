@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import ConcordError
-from data.files import atomic_path
-from metrics.moments import Floats, Moments
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path
+from concord.metrics.distribution.moments import Floats, Moments
 
 if TYPE_CHECKING:
-    from metrics.fid import Target
+    from concord.metrics.distribution.fid import Target
 
 FORMAT = 1
 """Raised when features of the same images, kind and weights come out otherwise than before."""
@@ -41,7 +41,7 @@ FORMAT = 1
 
 def default_folder() -> Path:
     """`statistics/` in Concord's cache: beside the fetched weights."""
-    from data.manifest import cache_folder
+    from concord.data.download.manifest import cache_folder
 
     return cache_folder() / "statistics"
 
@@ -102,7 +102,8 @@ class Gaussian:
     covariance: Floats
 
     def distance(self, generated: np.ndarray) -> float:
-        """FID of features (N, D) against this Gaussian: what `metrics.fid.FID` computes against its features."""
+        """FID of features (N, D) against this Gaussian: what `concord.metrics.distribution.fid.FID` computes against
+        its features."""
         if generated.shape[1] != len(self.mean):
             raise ConcordError(
                 f"statistics of {len(self.mean)} dimensions beside features of {generated.shape[1]}: "
@@ -114,7 +115,7 @@ class Gaussian:
 
     @cached_property
     def target(self) -> Target:
-        from metrics.fid import Target, square_root
+        from concord.metrics.distribution.fid import Target, square_root
 
         return Target(self.mean, float(np.trace(self.covariance)), square_root(self.covariance))
 

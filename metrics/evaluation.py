@@ -1,13 +1,14 @@
-"""Score images that come from anywhere: `metrics.evaluate(generated=..., reference=..., conditions=..., metrics=...)`.
+"""Score images that come from anywhere: `concord.metrics.evaluate(generated=..., reference=..., conditions=...,
+metrics=...)`.
 
 Every image is decoded once, every network sees it once, and all metrics read the same observation; sides are named,
 since precision and recall change places where they are exchanged. What is not as asked for is an error before the first
 network is loaded, where that can be known.
 
-    generated     what is scored: a folder, a tar, a Concord row, arrays or tensors (data/image_sets.py)
+    generated     what is scored: a folder, a tar, a Concord row, arrays or tensors (data/datasets/images/image_sets.py)
     reference     what it is compared with: likewise, or an .npz of statistics (metrics/cache.py). Distribution metrics
                   take it as a set; metrics of pairs (LPIPS, PSNR, ...) take each image's partner in it
-    conditions    one for each generated image, in order: captions, or `data.requests.Conditions`
+    conditions    one for each generated image, in order: captions, or `concord.data.request.Conditions`
 
 Scoring runs in float32 with TF32 off. Memory grows with the number of images by their features and scores alone.
 """
@@ -26,15 +27,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import COUNTED, OK, Metric, Observation, SampleMetric, SetMetric, get_metric
-from metrics.results import ALIASES, Evaluation, Result
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import COUNTED, OK, Metric, Observation, SampleMetric, SetMetric, get_metric
+from concord.metrics.results import ALIASES, Evaluation, Result
 
 if TYPE_CHECKING:
-    from data.image_sets import Batch, ImageSet, Source
-    from metrics.cache import ReferenceCache, ReferenceKey, Statistics
-    from metrics.networks.perception import Perception
+    from concord.data.datasets.images.image_sets import Batch, ImageSet, Source
+    from concord.metrics.cache import ReferenceCache, ReferenceKey, Statistics
+    from concord.metrics.networks.perception import Perception
 
 Progress = Callable[[int, int], None]
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -76,8 +77,8 @@ def evaluate(
     statistics: where the Gaussians of the generated images' features are written (metrics/cache.py), for other tools.
     perception: networks to look through instead of the profile's.
     """
-    from data.image_sets import open_images
-    from metrics.cache import ReferenceCache, Statistics, default_folder
+    from concord.data.datasets.images.image_sets import open_images
+    from concord.metrics.cache import ReferenceCache, Statistics, default_folder
 
     chosen = _chosen(metrics)
     images = open_images(generated, "generated")
@@ -112,8 +113,8 @@ def _chosen(names: str | Sequence[str]) -> list[Metric]:
 
 
 def _open_reference(source: Source) -> ImageSet | Statistics:
-    from data.image_sets import open_images
-    from metrics.cache import is_statistics, read_statistics
+    from concord.data.datasets.images.image_sets import open_images
+    from concord.metrics.cache import is_statistics, read_statistics
 
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npz" and is_statistics(Path(source)):
         return read_statistics(Path(source))
@@ -213,7 +214,7 @@ class _Work:
     @cached_property
     def partners(self) -> np.ndarray | None:
         """For each generated image, the place of its original in the reference; None where no metric asks."""
-        from data.image_sets import pair
+        from concord.data.datasets.images.image_sets import pair
 
         if self.reference is None or not any(metric.needs_originals for metric in self.samples):
             return None
@@ -267,7 +268,7 @@ class _Work:
 
     def _export(self, features: Mapping[str, np.ndarray]) -> None:
         """pool3's Gaussian, and the spatial features' of the same protocol where they were asked for."""
-        from metrics.cache import Gaussian, write_statistics
+        from concord.metrics.cache import Gaussian, write_statistics
 
         assert self.export is not None
         pool = next(kind for kind in features if kind.partition("-")[0] == "pool")
@@ -278,8 +279,8 @@ class _Work:
     def perception(self) -> Perception:
         if self.given is not None:
             return self.given
-        from data.device import resolve_device
-        from metrics.networks.perception import Perception
+        from concord.data.device import resolve_device
+        from concord.metrics.networks.perception import Perception
 
         return Perception.load(self.profile, "judge", resolve_device(self.device))
 
@@ -291,7 +292,7 @@ class _Work:
         return self.perception.sha256[name]
 
     def _key(self, kind: str) -> ReferenceKey:
-        from metrics.cache import ReferenceKey
+        from concord.metrics.cache import ReferenceKey
 
         assert self.reference is not None
         return ReferenceKey(self.reference.fingerprint, len(self.reference), kind, self._network(kind) or "")
@@ -408,7 +409,7 @@ class _Work:
 
     def _gaussian(self, metric: SetMetric) -> Any:
         """The reference's Gaussian, where statistics were given and the metric is a Frechet distance."""
-        from metrics.fid import FID
+        from concord.metrics.distribution.fid import FID
 
         if self.statistics is None or not metric.needs_reference or not isinstance(metric, FID):
             return None

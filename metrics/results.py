@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metrics.base import OK
+from concord.metrics.base import OK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from reports import statistics as st
-from reports.cards import method_cards
-from reports.declared import DeclaredTable, Paper, declared_table, load_paper, paper_names
-from reports.measured import (
+from concord.reports import statistics as st
+from concord.reports.published import DeclaredTable, Paper, declared_table, load_paper, paper_names
+from concord.reports.site.cards import method_cards
+from concord.reports.tables.measured import (
     JOINT,
     Measured,
     MetricFacts,
@@ -23,7 +23,7 @@ from reports.measured import (
     metric_facts,
     read_measured,
 )
-from reports.notes import (
+from concord.reports.tables.notes import (
     judge_cards,
     missing_judges,
     not_scored_notes,
@@ -32,13 +32,13 @@ from reports.notes import (
     provenance_of,
     warnings_for,
 )
-from reports.pairs import ALPHA, compare_rows, mark_rows
-from reports.protocol import column_protocol, scored_by_own_guide
-from reports.tables import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table, decimals_for
+from concord.reports.tables.pairs import ALPHA, compare_rows, mark_rows
+from concord.reports.tables.protocol import column_protocol, scored_by_own_guide
+from concord.reports.tables.table import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table, decimals_for
 
 if TYPE_CHECKING:
-    from benchmarks.store import Run, Store
-    from benchmarks.suite import Suite
+    from concord.benchmarks.store.run import Run, Store
+    from concord.benchmarks.suite import Suite
 
 __all__ = [
     "ALPHA", "JOINT", "Measured", "MetricFacts", "add_joint", "build_table", "compare_rows", "interval_of", "mark_rows",
@@ -291,7 +291,7 @@ def unanswered_tables(profile: str, suites: Iterable[Suite] | None = None) -> li
     suites: those that may answer; the suites of the repo if absent. The tables are named '<paper>-<table>'.
     """
     if suites is None:
-        from benchmarks.suite import read_suite, suite_names
+        from concord.benchmarks.suite import read_suite, suite_names
 
         suites = [read_suite(name) for name in suite_names()]
     answered = {(suite.paper, suite.table) for suite in suites}

@@ -5,7 +5,8 @@ difference is free of how hard the request was. What is measured per image gets 
 McNemar's test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over
 images, gets a t test on the differences of delete-a-group jackknife replicates, or of disjoint seed sets where there
 are several. A naive bootstrap of FID is never used: resampling with replacement raises FID itself, so that its interval
-can exclude the value it should surround. `python -m reports.simulate` measures all of them where the truth is known.
+can exclude the value it should surround. `python -m concord.reports.validation.simulate` measures all of them where
+the truth is known.
 
 Images of one item under several seeds are not independent: `clusters` names each image's item, and every
 function that takes it treats an item as the unit of sampling.
@@ -122,7 +123,8 @@ def cluster_bootstrap(
     For skewed metrics (distances with a few far outliers), where the t interval of `mean_interval` misses on one side.
     Each draw is studentised by its own standard error, which the percentile bootstrap is not: that one is too narrow
     by about a factor sqrt((G - 1) / G) times Student's quantile over the normal's, which is much with few items.
-    Wants 8 items or more (`python -m reports.simulate` prints its coverage); NaN ends below 2. All values equal: no
+    Wants 8 items or more (`python -m concord.reports.validation.simulate` prints its coverage); NaN ends below 2. All
+    values equal: no
     width. `draws` resamples come from `seed` alone.
     """
     flat = np.asarray(values, dtype=np.float64)

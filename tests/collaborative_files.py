@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.requests import Conditions
-from methods.networks.checkpoints import collaborative_diffusion as collab
-from methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape
+from concord.data.request import Conditions
+from concord.methods.networks.checkpoints import collaborative_diffusion as collab
+from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape
 
 UNET: dict[str, Any] = {
     "multipliers": (1, 1, 2), "attention": (4, 2), "heads": 4, "context": 24, "inputs": 3, "blocks": 1,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from fake_store import FACTS
 
-from benchmarks.store import Store
-from reports.compare import Result, compare_sides
-from reports.compare_margins import Margins, same_for_all
-from reports.compare_sides import baseline_folder, store_side
+from concord.benchmarks.store.run import Store
+from concord.reports.compare.comparison import Result, compare_sides
+from concord.reports.compare.margins import Margins, same_for_all
+from concord.reports.compare.sides import baseline_folder, store_side
 
 METRICS = {name: fact for name, fact in FACTS.items() if name != "joint-success"}
 SHARE = same_for_all(0.01)

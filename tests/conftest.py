@@ -22,7 +22,7 @@ def toy_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy() -> Iterator[str]:
     """The toy method, registered for one test; its name."""
-    import methods.base as base
+    from concord.methods import base
 
     before = base.all_methods()  # imports every method first, so that none is lost with the toy
     (name,) = base.load_plugin(toy_world.TOY)
@@ -40,7 +40,7 @@ def toy_suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges without weights in place of the trained ones."""
-    from metrics.networks.perception import Perception
+    from concord.metrics.networks.perception import Perception
 
     monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *args, **kwargs: toy_world.make_judges()))
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.requests import Conditions
-from metrics.base import Observation
+from concord.data.request import Conditions
+from concord.metrics.base import Observation
 
 NO_FACE = "no face found"
 FACE: np.ndarray = np.random.default_rng(68).uniform(20, 44, (68, 2))

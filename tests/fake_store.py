@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.shards import encode_png, write_shard
-from benchmarks.store import Store
-from benchmarks.suite import Joint, Row, Suite
-from data.files import write_json
-from reports.assemble import MetricFacts
+from concord.benchmarks.store.run import Store
+from concord.benchmarks.store.shards import encode_png, write_shard
+from concord.benchmarks.suite import Joint, Row, Suite
+from concord.data.files import write_json
+from concord.reports.assemble import MetricFacts
 
 GROUPS = 32
 JUDGES = {"parser": "a" * 64, "text-image": "b" * 64, "features": "c" * 64}

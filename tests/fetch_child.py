@@ -5,8 +5,8 @@ from typing import Any
 
 import requests  # noqa: F401  # ahead, so that the kills fall into the fetch and not into its imports
 
-from data.fetch import Fetcher
-from data.manifest import Manifest
+from concord.data.download.fetch import Fetcher
+from concord.data.download.manifest import Manifest
 
 
 def fetch(described: dict[str, Any], cache: str) -> None:

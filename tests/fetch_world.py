@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from http_faults import FaultServer
 
-from data.errors import ConcordError
-from data.fetch import Fetcher
-from data.manifest import Manifest
-from data.transfer import Network
+from concord.data.download.fetch import Fetcher
+from concord.data.download.manifest import Manifest
+from concord.data.download.transfer import Network
+from concord.data.errors import ConcordError
 
 CONTENT = bytes(range(256)) * 1200  # 300 kB: several blocks, and a cut in the middle of one
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

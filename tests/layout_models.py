@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from data.layouts import Layout
-from methods.networks.layout_experts import LayoutExpert
+from concord.data.datasets.layouts.layout import Layout
+from concord.methods.networks.layout_experts import LayoutExpert
 
 SMALL: dict[str, Any] = {"channels": (16, 16, 16), "width": 16}
 BOXES = [(0.1, 0.2, 0.5, 0.7), (0.6, 0.1, 0.9, 0.4), (0.3, 0.5, 0.8, 0.95)]

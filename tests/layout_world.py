@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.layouts import Layout
+from concord.data.datasets.layouts.layout import Layout
 
 RGB = {  # one well inside each range, seen with OpenCV's hue (half degrees)
     "red": (220, 20, 20), "blue": (20, 60, 220), "yellow": (230, 220, 20), "green": (20, 200, 40),

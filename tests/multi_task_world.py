@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from data.errors import ConcordError
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.experts import LATENT
-from methods.networks.multi_task import MultiTaskUNet
+from concord.data.errors import ConcordError
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.experts import LATENT
+from concord.methods.networks.multi_task import MultiTaskUNet
 
 SMALL: dict[str, Any] = {"channels": (16, 16, 16), "width": 16}
 

@@ -61,7 +61,7 @@ def _put(weights: Path, name: str, file: Path) -> Path:
 
 
 def first_file(name: str) -> str:
-    from data.manifest import load_manifest
+    from concord.data.download.manifest import load_manifest
 
     return load_manifest(name).files[0].name
 
@@ -71,8 +71,8 @@ def _write_judges(weights: Path) -> None:
 
     from reference.test_arcface_reference import write_buffalo
 
-    from metrics.networks.paper.inception import Inception
-    from metrics.networks.paper.parsenet import Parsenet
+    from concord.metrics.networks.pretrained.inception import Inception
+    from concord.metrics.networks.pretrained.parsenet import Parsenet
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -123,7 +123,7 @@ def zip_buffalo(cache_folder: Path, path: Path) -> Path:
 
 def write_manifests(folder: Path) -> Path:
     """The repo's manifests without the hashes and sizes that random weights cannot have."""
-    from data.manifest import FOLDER
+    from concord.data.download.manifest import FOLDER
 
     folder.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.yaml"):
@@ -142,9 +142,9 @@ def write_faces(folder: Path, faces: int = 10, test: int = 4) -> Path:
     """Faces as `concord data prepare` writes them, a test split among them, with the landmarks that they truly have."""
     import numpy as np
 
-    from data import prepare
-    from data.faces import open_faces
-    from data.synthetic import write_tree
+    from concord.data.datasets.faces import prepare
+    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.synthetic import write_tree
 
     start = 27_000
     write_tree(folder / "tree", range(start, start + faces), progress=False, workers=1)
@@ -188,8 +188,8 @@ def toy_world(manifests: Path) -> Iterator[None]:
     """The loaders expect the toy widths, and manifests without hashes are read."""
     import warnings
 
-    from data import manifest
-    from metrics.networks.paper import clip, parsenet
+    from concord.data.download import manifest
+    from concord.metrics.networks.pretrained import clip, parsenet
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

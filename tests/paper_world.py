@@ -27,9 +27,9 @@ def write_files(folder: Path) -> dict[str, Any]:
     from reference import test_checkpoints_ddpm as ddpm
     from reference import test_checkpoints_stable_diffusion as stable
 
-    from metrics.networks.paper.bisenet import BiSeNet
-    from metrics.networks.paper.ir_se50 import IRSE50
-    from metrics.networks.paper.mobilefacenet import MobileFaceNet
+    from concord.metrics.networks.pretrained.bisenet import BiSeNet
+    from concord.metrics.networks.pretrained.ir_se50 import IRSE50
+    from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(ddpm.random_state(ddpm.SMALL), folder / "celeba_hq.ckpt")
@@ -82,8 +82,8 @@ def toy_networks() -> Iterator[None]:
     import open_clip
     from reference import test_checkpoints_ddpm as ddpm
 
-    from methods.networks.checkpoints import celeba_ddpm, collaborative_diffusion
-    from metrics.networks.paper import bisenet, clip, ir_se50, mobilefacenet
+    from concord.methods.networks.checkpoints import celeba_ddpm, collaborative_diffusion
+    from concord.metrics.networks.pretrained import bisenet, clip, ir_se50, mobilefacenet
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(celeba_ddpm, "Architecture", lambda: ddpm.SMALL)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.requests import Conditions, Request
-from methods.base import make_params
-from methods.core.guidance import Energy
-from methods.core.guided import GuidedParams, Space
-from methods.core.schedule import Schedule
+from concord.data.request import Conditions, Request
+from concord.methods.base import make_params
+from concord.methods.core.schedule import Schedule
+from concord.methods.guidance.energies import Energy
+from concord.methods.guidance.method import GuidedParams, Space
 
 SHAPE = (2, 4, 4)
 SIDE = 8

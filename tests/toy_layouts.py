@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from layout_world import RGB, inside
 
-from data.layouts import Layout, coco_mig_entries
-from methods.base import Batch, Method, Trace
+from concord.data.datasets.layouts.layout import Layout, coco_mig_entries
+from concord.methods.base import Batch, Method, Trace
 
 SUITE = """
 name: boxes

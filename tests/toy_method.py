@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from methods.base import Batch, Method, Trace, register
+from concord.methods.base import Batch, Method, Trace, register
 
 
 class Mixer(torch.nn.Module):

@@ -111,15 +111,27 @@ def preload() -> None:
     import importlib
 
     for name in (
-        "benchmarks.scoring", "benchmarks.session", "concord.cli", "concord.report", "concord.run", "concord.stages",
+        "concord.benchmarks.run.score",
+        "concord.benchmarks.session",
+        "concord.cli",
+        "concord.commands.report",
+        "concord.commands.run",
+        "concord.commands.stages",
         "matplotlib.figure",
-        "matplotlib.backends.backend_agg", "methods.networks.bank", "metrics.networks.perception", "pandas",
-        "pyarrow.dataset", "pyarrow.parquet", "reports.conditions", "reports.html", "rich.table",
-    ):  # fmt: skip
+        "matplotlib.backends.backend_agg",
+        "concord.methods.networks.bank",
+        "concord.metrics.networks.perception",
+        "pandas",
+        "pyarrow.dataset",
+        "pyarrow.parquet",
+        "concord.reports.figures.conditions",
+        "concord.reports.site.html",
+        "rich.table",
+    ):
         importlib.import_module(name)
-    from methods.base import all_methods
-    from metrics.base import all_metrics
-    from metrics.networks.perception import Perception
+    from concord.methods.base import all_methods
+    from concord.metrics.base import all_metrics
+    from concord.metrics.networks.perception import Perception
 
     Image.init()
     all_methods()
@@ -146,7 +158,7 @@ def run_concord(arguments: list[str], output: str) -> None:
 def main() -> None:
     """The command `concord` with judges without weights."""
     sys.path.insert(0, str(ROOT))
-    from metrics.networks.perception import Perception
+    from concord.metrics.networks.perception import Perception
 
     Perception.load = classmethod(lambda cls, *args, **kwargs: make_judges())
     from concord.cli import main as concord

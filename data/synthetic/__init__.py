@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data.synthetic.captions import LEVELS, Captions, all_words, tokenize
-    from data.synthetic.person import ATTRIBUTES
-    from data.synthetic.tree import write_tree
-    from data.synthetic.world import SPLITS, WORLD_SEED, Face, FaceArrays, face, render_many
+    from concord.data.synthetic.faces.captions import LEVELS, Captions, all_words, tokenize
+    from concord.data.synthetic.faces.person import ATTRIBUTES
+    from concord.data.synthetic.faces.tree import write_tree
+    from concord.data.synthetic.faces.world import SPLITS, WORLD_SEED, Face, FaceArrays, face, render_many
 
 __all__ = [
     "ATTRIBUTES",

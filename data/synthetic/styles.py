@@ -11,7 +11,7 @@ import hashlib
 import cv2
 import numpy as np
 
-from data.synthetic.draw import hsv, rgb
+from concord.data.synthetic.draw import hsv, rgb
 
 STYLE_SEED = 1411
 STYLES = 240

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data.errors import ConcordError
-from data.requests import CONDITION_NAMES
+from concord.data.errors import ConcordError
+from concord.data.request import CONDITION_NAMES
 
 if TYPE_CHECKING:
-    from methods.base import Batch
-    from methods.networks.bank import Bank
-    from methods.networks.experts import Bound
+    from concord.methods.base import Batch
+    from concord.methods.networks.bank import Bank
+    from concord.methods.networks.experts import Bound
 
 
 def modalities(batch: Batch, order: Sequence[str] = CONDITION_NAMES) -> list[str]:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import ConcordError
-from methods.base import Batch
+from concord.data.errors import ConcordError
+from concord.methods.base import Batch
 
 GREY = 0.5
 """What a masked pixel is shown as: zero in [-1, 1]."""

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.core.noise import draw_noise
-from methods.core.schedule import Schedule
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.schedule import Schedule
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """denoise(x_t, t) -> eps: x_t (B, C, h, w), t the timestep of all rows, eps like x_t."""

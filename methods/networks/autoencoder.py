@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from metrics.networks.blocks import ResidualBlock
+from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 PATCH = 4
 

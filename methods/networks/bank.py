@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from data.checkpoints import load_weights
-from data.errors import ConcordError
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.dynamic_diffuser import DynamicDiffuser
-from methods.networks.experts import IMAGE, LATENT, Expert
-from methods.networks.layout_experts import LayoutExpert
-from methods.networks.multi_task import MultiTaskUNet
-from methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
-from metrics.networks.perception import Perception, Role
+from concord.data.checkpoints import load_weights
+from concord.data.errors import ConcordError
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.dynamic_diffuser import DynamicDiffuser
+from concord.methods.networks.experts import IMAGE, LATENT, Expert
+from concord.methods.networks.layout_experts import LayoutExpert
+from concord.methods.networks.multi_task import MultiTaskUNet
+from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
+from concord.metrics.networks.perception import Perception, Role
 
 
 class Bank:

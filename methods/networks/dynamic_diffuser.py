@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from methods.networks.experts import LATENT, Encoded
+from concord.methods.networks.experts import LATENT, Encoded
 
 
 class AdaptiveLayerNorm(nn.Module):

@@ -15,10 +15,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from metrics.networks.text import PAD, TextTransformer, Tokenizer
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.metrics.networks.embedded.text import PAD, TextTransformer, Tokenizer
 
 LATENT = (6, 16, 16)
 CLASSES = 19

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.layouts import COLOURS, Layout
-from data.requests import Conditions
-from data.synthetic.scenes import CATEGORIES, INTERACTIONS
-from methods.core.schedule import Schedule
-from methods.networks.experts import IMAGE, LATENT, Bound, Encoded, Expert
-from metrics.networks.blocks import ResidualBlock
+from concord.data.datasets.layouts.layout import COLOURS, Layout
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.data.synthetic.scenes.scene import CATEGORIES, INTERACTIONS
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.experts import IMAGE, LATENT, Bound, Encoded, Expert
+from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 MOST, MOST_INTERACTIONS = 6, 2  # instances and interactions that a layout may have
 GRID = LATENT[1]

@@ -23,13 +23,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.labels import PALETTE
-from methods.core.masked import GREY
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.experts import CLASSES, IMAGE, LATENT
-from metrics.networks.features import CLASS_JUDGE
+from concord.data.errors import ConcordError
+from concord.data.labels import PALETTE
+from concord.methods.core.masked import GREY
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.experts import CLASSES, IMAGE, LATENT
+from concord.metrics.networks.embedded.features import CLASS_JUDGE
 
 LABELS = 12
 """Classes of the modality 'label': six ages of each sex, as the class judge counts them: age times 2 plus sex."""

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from metrics.networks.paper.clip import Clip
-from metrics.networks.paper.freedom import FreeDoMNetworks
-from metrics.networks.paper.perception import PaperPerception
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.metrics.networks.pretrained.clip import Clip
+from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
+from concord.metrics.networks.pretrained.perception import PaperPerception
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class PixelExpert(nn.Module):
 
 
 def _pixels(name: str, device: torch.device, paths: Paths, options: Mapping[str, Any]) -> Models:
-    from methods.networks.checkpoints.celeba_ddpm import BETAS, load_celeba_ddpm
+    from concord.methods.networks.checkpoints.celeba_ddpm import BETAS, load_celeba_ddpm
 
     network = load_celeba_ddpm(paths.get(name), device, **options)
     size = network.image_size
@@ -205,7 +205,7 @@ def _pixels(name: str, device: torch.device, paths: Paths, options: Mapping[str,
 
 
 def _latent(name: str, device: torch.device, paths: Paths, options: Mapping[str, Any]) -> Models:
-    from methods.networks.checkpoints.collaborative_diffusion import load_collaborative
+    from concord.methods.networks.checkpoints.collaborative_diffusion import load_collaborative
 
     size = int(name.rpartition("-")[2])
     given = paths.get(GENERATORS[name].files[0])
@@ -220,7 +220,7 @@ def _latent(name: str, device: torch.device, paths: Paths, options: Mapping[str,
 
 
 def _stable(name: str, device: torch.device, paths: Paths, options: Mapping[str, Any]) -> Models:
-    from methods.networks.checkpoints.stable_diffusion import load_stable_diffusion
+    from concord.methods.networks.checkpoints.stable_diffusion import load_stable_diffusion
 
     found = load_stable_diffusion(
         path=paths.get(name), version=name.removeprefix("stable-diffusion-"), device=device, **options
@@ -263,7 +263,7 @@ class GuideClip(Clip):
 
 
 class Guides(FreeDoMNetworks):
-    """FreeDoM's networks as `methods.core.guidance` asks for them."""
+    """FreeDoM's networks as `concord.methods.guidance.energies` asks for them."""
 
     role = "guide"
 
@@ -284,6 +284,6 @@ class Guides(FreeDoMNetworks):
 
 
 def _guide_files() -> list[tuple[str, str]]:
-    from metrics.networks.paper.freedom import FILES
+    from concord.metrics.networks.pretrained.freedom import FILES
 
     return list(FILES.items())

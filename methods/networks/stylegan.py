@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, linear, one_hot, pixel_unshuffle
 
-from metrics.networks.blocks import ResidualBlock
+from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 GAIN = math.sqrt(2)  # of the leaky ReLU with slope 0.2
 EPSILON = 1e-8
@@ -173,7 +173,7 @@ class StyleGenerator(nn.Module):
 
 def draw_layer_noise(generators: Sequence[torch.Generator], sizes: Sequence[int], device: torch.device) -> list[Tensor]:
     """Noise inputs of every layer, row i from generators[i] alone: an image does not depend on its batch."""
-    from methods.core.noise import draw_noise
+    from concord.methods.core.noise import draw_noise
 
     return [draw_noise(generators, (1, size, size), device) for size in sizes]
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    from methods.training.trainer import Task
+    from concord.methods.training.trainer import Task
 
 
 def all_tasks() -> dict[str, type[Task]]:
     """Every training task by name, in the order of `make train`."""
-    from methods.training import faces as f
-    from methods.training import generators as g
-    from methods.training import judges as j
-    from methods.training import layout_judges as lj
-    from methods.training import layouts as la
-    from methods.training import multi_task as m
-    from methods.training import single_task as st
-    from methods.training import stylegan as s
+    from concord.methods.training import faces as f
+    from concord.methods.training import generators as g
+    from concord.methods.training import judges as j
+    from concord.methods.training import layout_judges as lj
+    from concord.methods.training import layouts as la
+    from concord.methods.training import multi_task as m
+    from concord.methods.training import single_task as st
+    from concord.methods.training import stylegan as s
 
     tasks: tuple[type[Task], ...] = (
         g.TrainAutoencoder, j.TrainParserJudge, j.TrainFeaturesJudge, j.TrainTextImageJudge,

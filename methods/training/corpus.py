@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import atomic_path
+from concord.data.files import atomic_path
 
 CACHE = Path("datasets") / "cache"
 ATTRIBUTES = ("Bangs", "Eyeglasses", "No_Beard", "Smiling", "Young")
@@ -51,7 +51,7 @@ def corpus(split: str, limit: int | None = None) -> Corpus:
 
 @cache
 def _split(split: str) -> Corpus:
-    from data.synthetic.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
+    from concord.data.synthetic.faces.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
 
     indices = SPLITS[split]
     path = CACHE / f"synthfaces-{WORLD_SEED}-v{RENDERER_VERSION}-{split}.npz"
@@ -79,8 +79,8 @@ def _split(split: str) -> Corpus:
 @cache
 def landmarks(split: str) -> Tensor:
     """The 68 landmarks of every face of a split, float32 (N, 68, 2) in pixels: geometry alone, nothing is painted."""
-    from data.synthetic.geometry import head_pose, landmarks_of, shape_of
-    from data.synthetic.world import SPLITS, describe
+    from concord.data.synthetic.faces.geometry import head_pose, landmarks_of, shape_of
+    from concord.data.synthetic.faces.world import SPLITS, describe
 
     found = []
     for index in SPLITS[split]:
@@ -96,7 +96,7 @@ def variants(split: str, variant: int, limit: int) -> Tensor:
 
     uint8 (limit, 3, 64, 64); kept in the cache. Row i shows the person of row i of `corpus(split)`.
     """
-    from data.synthetic.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
+    from concord.data.synthetic.faces.world import RENDERER_VERSION, SPLITS, WORLD_SEED, render_many
 
     path = CACHE / f"synthfaces-{WORLD_SEED}-v{RENDERER_VERSION}-{split}-variant{variant}-{limit}.npz"
     if not path.is_file():

@@ -1,6 +1,6 @@
 """How good the embedded generators are, measured by the judges on the test faces.
 
-    python -m methods.training.evaluate --n 256
+    python -m concord.methods.training.evaluate --n 256
 
 Prints: the parser's accuracy on real faces, on reconstructions and on mask-only samples (what the mask-driven model
 loses is the difference to the reconstructions); and how often text-only samples show the caption's beard and age.
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.requests import Conditions, Request
-from methods.base import make_method
-from methods.networks.bank import Bank
-from methods.training.corpus import ATTRIBUTES, Corpus, corpus
-from metrics.networks.perception import Perception
+from concord.data.request import Conditions, Request
+from concord.methods.base import make_method
+from concord.methods.networks.bank import Bank
+from concord.methods.training.corpus import ATTRIBUTES, Corpus, corpus
+from concord.metrics.networks.perception import Perception
 
 BATCH = 32
 

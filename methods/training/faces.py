@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from methods.training.corpus import corpus, landmarks, variants
-from methods.training.judges import JudgeTask, jitter
-from methods.training.trainer import Recipe
-from metrics.networks.identity import IdentityNetwork
-from metrics.networks.landmarks import LandmarkNetwork
+from concord.methods.training.corpus import corpus, landmarks, variants
+from concord.methods.training.judges import JudgeTask, jitter
+from concord.methods.training.trainer import Recipe
+from concord.metrics.networks.embedded.identity import IdentityNetwork
+from concord.metrics.networks.embedded.landmarks import LandmarkNetwork
 
 OUTER_CORNERS = (36, 45)  # of the eyes, in iBUG order: their distance is what landmark errors are divided by
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
-from data.checkpoints import load_weights, weight_path
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.dynamic_diffuser import DynamicDiffuser
-from methods.networks.experts import Encoded, Expert
-from methods.training.corpus import Corpus, corpus
-from methods.training.layout_corpus import Scenes
-from methods.training.trainer import Recipe, Task
+from concord.data.checkpoints import load_weights, weight_path
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.dynamic_diffuser import DynamicDiffuser
+from concord.methods.networks.experts import Encoded, Expert
+from concord.methods.training.corpus import Corpus, corpus
+from concord.methods.training.layout_corpus import Scenes
+from concord.methods.training.trainer import Recipe, Task
 
 
 class TrainAutoencoder(Task):
@@ -205,7 +205,7 @@ class TrainText(TrainExpert):
     unknown = 0.03  # of the words are hidden, so that a word outside the vocabulary does no harm
 
     def encoder_config(self) -> dict[str, Any]:
-        from data.synthetic.captions import all_words
+        from concord.data.synthetic.faces.captions import all_words
 
         return {"words": all_words()}
 
@@ -214,7 +214,7 @@ class TrainText(TrainExpert):
         return super().loss(generator, batch)
 
     def encoded(self, index: Tensor) -> Encoded:
-        from methods.training.words import hide_words
+        from concord.methods.training.words import hide_words
 
         expert = self.model
         assert isinstance(expert, Expert)

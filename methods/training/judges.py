@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, log_softmax, mse_loss
 
-from methods.training.corpus import ATTRIBUTES, Corpus, corpus
-from methods.training.trainer import Recipe, Task
-from methods.training.words import hide_words
-from metrics.networks.features import FeatureNetwork
-from metrics.networks.parser import FaceParser
-from metrics.networks.text_image import TextImagePair
+from concord.methods.training.corpus import ATTRIBUTES, Corpus, corpus
+from concord.methods.training.trainer import Recipe, Task
+from concord.methods.training.words import hide_words
+from concord.metrics.networks.embedded.features import FeatureNetwork
+from concord.metrics.networks.embedded.parser import FaceParser
+from concord.metrics.networks.embedded.text_image import TextImagePair
 
 CLASSES = 19
 LEVELS = 6
@@ -85,7 +85,7 @@ class TrainParser(JudgeTask):
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        from data.labels import CELEBAMASK_HQ
+        from concord.data.labels import CELEBAMASK_HQ
 
         held_out = corpus("validation", 1000)
         confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.long)
@@ -184,7 +184,7 @@ class TrainTextImage(JudgeTask):
     hidden = 0.03
 
     def settings(self) -> dict[str, Any]:
-        from data.synthetic.captions import all_words
+        from concord.data.synthetic.faces.captions import all_words
 
         return {"words": all_words(), **self.config}
 

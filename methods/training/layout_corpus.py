@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import atomic_path
-from methods.training.corpus import CACHE
+from concord.data.files import atomic_path
+from concord.methods.training.corpus import CACHE
 
 MOST = 6  # objects in a scene
 MOST_INTERACTIONS = 2
@@ -52,7 +52,7 @@ def scenes(split: str, limit: int | None = None) -> Scenes:
 
 @cache
 def _split(split: str) -> Scenes:
-    from data.synthetic.scenes import RENDERER_VERSION, SPLITS, WORLD_SEED
+    from concord.data.synthetic.scenes.scene import RENDERER_VERSION, SPLITS, WORLD_SEED
 
     indices = SPLITS[split][:TRAIN]
     path = CACHE / f"synthscenes-{WORLD_SEED}-v{RENDERER_VERSION}-{split}-{len(indices)}.npz"
@@ -66,9 +66,9 @@ def _split(split: str) -> Scenes:
 
 
 def _draw(indices: range) -> dict[str, np.ndarray]:
-    from data.layouts import COLOURS
-    from data.synthetic.scenes import CATEGORIES, INTERACTIONS
-    from data.synthetic.scenes_tree import iter_scenes
+    from concord.data.datasets.layouts.layout import COLOURS
+    from concord.data.synthetic.scenes.scene import CATEGORIES, INTERACTIONS
+    from concord.data.synthetic.scenes.tree import iter_scenes
 
     n = len(indices)
     boxes = np.zeros((n, MOST, 4), np.float32)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from methods.training.judges import jitter
-from methods.training.layout_corpus import Scenes, scenes
-from methods.training.trainer import Recipe, Task
-from metrics.networks.scenes import GRID, SceneDetector, SceneInteractions, SceneSegmenter, cut, pasted
+from concord.methods.training.judges import jitter
+from concord.methods.training.layout_corpus import Scenes, scenes
+from concord.methods.training.trainer import Recipe, Task
+from concord.metrics.networks.embedded.scenes import GRID, SceneDetector, SceneInteractions, SceneSegmenter, cut, pasted
 
 
 class TrainSceneDetector(Task):
@@ -25,7 +25,7 @@ class TrainSceneDetector(Task):
     config: ClassVar[dict[str, Any]] = {"width": 16}
 
     def build(self) -> nn.Module:
-        from data.synthetic.scenes import CATEGORIES
+        from concord.data.synthetic.scenes.scene import CATEGORIES
 
         self.corpus, self.settings = scenes("train"), {"categories": list(CATEGORIES), **self.config}
         return SceneDetector(**self.settings).to(memory_format=torch.channels_last)
@@ -107,8 +107,8 @@ def box_loss(sides: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
 
 def detection_errors(detector: SceneDetector, held_out: Scenes) -> dict[str, Any]:
     """Instances found at IoU 0.5, overall and by the share of them that is seen; detections that are no instance."""
-    from data.synthetic.scenes import CATEGORIES
-    from metrics.networks.boxes import box_iou
+    from concord.data.synthetic.scenes.scene import CATEGORIES
+    from concord.metrics.networks.boxes import box_iou
 
     found, ious, false, made = [], [], 0, 0
     small = []
@@ -177,8 +177,8 @@ class TrainSceneSegmenter(Task):
 
 def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str, Any]:
     """Mean IoU of the masks; the share of instances that show their colour, and any other, by the benchmark's rule."""
-    from data.layouts import COLOURS
-    from metrics.layout import SHARE, colour_share
+    from concord.data.datasets.layouts.layout import COLOURS
+    from concord.metrics.layout.instances import SHARE, colour_share
 
     ious, right, wrong, exact = [], [], [], []
     for number in range(len(held_out)):
@@ -214,7 +214,7 @@ class TrainSceneInteractions(Task):
     config: ClassVar[dict[str, Any]] = {"width": 16}
 
     def build(self) -> nn.Module:
-        from data.synthetic.scenes import INTERACTIONS
+        from concord.data.synthetic.scenes.scene import INTERACTIONS
 
         self.corpus, self.settings = scenes("train"), {"kinds": list(INTERACTIONS), **self.config}
         pairs = ordered_pairs(self.corpus)
@@ -259,7 +259,7 @@ def ordered_pairs(corpus: Scenes) -> Tensor:
 
     A link has no direction: it is there in both orders.
     """
-    from data.synthetic.scenes import INTERACTIONS
+    from concord.data.synthetic.scenes.scene import INTERACTIONS
 
     link = INTERACTIONS.index("link")
     n, most = corpus.categories.shape

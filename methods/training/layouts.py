@@ -12,20 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import load_weights
-from data.files import atomic_path
-from data.layouts import COLOURS, Layout
-from data.requests import Conditions
-from data.synthetic.scenes import CATEGORIES, INTERACTIONS, RENDERER_VERSION, SPLITS, WORLD_SEED, reference
-from methods.core.sampler import ddim
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.experts import Encoded
-from methods.networks.layout_experts import LayoutBatch, LayoutExpert
-from methods.training.corpus import CACHE
-from methods.training.generators import TrainAutoencoder, TrainExpert, load_autoencoder, noised
-from methods.training.layout_corpus import Scenes, scenes
-from methods.training.trainer import Recipe
+from concord.data.checkpoints import load_weights
+from concord.data.datasets.layouts.layout import COLOURS, Layout
+from concord.data.files import atomic_path
+from concord.data.request import Conditions
+from concord.data.synthetic.scenes.scene import (
+    CATEGORIES,
+    INTERACTIONS,
+    RENDERER_VERSION,
+    SPLITS,
+    WORLD_SEED,
+    reference,
+)
+from concord.methods.core.sampler import ddim
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.experts import Encoded
+from concord.methods.networks.layout_experts import LayoutBatch, LayoutExpert
+from concord.methods.training.corpus import CACHE
+from concord.methods.training.generators import TrainAutoencoder, TrainExpert, load_autoencoder, noised
+from concord.methods.training.layout_corpus import Scenes, scenes
+from concord.methods.training.trainer import Recipe
 
 AUTOENCODER = "scenes-autoencoder"
 
@@ -93,7 +100,8 @@ class SceneLatents:
 
 
 class TrainLayoutExpert(TrainExpert):
-    """A model of `methods.networks.layout_experts.KINDS`, trained for guidance too: some rows get the null condition.
+    """A model of `concord.methods.networks.layout_experts.KINDS`, trained for guidance too: some rows get the null
+    condition.
 
     Min-SNR weights (gamma 5) with a floor: AMDM's models meet in the first, noisiest steps, for which those weights
     leave next to nothing.
@@ -247,8 +255,8 @@ class TrainStyle(TrainLayoutExpert):
 
 
 def grounds(images: Tensor, scenes: Tensor, layouts: list[Layout]) -> float:
-    """Mean distance of the ground's colours (metrics/ground_palette.py) from the scenes', where no box lies."""
-    from metrics.ground_palette import ground_of, palette_distance
+    """Mean distance of the ground's colours (metrics/style/ground_palette.py) from the scenes', where no box lies."""
+    from concord.metrics.style.ground_palette import ground_of, palette_distance
 
     found = []
     for image, truth, layout in zip(images.movedim(1, -1).numpy(), scenes.movedim(1, -1).numpy(), layouts, strict=True):
@@ -301,8 +309,8 @@ def success(images: Tensor, layouts: list[Layout]) -> dict[str, float]:
     """What the judges find: shares of the instances in their place, and in their place and colour, and of the
     interactions that are seen between the right pair.
     """
-    from metrics.base import Observation
-    from metrics.networks.perception import Perception
+    from concord.metrics.base import Observation
+    from concord.metrics.networks.perception import Perception
 
     judge = Perception.load("embedded", "judge", images.device)
     seen = Observation(images.clamp(0, 1), [Conditions(layout=layout) for layout in layouts], judge)

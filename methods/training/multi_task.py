@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from data.checkpoints import load_weights, weight_path
-from data.errors import ConcordError
-from methods.core.schedule import Schedule
-from methods.mt_diffusion import Aggregation, Weights
-from methods.networks.experts import CLASSES, IMAGE
-from methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
-from methods.training.corpus import ATTRIBUTES, Corpus
-from methods.training.generators import Latents, load_autoencoder
-from methods.training.trainer import Recipe, Task
+from concord.data.checkpoints import load_weights, weight_path
+from concord.data.errors import ConcordError
+from concord.methods.core.schedule import Schedule
+from concord.methods.mt_diffusion import Aggregation, Weights
+from concord.methods.networks.experts import CLASSES, IMAGE
+from concord.methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
+from concord.methods.training.corpus import ATTRIBUTES, Corpus
+from concord.methods.training.generators import Latents, load_autoencoder
+from concord.methods.training.trainer import Recipe, Task
 
 PATCH = 16
 MOST = 10

@@ -23,16 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from data.checkpoints import load_weights, weight_path
-from methods.core.noise import draw_noise
-from methods.core.schedule import Schedule
-from methods.mt_diffusion import Aggregation, infer, predictor
-from methods.mt_single import remembering
-from methods.networks.experts import CLASSES, LATENT
-from methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
-from methods.training.generators import Latents, load_autoencoder
-from methods.training.multi_task import TrainMultiTask, held_out_terms, labels_of, velocity_error
-from methods.training.trainer import Recipe, Task
+from concord.data.checkpoints import load_weights, weight_path
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.schedule import Schedule
+from concord.methods.mt_diffusion import Aggregation, infer, predictor
+from concord.methods.mt_single import remembering
+from concord.methods.networks.experts import CLASSES, LATENT
+from concord.methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
+from concord.methods.training.generators import Latents, load_autoencoder
+from concord.methods.training.multi_task import TrainMultiTask, held_out_terms, labels_of, velocity_error
+from concord.methods.training.trainer import Recipe, Task
 
 MULTI_TASK = "mt-faces"
 EVERY = 100  # steps between two points of a curve

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
-from data.checkpoints import EMBEDDED, load_weights
-from data.errors import ConcordError
-from methods.networks.stylegan import (
+from concord.data.checkpoints import EMBEDDED, load_weights
+from concord.data.errors import ConcordError
+from concord.methods.networks.stylegan import (
     MaskToCode,
     StyleDiscriminator,
     StyleGAN,
@@ -34,10 +34,10 @@ from methods.networks.stylegan import (
     TextToCode,
     to_plus,
 )
-from methods.training.corpus import corpus
-from methods.training.trainer import Recipe, Task
-from metrics.networks.perception import Perception
-from metrics.networks.text_image import TextImagePair
+from concord.methods.training.corpus import corpus
+from concord.methods.training.trainer import Recipe, Task
+from concord.metrics.networks.embedded.text_image import TextImagePair
+from concord.metrics.networks.perception import Perception
 
 EVERY = 16  # steps from one R1 term to the next
 PERCEPTUAL, CLOSE_MASK, CLOSE_TEXT = 0.8, 0.005, 0.02  # weights of the encoders' losses
@@ -127,8 +127,8 @@ class TrainStyleGAN(Task):
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Frechet distance of 1,000 samples from held-out faces by the judge's features."""
-        from metrics.fid import frechet_distance
-        from metrics.moments import Moments
+        from concord.metrics.distribution.fid import frechet_distance
+        from concord.metrics.distribution.moments import Moments
 
         assert isinstance(model, StyleGAN)
         n, judge, network = 1000, Perception.load("embedded", "judge", self.device), model.generator

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
-from data.errors import ConcordError
-from data.files import atomic_path, read_json
+from concord.data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path, read_json
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -272,15 +272,15 @@ def _device(device: torch.device) -> str:
 
 
 def _world_seed(world: str) -> int:
-    from data.synthetic import WORLD_SEED
-    from data.synthetic.scenes import WORLD_SEED as SCENES_SEED
+    from concord.data.synthetic import WORLD_SEED
+    from concord.data.synthetic.scenes.scene import WORLD_SEED as SCENES_SEED
 
     return SCENES_SEED if world == "SynthScenes" else WORLD_SEED
 
 
 def _commit() -> str:
     """The commit of the checkout, with '+' where files differ from it; 'unknown' outside git."""
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     run = {"cwd": root, "capture_output": True, "text": True, "env": environment}
     try:

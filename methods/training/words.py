@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.networks.text import START, UNKNOWN
+from concord.metrics.networks.embedded.text import START, UNKNOWN
 
 
 def hide_words(ids: Tensor, share: float, generator: torch.Generator) -> Tensor:

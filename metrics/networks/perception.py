@@ -9,15 +9,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import load_weights
-from data.errors import ConcordError
-from metrics.networks.features import KINDS, FeatureNetwork
-from metrics.networks.identity import IdentityNetwork
-from metrics.networks.landmarks import LandmarkNetwork
-from metrics.networks.parser import FaceParser
-from metrics.networks.perceptual import PERCEPTUAL_LAYERS, STYLE_LAYERS, perceptual_distance, trunk_activations
-from metrics.networks.scenes import SceneDetector, SceneInteractions, SceneSegmenter
-from metrics.networks.text_image import TextImagePair
+from concord.data.checkpoints import load_weights
+from concord.data.errors import ConcordError
+from concord.metrics.networks.embedded.features import KINDS, FeatureNetwork
+from concord.metrics.networks.embedded.identity import IdentityNetwork
+from concord.metrics.networks.embedded.landmarks import LandmarkNetwork
+from concord.metrics.networks.embedded.parser import FaceParser
+from concord.metrics.networks.embedded.perceptual import (
+    PERCEPTUAL_LAYERS,
+    STYLE_LAYERS,
+    perceptual_distance,
+    trunk_activations,
+)
+from concord.metrics.networks.embedded.scenes import SceneDetector, SceneInteractions, SceneSegmenter
+from concord.metrics.networks.embedded.text_image import TextImagePair
 
 Role = Literal["judge", "guide"]
 CLASSES: dict[str, type[nn.Module]] = {
@@ -52,8 +57,8 @@ class Perception:
     def load(cls, profile: str = "embedded", role: Role = "judge", device: torch.device | str = "cpu") -> Perception:
         """The networks of a profile: 'embedded', or 'paper', whose guides are FreeDoM's and whose files are fetched."""
         if profile == "paper":
-            from metrics.networks.paper.freedom import FreeDoMNetworks
-            from metrics.networks.paper.perception import PaperPerception
+            from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
+            from concord.metrics.networks.pretrained.perception import PaperPerception
 
             # The same methods, and no other network behind them.
             return PaperPerception(device) if role == "judge" else FreeDoMNetworks(device)  # type: ignore[return-value]
@@ -123,7 +128,8 @@ class Perception:
         return {name: logits[name] for name in self._features.heads}
 
     def style_features(self, images: Tensor) -> list[Tensor]:
-        """Early activations (B, C, h, w) of the feature network, for `metrics.networks.perceptual`; differentiable."""
+        """Early activations (B, C, h, w) of the feature network, for `concord.metrics.networks.embedded.perceptual`;
+        differentiable."""
         return trunk_activations(self._features, self._images(images), STYLE_LAYERS)
 
     def perceptual_distance(self, images: Tensor, originals: Tensor) -> Tensor:

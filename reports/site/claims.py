@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.site.page import Page
-from reports.tables import format_p, paper_verdict
+from concord.reports.site.page import Page
+from concord.reports.tables.table import format_p, paper_verdict
 
 VERDICTS = {
     "holds": "the corrected test finds the paper's order",

@@ -8,16 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ConcordError
-from data.files import read_json, write_json
-from reports import figures, guidance_figures, plots, trainings
-from reports.figures import Shown
-from reports.site.page import FigureLink, Page
-from reports.site.samples import method_columns
+from concord.data.errors import ConcordError
+from concord.data.files import read_json, write_json
+from concord.reports.figures import grid as figures
+from concord.reports.figures import guidance as guidance_figures
+from concord.reports.figures import plots
+from concord.reports.figures.grid import Shown
+from concord.reports.site.page import FigureLink, Page
+from concord.reports.site.samples import method_columns
+from concord.reports.tables import trainings
 
 if TYPE_CHECKING:
-    from benchmarks.store import Store
-    from benchmarks.suite import Suite
+    from concord.benchmarks.store.run import Store
+    from concord.benchmarks.suite import Suite
 
 
 def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown], folder: Path) -> None:

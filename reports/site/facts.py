@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.store import Run, Store
-    from benchmarks.suite import Suite
+    from concord.benchmarks.store.run import Run, Store
+    from concord.benchmarks.suite import Suite
 
 FACTS = (
     ("git_commit", "Commit"), ("device", "Device"), ("gpu", "GPU"), ("cuda", "CUDA"), ("cpu", "Processor"),

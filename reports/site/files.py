@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.files import atomic_path
+from concord.data.files import atomic_path
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ConcordError
-from reports.cards import MethodCard, method_cards
-from reports.plots import flat
-from reports.site.drawn import Drawn
-from reports.site.page import FigureLink, Page
-from reports.tables import Row
+from concord.data.errors import ConcordError
+from concord.reports.figures.plots import flat
+from concord.reports.site.cards import MethodCard, method_cards
+from concord.reports.site.drawn import Drawn
+from concord.reports.site.page import FigureLink, Page
+from concord.reports.tables.table import Row
 
 if TYPE_CHECKING:
-    from benchmarks.store import Store
+    from concord.benchmarks.store.run import Store
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,13 @@ def draw_histories(methods: Sequence[MethodPage], store: Store, profile: str, fo
 
     Left out for results of another place, where history says nothing of them, and with fewer than two commits.
     """
-    from benchmarks.settings import ROOT
+    from concord.benchmarks.settings import ROOT
 
     if store.root.resolve() != (ROOT / "results" / profile).resolve():
         return
     try:
-        from reports import compare_git, history
+        from concord.reports.compare import git as compare_git
+        from concord.reports.compare import history
 
         commits = [commit.sha for commit in compare_git.commits_of(ROOT, f"reports/baseline/{profile}")]
     except (ImportError, ConcordError):  # a folder without the module, or outside git

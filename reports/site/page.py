@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.tables import BEST, Table
+from concord.reports.tables.table import BEST, Table
 
 
 @dataclass

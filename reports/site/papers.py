@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reports.declared import DeclaredTable, Paper, load_paper, paper_names
-from reports.site.page import Page
-from reports.tables import Table
+from concord.reports.published import DeclaredTable, Paper, load_paper, paper_names
+from concord.reports.site.page import Page
+from concord.reports.tables.table import Table
 
 
 @dataclass

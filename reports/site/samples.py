@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports import figures
-from reports.figures import Shown
-from reports.site.files import write_bytes
-from reports.site.page import Page, Sample
-from reports.tables import Table
+from concord.reports.figures import grid as figures
+from concord.reports.figures.grid import Shown
+from concord.reports.site.files import write_bytes
+from concord.reports.site.page import Page, Sample
+from concord.reports.tables.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchmarks.store import Store
-    from benchmarks.suite import Suite
-    from data.requests import Conditions
+    from concord.benchmarks.store.run import Store
+    from concord.benchmarks.suite import Suite
+    from concord.data.request import Conditions
 
 THUMBNAIL = 192  # pixels; shown at 128, so that it is sharp on fine screens too
 LINED = ("landmarks", "layout")  # drawn, not photographed: kept at the size of the thumbnail
@@ -27,7 +27,7 @@ LINED = ("landmarks", "layout")  # drawn, not photographed: kept at the size of 
 
 def used_conditions(suite: Suite) -> list[str]:
     """The suite's conditions that a row is given or a metric scores against: others only choose the items."""
-    from metrics.base import all_metrics
+    from concord.metrics.base import all_metrics
 
     known = all_metrics()
     used = {name for row in suite.rows if row.planned is None for name in suite.row_conditions(row)}

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.shards import tar_path
-from data.errors import ConcordError
-from data.files import atomic_path, read_json, write_json
-from reports import figures
-from reports.site.files import script_json, write_bytes
+from concord.benchmarks.store.shards import tar_path
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path, read_json, write_json
+from concord.reports.figures import grid as figures
+from concord.reports.site.files import script_json, write_bytes
 
 if TYPE_CHECKING:
-    from benchmarks.store import Run
-    from data.requests import Conditions
+    from concord.benchmarks.store.run import Run
+    from concord.data.request import Conditions
 
 SHEET = 64  # tiles in a sheet, eight by eight
 LARGEST = 128  # pixels; a 256-pixel image is shown at half its size, which keeps 3,000 of them below 15 MB a row

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports import figures
-from reports.measured import Measured, MetricFacts, add_joint, read_measured
-from reports.site.files import script_json, write_bytes
-from reports.site.page import Page, Viewer
-from reports.site.tiles import SHEET, Sheets, Tiles
+from concord.reports.figures import grid as figures
+from concord.reports.site.files import script_json, write_bytes
+from concord.reports.site.page import Page, Viewer
+from concord.reports.site.tiles import SHEET, Sheets, Tiles
+from concord.reports.tables.measured import Measured, MetricFacts, add_joint, read_measured
 
 if TYPE_CHECKING:
-    from benchmarks.store import Run, Store
-    from benchmarks.suite import Suite
-    from data.requests import Conditions
+    from concord.benchmarks.store.run import Run, Store
+    from concord.benchmarks.suite import Suite
+    from concord.data.request import Conditions
 
 
 def write_viewer(

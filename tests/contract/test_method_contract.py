@@ -9,9 +9,9 @@ import pytest
 import torch
 import toy_world
 
-import methods.base as base
-from benchmarks.contract import Check, Contract
-from methods.networks.bank import Bank
+from concord.benchmarks.contract import Check, Contract
+from concord.methods import base
+from concord.methods.networks.bank import Bank
 
 STEPS = 3
 """Sampling steps where a method has such a parameter: what is tested does not depend on their number."""

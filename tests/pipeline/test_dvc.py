@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.matrix import AROUND, MATRIX, STAGES, make_matrix, write_matrix
-from benchmarks.settings import load_settings
-from benchmarks.suite import load_suites
-from data.files import write_json
+from concord.benchmarks.dvc import AROUND, MATRIX, STAGES, make_matrix, write_matrix
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.suite import load_suites
+from concord.data.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("benchmarks", "data", "methods", "metrics", "reports", "concord")
@@ -132,7 +132,7 @@ def test_only_what_changed_runs_again(project: Path, repro: Repro) -> None:
         file.write("# changed\n")
     assert repro() == ["generate composable", "score composable", "report"]
 
-    with (project / "reports/tables.py").open("a") as file:
+    with (project / "reports/tables/table.py").open("a") as file:
         file.write("# changed\n")
     assert repro() == ["report"]
 

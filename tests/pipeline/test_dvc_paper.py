@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import generators
-from benchmarks.matrix import STAGES, make_matrix, write_matrix
-from benchmarks.settings import load_settings
-from benchmarks.suite import load_suites
+from concord.benchmarks import generators
+from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.suite import load_suites
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """#!{python}
@@ -99,7 +99,7 @@ def test_stages_are_few_enough_and_the_data_come_first(project: Path) -> None:
 
 
 def test_too_many_names_share_stages(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import matrix as module
+    from concord.benchmarks import dvc as module
 
     found = matrix(project)
     single = {n for stage in found["fetch"].values() for n in stage["names"].split()}

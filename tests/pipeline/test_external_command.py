@@ -20,15 +20,15 @@ import outside
 import pytest
 import toy_world
 
-import benchmarks.command as command
-from benchmarks.external import external_runs, load_external
-from benchmarks.makers import open_maker
-from benchmarks.plan import RunPlan, make_request_set
-from benchmarks.runner import generate_run, is_current
-from benchmarks.store import Run
-from benchmarks.suite import read_suite
-from data.errors import ConcordError
-from data.faces import open_faces
+from concord.benchmarks.external import command
+from concord.benchmarks.external.method import external_runs, load_external
+from concord.benchmarks.planner import RunPlan, make_request_set
+from concord.benchmarks.run.generate import generate_run, is_current
+from concord.benchmarks.run.image_source import open_maker
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import read_suite
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.errors import ConcordError
 
 N = 66  # two shards
 SECOND = "64-0"  # the request that the second shard begins with

@@ -19,8 +19,8 @@ import fetch_child
 import pytest
 from http_faults import Answer, FaultServer
 
-from data.fetch import Fetcher
-from data.manifest import Lock, Manifest
+from concord.data.download.fetch import Fetcher
+from concord.data.download.manifest import Lock, Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import matrix
-from data.manifest import Lock, load_manifest
-from data.synthetic import write_tree
+from concord.benchmarks import dvc as matrix
+from concord.data.download.manifest import Lock, load_manifest
+from concord.data.synthetic import write_tree
 
 Cli = Callable[..., Any]
 
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three faces as `concord data prepare` writes them."""
-    from data.prepare import prepare
+    from concord.data.datasets.faces.prepare import prepare
 
     root = tmp_path_factory.mktemp("faces")
     write_tree(root / "tree", range(27_000, 27_003), progress=False, workers=1)
@@ -128,8 +128,8 @@ def test_a_suite_whose_conditions_are_missing_is_left_out(
     told = concord("plan", "--profile", "paper", "--suite", "identity-landmarks", "--results", tmp_path / "results")
     assert "run `concord data landmarks`" in " ".join(told.stdout.split())
 
-    from concord.fetch import write_landmarks
-    from data.faces import open_faces
+    from concord.commands.fetch import write_landmarks
+    from concord.data.datasets.faces.dataset import open_faces
 
     class Finder:
         """A face in two of the three pictures."""
@@ -163,7 +163,7 @@ def test_a_folder_of_the_wrong_shape_says_what_it_looks_like(concord: Cli, cache
 
 
 def test_pictures_without_masks_and_captions_of_others(concord: Cli, cache: Path, tmp_path: Path) -> None:
-    from data.synthetic import write_tree
+    from concord.data.synthetic import write_tree
 
     write_tree(tmp_path / "tree", range(27_000, 27_003), progress=False, workers=1)
     masks = tmp_path / "tree" / "CelebAMask-HQ-mask-anno"
@@ -181,8 +181,8 @@ def test_pictures_without_masks_and_captions_of_others(concord: Cli, cache: Path
 def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     import torch
 
-    from data.errors import ConcordError
-    from methods.networks.paper_bank import PaperBank
+    from concord.data.errors import ConcordError
+    from concord.methods.networks.paper_bank import PaperBank
 
     file = tmp_path / "celeba_hq.ckpt"
     torch.save({"time_embed.0.weight": torch.zeros(4, 4)}, file)

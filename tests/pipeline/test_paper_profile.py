@@ -13,14 +13,14 @@ import paper_world
 import pytest
 import torch
 
-from benchmarks.estimate import evaluations
-from benchmarks.generators import open_paper_maker
-from benchmarks.plan import Options, RunPlan, make_plan
-from benchmarks.runner import generate_run
-from benchmarks.settings import load_settings
-from benchmarks.store import Run
-from benchmarks.suite import Suite, load_suite, suite_names
-from data.synthetic import write_tree
+from concord.benchmarks.cost import evaluations
+from concord.benchmarks.generators import open_paper_maker
+from concord.benchmarks.planner import Options, RunPlan, make_plan
+from concord.benchmarks.run.generate import generate_run
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import Suite, load_suite, suite_names
+from concord.data.synthetic import write_tree
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_every_row_runs_on_the_papers_networks(
 
 def test_all_rows_of_all_suites_have_a_generator_and_run_above() -> None:
     """Rows of one method under one generator are one code path; each pair is in ROWS."""
-    from benchmarks.generators import generator_of, has_models
+    from concord.benchmarks.generators import generator_of, has_models
 
     def kinds(names: Any) -> set[tuple[str, str | None]]:
         return {(row.method, generator_of(suite, row, "paper")) for suite, row in names if row.method}
@@ -137,8 +137,8 @@ def test_measured_rates_serve_the_estimate(
     files: dict[str, Any], tree: Path, tmp_path: Path, generator: str, suite: str, row: str
 ) -> None:
     """Every network that a row counts is timed, and the hours are evaluations times these seconds."""
-    from benchmarks.estimate import evaluations, read_rates, row_cost, seconds_per_image
-    from benchmarks.rates import measure_rate, write_rates
+    from concord.benchmarks.cost import evaluations, read_rates, row_cost, seconds_per_image
+    from concord.benchmarks.profiling.rates import measure_rate, write_rates
 
     rate = measure_rate(generator, torch.device("cpu"), batch=2, paths=files)
     assert all(0 < seconds < 10 for name, seconds in rate.seconds.items() if name != "backward")
@@ -165,8 +165,8 @@ def test_measured_rates_serve_the_estimate(
 
 def test_the_pixels_schedule_counts_as_freedom_does() -> None:
     """range(0, 1000, 10) of DDPM's timesteps, ending at abar = 1."""
-    from methods.core.sampler import ddim_step
-    from methods.networks.paper_bank import pixel_schedule
+    from concord.methods.core.sampler import ddim_step
+    from concord.methods.networks.paper_bank import pixel_schedule
 
     schedule = pixel_schedule(1e-4, 0.02, 1000)
     betas = np.linspace(1e-4, 0.02, 1000)
@@ -180,8 +180,8 @@ def test_the_pixels_schedule_counts_as_freedom_does() -> None:
 
 
 def test_a_generator_names_what_it_lacks(files: dict[str, Any]) -> None:
-    from data.errors import ConcordError
-    from methods.networks.paper_bank import PaperBank
+    from concord.data.errors import ConcordError
+    from concord.methods.networks.paper_bank import PaperBank
 
     with pytest.raises(ConcordError, match="generator 'nosuch': expected one of collaborative-256"):
         PaperBank("nosuch")

@@ -11,12 +11,12 @@ import paper_judges
 import pytest
 import torch
 
-from benchmarks.generators import metric_needs
-from benchmarks.store import Run
-from benchmarks.suite import JOINT_SUCCESS, load_suite
-from data.files import sha256_file
-from metrics.base import SampleMetric, get_metric
-from metrics.networks.paper.perception import FILES, weights_sha256
+from concord.benchmarks.generators import metric_needs
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import JOINT_SUCCESS, load_suite
+from concord.data.files import sha256_file
+from concord.metrics.base import SampleMetric, get_metric
+from concord.metrics.networks.pretrained.perception import FILES, weights_sha256
 
 pytestmark = pytest.mark.slow  # four suites through the whole of Inception, VGG19 and S3FD
 
@@ -73,7 +73,7 @@ def made(world: Path, cli: Cli) -> dict[str, tuple[Any, dict[str, Run]]]:
 
 
 def test_the_suites_here_ask_for_every_metric_of_the_faces() -> None:
-    from benchmarks.suite import suite_names
+    from concord.benchmarks.suite import suite_names
 
     suites = [load_suite(name) for name in suite_names()]
     asked = {name for suite in suites if suite.dataset == "faces" for name in suite.part("paper").metrics or []}
@@ -139,7 +139,7 @@ def test_originals_are_at_distance_nothing_from_themselves(made: dict[str, tuple
 def test_content_is_compared_with_what_the_text_alone_makes(
     made: dict[str, tuple[Any, dict[str, Run]]], world: Path
 ) -> None:
-    from metrics.networks.paper.vgg19 import CONTENT, load_vgg19
+    from concord.metrics.networks.pretrained.vgg19 import CONTENT, load_vgg19
 
     runs = made["text-style"][1]
     network = load_vgg19(world / "cache" / "weights" / "vgg19" / paper_judges.first_file("vgg19"))
@@ -162,8 +162,8 @@ def test_fid_is_the_papers_protocol_on_the_stored_pictures(
 
     tr (S_1 S_2)^(1/2) is the nuclear norm of the product of the centred features, over the roots of n - 1.
     """
-    from data.faces import open_faces
-    from metrics.networks.paper.inception import load_inception
+    from concord.data.datasets.faces.dataset import open_faces
+    from concord.metrics.networks.pretrained.inception import load_inception
 
     scored = made["face-generation"][1]["collaborative"]
     folder = world / "cache" / "data" / "celebamask-hq" / "prepared"
@@ -251,7 +251,7 @@ def test_what_is_missing_is_told_in_its_column_below_it_and_at_the_end(
 
 
 def test_a_file_that_is_not_the_expected_one_is_the_reason(world: Path, tmp_path: Path) -> None:
-    from benchmarks.generators import metric_reason
+    from concord.benchmarks.generators import metric_reason
 
     assert metric_reason("mask-accuracy") is None
     file = world / "cache" / "weights" / "parsenet" / "model.pth"

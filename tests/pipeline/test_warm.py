@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from concord.warm import SOCKET, VERBS, forward
+from concord.fork_server import SOCKET, VERBS, forward
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCORD = f"{sys.executable} -m concord"

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import toy_world
 
-from benchmarks.generators import open_any
-from benchmarks.plan import Options, Plan, make_plan
-from benchmarks.runner import generate_run, is_current, run_status
-from benchmarks.settings import load_settings
-from benchmarks.store import Run
-from benchmarks.suite import load_suite
-from benchmarks.workers import generate_with_workers, resolve_devices
-from data.errors import ConcordError
+from concord.benchmarks.generators import open_any
+from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.run.generate import generate_run, is_current, run_status
+from concord.benchmarks.run.workers import generate_with_workers, resolve_devices
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import load_suite
+from concord.data.errors import ConcordError
 
 GRID = 4
 
@@ -62,7 +62,7 @@ def test_two_workers_make_the_images_of_one(toy: str, toy_suite: Path, tree: Pat
 def test_a_worker_that_dies_is_named_and_the_others_shards_stay(
     toy: str, toy_suite: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import workers
+    from concord.benchmarks.run import workers
 
     run = planned(tree, toy_suite, tmp_path / "results").run("toy")
     start: Callable[..., Any] = workers._start

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import ConcordError
-from metrics.base import OK
-from metrics.networks.paper.weights import NO_FACE, to_uint8
+from concord.data.errors import ConcordError
+from concord.metrics.base import OK
+from concord.metrics.networks.pretrained.weights import NO_FACE, to_uint8
 
 
 def write_buffalo(folder: Path) -> Path:
@@ -78,7 +78,7 @@ def buffalo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arcface(buffalo: Path) -> Any:
-    from metrics.networks.paper.arcface import load_arcface
+    from concord.metrics.networks.pretrained.arcface import load_arcface
 
     return load_arcface(buffalo)
 
@@ -115,7 +115,7 @@ def test_arcface_is_insightfaces_parts_one_by_one(buffalo: Path, arcface: Any) -
 
 
 def test_arcface_takes_the_zip_and_nothing_lands_elsewhere(buffalo: Path, arcface: Any, tmp_path: Path) -> None:
-    from metrics.networks.paper.arcface import load_arcface
+    from concord.metrics.networks.pretrained.arcface import load_arcface
 
     archive = tmp_path / "buffalo_l.zip"
     with zipfile.ZipFile(archive, "w") as writer:
@@ -131,7 +131,7 @@ def test_arcface_takes_the_zip_and_nothing_lands_elsewhere(buffalo: Path, arcfac
 
 
 def test_arcface_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
-    from metrics.networks.paper.arcface import load_arcface
+    from concord.metrics.networks.pretrained.arcface import load_arcface
 
     with pytest.raises(ConcordError, match=r"no \.onnx files; expected det_10g\.onnx"):
         load_arcface(tmp_path)

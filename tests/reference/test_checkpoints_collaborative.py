@@ -15,13 +15,13 @@ import torch
 from collaborative_files import CLOSE, DRAWN, PIECES, WORDS, conditions, load, noise, parts, write_folder
 from torch import Tensor
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.base import make_method
-from methods.core.sampler import ddim, ddim_step
-from methods.networks.checkpoints import collaborative_diffusion as collab
-from methods.networks.checkpoints.ldm import autoencoder_names, unet_names
-from methods.networks.experts import Bound, Encoded, Expert
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.base import make_method
+from concord.methods.core.sampler import ddim, ddim_step
+from concord.methods.networks.checkpoints import collaborative_diffusion as collab
+from concord.methods.networks.checkpoints.ldm import autoencoder_names, unet_names
+from concord.methods.networks.experts import Bound, Encoded, Expert
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ from collaborative_files import (
 )
 from torch import Tensor
 
-from data.errors import ConcordError
-from methods.networks.checkpoints import collaborative_diffusion as collab
-from methods.networks.experts import Encoded
+from concord.data.errors import ConcordError
+from concord.methods.networks.checkpoints import collaborative_diffusion as collab
+from concord.methods.networks.experts import Encoded
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def networks(folder: Path) -> collab.CollaborativeNetworks:
 
 
 def test_the_card_tells_what_was_loaded(networks: collab.CollaborativeNetworks, folder: Path) -> None:
-    from data.files import sha256_file
+    from concord.data.files import sha256_file
 
     (name, card), *others = networks.cards.items()
     assert not others

@@ -12,9 +12,9 @@ from plain_layers import Plain
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import ConcordError
-from data.files import sha256_file
-from methods.networks.checkpoints.celeba_ddpm import Architecture, load_celeba_ddpm, renamed
+from concord.data.errors import ConcordError
+from concord.data.files import sha256_file
+from concord.methods.networks.checkpoints.celeba_ddpm import Architecture, load_celeba_ddpm, renamed
 
 SMALL = Architecture(width=32, multiples=(1, 2, 2), blocks=2, attention=(8,), image_size=32)
 FULL = Architecture()

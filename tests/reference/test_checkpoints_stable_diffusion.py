@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.base import make_method
-from methods.core.guided import Model
-from methods.networks.checkpoints import stable_diffusion as stable
-from methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape, autoencoder_names, unet_names
-from methods.networks.experts import Encoded
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.base import make_method
+from concord.methods.guidance.method import Model
+from concord.methods.networks.checkpoints import stable_diffusion as stable
+from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape, autoencoder_names, unet_names
+from concord.methods.networks.experts import Encoded
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 HEADS, WIDTH, LAYERS, INNER = 4, 32, 2, 64
@@ -196,7 +196,7 @@ def request(caption: str = CAPTIONS[0]) -> Request:
 
 def test_text_drives_by_classifier_free_guidance(loaded: stable.StableDiffusion) -> None:
     """eps_u + s (eps_c - eps_u), the empty text being u, as the guided methods' model of text with style asks."""
-    from methods.base import Batch
+    from concord.methods.base import Batch
 
     batch = Batch([request()], [torch.Generator()], torch.device("cpu"))
     x = noise(1, 4, 8, 8)
@@ -268,7 +268,7 @@ def test_a_gradient_reaches_x_t_through_unet_and_decoder(loaded: stable.StableDi
 
 
 def test_cards(files: Path) -> None:
-    from data.files import sha256_file
+    from concord.data.files import sha256_file
 
     count = sum(official.count(shapes) for shapes in LAYOUT.values())
     one, ema, folder = (stable.load_stable_diffusion(files / form, shape=SHAPE).card for form in FORMS)

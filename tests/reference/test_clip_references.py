@@ -15,13 +15,13 @@ from face_seer import as_bytes, pictures
 from PIL import Image
 from torch.nn import functional as F
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, Observation, Score
-from metrics.networks.paper.clip import FACTS, MODELS, encode_text, load_clip, require_quickgelu
-from metrics.text_distance import TextDistance, cosine_distance
-from metrics.text_feature_distance import TextFeatureDistance, feature_distance
-from metrics.text_similarity import TextSimilarity
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, Score
+from concord.metrics.networks.pretrained.clip import FACTS, MODELS, encode_text, load_clip, require_quickgelu
+from concord.metrics.text.text_distance import TextDistance, cosine_distance
+from concord.metrics.text.text_feature_distance import TextFeatureDistance, feature_distance
+from concord.metrics.text.text_similarity import TextSimilarity
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from layout_world import RGB, Perfect
 
-from data.layouts import BENCHES, COLOURS, open_layouts
-from metrics.layout import evaluate_layout, layout_table
+from concord.data.datasets.layouts.layout import BENCHES, COLOURS, open_layouts
+from concord.metrics.layout.instances import evaluate_layout, layout_table
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("CONCORD_REAL_SAMPLES", REPO.parent / "shared" / "real_samples"))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from layout_world import paint
 
-from data.errors import ConcordError
-from data.layouts import Layout
-from metrics.layout import Detector, Segmenter, evaluate_layout
-from metrics.networks.paper.grounding_dino import load_grounding_dino
-from metrics.networks.paper.sam import load_sam
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.errors import ConcordError
+from concord.metrics.layout.instances import Detector, Segmenter, evaluate_layout
+from concord.metrics.networks.pretrained.grounding_dino import load_grounding_dino
+from concord.metrics.networks.pretrained.sam import load_sam
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "cat", "dining", "table", "red", "hot", "dog"]
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import ConcordError
-from metrics import resize
-from metrics.cmmd import CMMD
-from metrics.fid import FID, frechet_distance
-from metrics.inception_score import InceptionScore, split_scores
-from metrics.moments import Moments
-from metrics.precision_recall import Precision, PrecisionPRDC, Recall, RecallPRDC
+from concord.data.errors import ConcordError
+from concord.metrics.distribution.cmmd import CMMD
+from concord.metrics.distribution.fid import FID, frechet_distance
+from concord.metrics.distribution.inception_score import InceptionScore, split_scores
+from concord.metrics.distribution.moments import Moments
+from concord.metrics.distribution.precision_recall import Precision, PrecisionPRDC, Recall, RecallPRDC
+from concord.metrics.image import resize
 
 N, M, D = 400, 300, 32
 rng = np.random.default_rng
@@ -266,7 +266,7 @@ def vision_transformer(state: dict[str, torch.Tensor], pixels: torch.Tensor, hea
 def test_dinov2_features_are_the_papers(dinov2: Path) -> None:
     from safetensors.torch import load_file
 
-    from metrics.networks.paper.dinov2 import DEVIATION, MEAN, load_dinov2
+    from concord.metrics.networks.pretrained.dinov2 import DEVIATION, MEAN, load_dinov2
 
     image = picture(100, 140)
     features = load_dinov2(dinov2)
@@ -282,7 +282,7 @@ def test_dinov2_features_are_the_papers(dinov2: Path) -> None:
 def test_broken_dinov2_folders_are_named(dinov2: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from metrics.networks.paper.dinov2 import load_dinov2
+    from concord.metrics.networks.pretrained.dinov2 import load_dinov2
 
     with pytest.raises(ConcordError, match=r"no such weight file.*concord weights fetch dinov2-vit-l-14"):
         load_dinov2(tmp_path / "absent")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.checkpoints import EMBEDDED, load_weights, weight_path
-from data.requests import Conditions
-from data.synthetic import SPLITS, FaceArrays, render_many
-from methods.networks.bank import Bank
-from methods.training import all_tasks
-from metrics.networks.perception import Perception
+from concord.data.checkpoints import EMBEDDED, load_weights, weight_path
+from concord.data.request import Conditions
+from concord.data.synthetic import SPLITS, FaceArrays, render_many
+from concord.methods.networks.bank import Bank
+from concord.methods.training import all_tasks
+from concord.metrics.networks.perception import Perception
 
 FILES = [file for name, kind in all_tasks().items() if kind.committed for file in (kind.makes or (name,))]
 N = 96

@@ -1,4 +1,5 @@
-"""`metrics.evaluate` from files to numbers beside the reference tools run on the same folders and the same weights.
+"""`concord.metrics.evaluate` from files to numbers beside the reference tools run on the same folders and the same
+weights.
 
 The weights are random, in the files that each tool reads; nothing is fetched.
 """
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import metrics
-from benchmarks import score_speed as tools
-from metrics.base import _METRICS, all_metrics
-from metrics.cache import Gaussian, read_statistics, write_statistics
-from metrics.fid import FID, Target
-from metrics.moments import Moments
-from metrics.results import Evaluation
+from concord import metrics
+from concord.benchmarks.profiling import score_speed as tools
+from concord.metrics.base import _METRICS, all_metrics
+from concord.metrics.cache import Gaussian, read_statistics, write_statistics
+from concord.metrics.distribution.fid import FID, Target
+from concord.metrics.distribution.moments import Moments
+from concord.metrics.results import Evaluation
 
 N, SIZE = 12, 64
 
@@ -51,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(world: Path, few: None) -> Evaluation:
-    from metrics.networks.paper.perception import PaperPerception
+    from concord.metrics.networks.pretrained.perception import PaperPerception
 
     weights = world / "weights"
     paths = {"features": weights / tools.FIDELITY, "lpips-alex": weights / "hub" / "checkpoints" / tools.ALEXNET}
@@ -97,7 +98,7 @@ def test_lpips_is_the_packages(world: Path, ours: Evaluation) -> None:
 
 
 def test_every_network_and_protocol_is_named(ours: Evaluation, world: Path) -> None:
-    from data.files import sha256_file
+    from concord.data.files import sha256_file
 
     digest = sha256_file(world / "weights" / tools.FIDELITY)
     assert set(ours.networks) == {"features", "lpips-alex"}

@@ -21,20 +21,20 @@ from plain_layers import Plain, randomised
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import ConcordError
-from data.labels import BISENET, CELEBAMASK_HQ, bisenet_to_celebamask
-from data.requests import Conditions
-from metrics.base import OK, Score
-from metrics.identity_l2 import IdentityL2
-from metrics.landmark_l2 import LandmarkL2, landmark_l2
-from metrics.landmarks import Square, face_square
-from metrics.networks.paper.bisenet import MEAN, BiSeNet, BiSeNetParser, ResNet18, load_bisenet
-from metrics.networks.paper.freedom import FreeDoMNetworks
-from metrics.networks.paper.ir_se50 import IRSE50, FixedCropIdentity, load_ir_se50
-from metrics.networks.paper.mobilefacenet import MobileFaceNet, cut, load_mobilefacenet
-from metrics.networks.paper.parsenet import Parsenet, ParsenetParser, load_parsenet, nearest
-from metrics.networks.paper.weights import read_state
-from metrics.segmentation_distance import SegmentationDistance, segmentation_distance
+from concord.data.errors import ConcordError
+from concord.data.labels import BISENET, CELEBAMASK_HQ, bisenet_to_celebamask
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Score
+from concord.metrics.face.identity_l2 import IdentityL2
+from concord.metrics.face.landmark_l2 import LandmarkL2, landmark_l2
+from concord.metrics.face.landmarks import Square, face_square
+from concord.metrics.networks.pretrained.bisenet import MEAN, BiSeNet, BiSeNetParser, ResNet18, load_bisenet
+from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
+from concord.metrics.networks.pretrained.ir_se50 import IRSE50, FixedCropIdentity, load_ir_se50
+from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet, cut, load_mobilefacenet
+from concord.metrics.networks.pretrained.parsenet import Parsenet, ParsenetParser, load_parsenet, nearest
+from concord.metrics.networks.pretrained.weights import read_state
+from concord.metrics.segmentation.segmentation_distance import SegmentationDistance, segmentation_distance
 
 MIB = 2**20
 
@@ -353,14 +353,16 @@ def freedom(tmp_path_factory: pytest.TempPathFactory, bisenet_file: Path) -> Ite
     network.output_layer.bn.weight.data.mul_(1e-3)  # type: ignore[union-attr]  # shares of a square, as the real one's
     landmarks = saved(network, folder / "mobilefacenet_model_best.pth.tar", "state_dict")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metrics.networks.paper.ir_se50.load_ir_se50", partial(load_ir_se50, width=16))
+        patch.setattr("concord.metrics.networks.pretrained.ir_se50.load_ir_se50", partial(load_ir_se50, width=16))
         yield FreeDoMNetworks(paths={"parser": bisenet_file, "identity": identity, "landmarks": landmarks})
 
 
 def test_freedoms_metrics_look_through_freedoms_networks(
     freedom: FreeDoMNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metrics.networks.paper.bisenet.SIZE", 64)  # 512 takes seconds, and is tested above
+    monkeypatch.setattr(
+        "concord.metrics.networks.pretrained.bisenet.SIZE", 64
+    )  # 512 takes seconds, and is tested above
 
     class Judges:
         def __init__(self) -> None:

@@ -12,11 +12,11 @@ import torch
 from face_seer import pictures
 from plain_layers import randomised
 
-from data.errors import ConcordError
-from metrics.base import OK
-from metrics.landmark_nme import CELLS, crop_of, quantised
-from metrics.networks.paper.fan import load_fan
-from metrics.networks.paper.weights import NO_FACE, to_uint8
+from concord.data.errors import ConcordError
+from concord.metrics.base import OK
+from concord.metrics.face.landmark_nme import CELLS, crop_of, quantised
+from concord.metrics.networks.pretrained.fan import load_fan
+from concord.metrics.networks.pretrained.weights import NO_FACE, to_uint8
 
 pytestmark = pytest.mark.slow  # FAN takes seconds a picture
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from toy_guidance import NAMES, Quadratic, ToyBank, make, make_space
 
-from methods.base import Trace
-from methods.core.sampler import Step, guided
-from methods.freedom import FreeDoM
-from methods.z_magic import ZMagic
+from concord.methods.base import Trace
+from concord.methods.core.sampler import Step, guided
+from concord.methods.freedom import FreeDoM
+from concord.methods.z_magic import ZMagic
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.contract import sample_conditions
-from benchmarks.guidance_speed import count, make_case
-from data.requests import Request
-from data.synthetic import face
-from methods.base import Batch, make_method
-from methods.core import hvp
-from methods.core.guidance import objective
-from methods.core.guided import Space
-from methods.networks.bank import Bank
+from concord.benchmarks.contract import sample_conditions
+from concord.benchmarks.profiling.guidance_speed import count, make_case
+from concord.data.request import Request
+from concord.data.synthetic import face
+from concord.methods.base import Batch, make_method
+from concord.methods.guidance import autodiff as hvp
+from concord.methods.guidance.energies import objective
+from concord.methods.guidance.method import Space
+from concord.methods.networks.bank import Bank
 
 NAMES = ("text", "identity", "mask", "landmarks", "style")
 FACES = range(24_500, 24_504)

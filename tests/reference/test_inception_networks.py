@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data.errors import ConcordError
-from data.files import sha256_file
-from metrics.fid import FID
-from metrics.networks.paper.inception import (
+from concord.data.errors import ConcordError
+from concord.data.files import sha256_file
+from concord.metrics.distribution.fid import FID
+from concord.metrics.networks.pretrained.inception import (
     KINDS,
     WEIGHTS,
     Inception,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.checkpoints import load_weights
-from data.requests import Conditions, Request
-from data.synthetic.scenes import SPLITS, Scene, reference, scene
-from methods.base import make_method
-from methods.networks.bank import Bank
-from metrics.base import Observation
-from metrics.ground_palette import GroundPalette
-from metrics.networks.perception import Perception
+from concord.data.checkpoints import load_weights
+from concord.data.request import Conditions, Request
+from concord.data.synthetic.scenes.scene import SPLITS, Scene, reference, scene
+from concord.methods.base import make_method
+from concord.methods.networks.bank import Bank
+from concord.metrics.base import Observation
+from concord.metrics.networks.perception import Perception
+from concord.metrics.style.ground_palette import GroundPalette
 
 N = 24
 STEPS = 20

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import Observation
-from metrics.lpips import LPIPSAlex, LPIPSVgg
-from metrics.networks.perceptual import style_loss, token_gram_distance
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import Observation
+from concord.metrics.image.lpips import LPIPSAlex, LPIPSVgg
+from concord.metrics.networks.embedded.perceptual import style_loss, token_gram_distance
 
 SIZE = 64
 LEFT_OUT = {"classifier.6.weight": torch.zeros(10, 4), "classifier.6.bias": torch.zeros(10)}  # of a whole trunk's file
@@ -54,7 +54,7 @@ def lpips_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     from lpips import pretrained_networks
     from torchvision.models.vgg import cfgs, make_layers
 
-    from metrics.networks.paper.lpips import load_lpips
+    from concord.metrics.networks.pretrained.lpips import load_lpips
 
     net = request.param
     # The trunk that torchvision would load from its own file; VGG16's 123 million classifier weights are spared.
@@ -160,7 +160,7 @@ def test_lpips_keeps_the_images_size(lpips_pair: tuple[Any, Any, Any]) -> None:
 def test_lpips_from_another_networks_file(tmp_path: Path, change: Any, what: str) -> None:
     import torchvision.models as tv
 
-    from metrics.networks.paper.lpips import load_lpips
+    from concord.metrics.networks.pretrained.lpips import load_lpips
 
     state = {f"features.{k}": v for k, v in tv.AlexNet().features.state_dict().items()}
     change(state)
@@ -178,7 +178,7 @@ def vgg_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, nn.Module]:
     """(ours from a file, torchvision's layers of the same weights)."""
     from torchvision.models.vgg import cfgs, make_layers
 
-    from metrics.networks.paper.vgg19 import load_vgg19
+    from concord.metrics.networks.pretrained.vgg19 import load_vgg19
 
     features = randomised(make_layers(cfgs["E"], batch_norm=False), 2)
     return load_vgg19(write(features, tmp_path_factory.mktemp("vgg19") / "vgg19.pth")), features
@@ -235,7 +235,7 @@ def test_vgg19_looks_at_the_five_convolutions_of_the_paper(vgg_pair: tuple[Any, 
 def test_vgg19_from_another_networks_file(tmp_path: Path) -> None:
     from torchvision.models.vgg import cfgs, make_layers
 
-    from metrics.networks.paper.vgg19 import load_vgg19
+    from concord.metrics.networks.pretrained.vgg19 import load_vgg19
 
     path = write(make_layers(cfgs["A"], batch_norm=False), tmp_path / "vgg11.pth")
     with pytest.raises(ConcordError, match=r"vgg11.pth: no weights of ModuleDict: it lacks 'features"):
@@ -251,7 +251,7 @@ def clip() -> Any:
     import open_clip
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-    from metrics.networks.paper.clip import Clip
+    from concord.metrics.networks.pretrained.clip import Clip
 
     vision = CLIPVisionCfg(layers=4, width=32, head_width=16, patch_size=8, image_size=32)
     text = CLIPTextCfg(context_length=77, vocab_size=49408, width=16, heads=2, layers=1)
@@ -277,7 +277,7 @@ def third_block(visual: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_style_tokens_are_those_after_the_third_block(clip: Any) -> None:
-    from metrics.networks.paper.clip_tokens import style_tokens
+    from concord.metrics.networks.pretrained.clip_tokens import style_tokens
 
     images = pictures(2, 10, 48)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -294,8 +294,8 @@ def test_style_token_distance_is_freedoms_residual(clip: Any) -> None:
     import numpy as np
     from PIL import Image
 
-    from metrics.networks.paper.clip_tokens import style_tokens
-    from metrics.style_tokens import StyleTokens
+    from concord.metrics.networks.pretrained.clip_tokens import style_tokens
+    from concord.metrics.style.style_tokens import StyleTokens
 
     images = pictures(2, 11, 40)
     styles = [np.random.default_rng(seed).integers(0, 256, (50, 36, 3), dtype=np.uint8) for seed in (0, 1)]
@@ -312,7 +312,7 @@ def test_style_token_distance_is_freedoms_residual(clip: Any) -> None:
 
 
 def test_style_tokens_guide(clip: Any) -> None:
-    from metrics.networks.paper.clip_tokens import style_tokens
+    from concord.metrics.networks.pretrained.clip_tokens import style_tokens
 
     wanted = style_tokens(clip, pictures(1, 12, 32))
     leaf = pictures(1, 13, 32).requires_grad_(True)

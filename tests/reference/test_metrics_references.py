@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.fid import FID, frechet_distance
-from metrics.kid import KID
-from metrics.mask_accuracy import MaskAccuracy
-from metrics.masks import class_iou, confusion_matrix, set_miou
-from metrics.moments import Moments
+from concord.metrics.distribution.fid import FID, frechet_distance
+from concord.metrics.distribution.kid import KID
+from concord.metrics.distribution.moments import Moments
+from concord.metrics.segmentation.mask_accuracy import MaskAccuracy
+from concord.metrics.segmentation.masks import class_iou, confusion_matrix, set_miou
 
 N, M, D = 400, 300, 64
 
@@ -117,8 +117,8 @@ def test_pixel_accuracy_is_torchmetrics() -> None:
         average="micro",
         multidim_average="samplewise",
     )
-    from data.requests import Conditions
-    from metrics.base import Observation
+    from concord.data.request import Conditions
+    from concord.metrics.base import Observation
 
     class Parser:
         def labels(self, images: torch.Tensor) -> torch.Tensor:

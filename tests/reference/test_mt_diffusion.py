@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import ConcordError
-from methods.core.sampler import ddpm_step
-from methods.core.schedule import Schedule
-from methods.mt_diffusion import Aggregation, infer, pairs
+from concord.data.errors import ConcordError
+from concord.methods.core.sampler import ddpm_step
+from concord.methods.core.schedule import Schedule
+from concord.methods.mt_diffusion import Aggregation, infer, pairs
 
 STEPS = 60
 SHORT = Schedule.scaled_linear(0.002, 0.2, STEPS)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.restoration import GREY, known_pixels
-from data.checkpoints import load_weights
-from data.labels import PALETTE
-from data.requests import Conditions, Request
-from data.synthetic import SPLITS, FaceArrays, render_many
-from methods.base import Batch, make_method
-from methods.mt_diffusion import JointLabel
-from methods.networks.bank import Bank
-from metrics.networks.perception import Perception
+from concord.benchmarks.restoration import GREY, known_pixels
+from concord.data.checkpoints import load_weights
+from concord.data.labels import PALETTE
+from concord.data.request import Conditions, Request
+from concord.data.synthetic import SPLITS, FaceArrays, render_many
+from concord.methods.base import Batch, make_method
+from concord.methods.mt_diffusion import JointLabel
+from concord.methods.networks.bank import Bank
+from concord.metrics.networks.perception import Perception
 
 N, STEPS = 12, 8
 

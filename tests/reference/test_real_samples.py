@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.faces import open_faces
-from data.labels import CELEBAMASK_HQ, INDEX
-from data.preview import contact_sheet
-from data.verify import inspect
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.preview import contact_sheet
+from concord.data.datasets.faces.verify import inspect
+from concord.data.labels import CELEBAMASK_HQ, INDEX
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("CONCORD_REAL_SAMPLES", REPO.parent / "shared" / "real_samples"))

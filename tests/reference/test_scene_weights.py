@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.checkpoints import load_weights
-from data.errors import ConcordError
-from data.requests import Conditions
-from data.synthetic.scenes import SPLITS, Scene, scene
-from metrics.base import Observation, get_metric
-from metrics.layout import layout_table
-from metrics.networks.perception import Perception
+from concord.data.checkpoints import load_weights
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.data.synthetic.scenes.scene import SPLITS, Scene, scene
+from concord.metrics.base import Observation, get_metric
+from concord.metrics.layout.instances import layout_table
+from concord.metrics.networks.perception import Perception
 
 N = 60
 
@@ -46,7 +46,7 @@ def test_the_truth_is_the_ceiling_and_another_scene_the_floor() -> None:
 
 def test_a_colour_is_told_from_the_others() -> None:
     """Asked for another colour in the right place, an instance fails."""
-    from data.layouts import COLOURS, Layout
+    from concord.data.datasets.layouts.layout import COLOURS, Layout
 
     turned = []
     for one in scenes():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from methods.networks.stylegan import (
+from concord.methods.networks.stylegan import (
     CLASSES,
     MaskToCode,
     StyleDiscriminator,
@@ -19,8 +19,8 @@ from methods.networks.stylegan import (
     modulated_convolution,
     to_plus,
 )
-from methods.training.stylegan import EVERY, TrainStyleGAN, adversarial_loss, r1_penalty, step_of
-from methods.training.trainer import _generator
+from concord.methods.training.stylegan import EVERY, TrainStyleGAN, adversarial_loss, r1_penalty, step_of
+from concord.methods.training.trainer import _generator
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

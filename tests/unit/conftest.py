@@ -14,7 +14,7 @@ import toy_world
 from PIL import Image
 
 if TYPE_CHECKING:
-    from benchmarks.plan import Plan
+    from concord.benchmarks.planner import Plan
 
 SIDE = 16  # of a mask; pictures have twice that
 
@@ -79,9 +79,9 @@ def suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
     """Call it for the plan of the toy suite; options replace or follow."""
-    from benchmarks.plan import Options, make_plan
-    from benchmarks.settings import load_settings
-    from benchmarks.suite import load_suite, read_suite
+    from concord.benchmarks.planner import Options, make_plan
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.suite import load_suite, read_suite
 
     def make(**options: Any) -> Plan:
         given = Options(**{"data": toy_tree, "limit": OUTSIDE_N, "results": tmp_path / "results", **options})
@@ -93,7 +93,7 @@ def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture
 def answered(planned: Callable[..., Plan], suite: Path, tmp_path: Path) -> Path:
     """An export of `planned` with all of its images."""
-    from benchmarks.external import export_suite
+    from concord.benchmarks.external.method import export_suite
 
     folder = tmp_path / "exchange"
     export_suite(planned(), folder, str(suite))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.meter import EvaluationCounter
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.amdm import Amdm, aggregate, coded_mean, slerp, spherical_weights, towards
-from methods.base import make_params
-from methods.core.sampler import ddim
-from methods.core.schedule import Schedule
+from concord.benchmarks.run.meter import EvaluationCounter
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.amdm import Amdm, aggregate, coded_mean, slerp, spherical_weights, towards
+from concord.methods.base import make_params
+from concord.methods.core.sampler import ddim
+from concord.methods.core.schedule import Schedule
 
 SHAPE = (3, 4, 4)
 SIZE = math.sqrt(math.prod(SHAPE))
@@ -79,7 +79,7 @@ def requests(count: int = 3, style: bool = False) -> list[Request]:
 
 def latents(method: Any, asked: Sequence[Request]) -> Tensor:
     """What the method decodes, before `generate` clamps it (the toy decoder is the identity)."""
-    from methods.base import Batch, Trace
+    from concord.methods.base import Batch, Trace
 
     generators = [torch.Generator().manual_seed(r.seed) for r in asked]
     return method.sample(Batch(list(asked), generators, torch.device("cpu")), Trace())

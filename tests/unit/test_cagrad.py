@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from methods.core.cagrad import cagrad, duality_gap, solve_dual
+from concord.methods.guidance.cagrad import cagrad, duality_gap, solve_dual
 
 
 def gradients(n: int, batch: int, seed: int, size: int = 12) -> Tensor:

@@ -134,7 +134,7 @@ def test_list_names_what_there_is(concord: Cli) -> None:
 
 
 def test_plan_writes_the_matrix_when_it_changed(concord: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import matrix
+    from concord.benchmarks import dvc as matrix
 
     path, real = tmp_path / "matrix.yaml", matrix.write_matrix
     monkeypatch.setattr(matrix, "write_matrix", lambda content: real(content, path))

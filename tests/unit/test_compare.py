@@ -14,16 +14,16 @@ from compare_world import METRICS, ROW, SHARE, compared, reasons
 from fake_store import JUDGES, LEVELS, write_run, write_store
 from typer.testing import CliRunner
 
-from benchmarks.store import Store
+from concord.benchmarks.store.run import Store
 from concord.cli import app
-from data.errors import ConcordError
-from data.files import read_json, write_json
-from reports import statistics as st
-from reports.compare import Change, compare_sides, smallest_loss
-from reports.compare_baseline import renew
-from reports.compare_margins import Margin, Margins, same_for_all
-from reports.compare_sides import baseline_folder, store_side
-from reports.compare_words import to_html, to_json, to_markdown
+from concord.data.errors import ConcordError
+from concord.data.files import read_json, write_json
+from concord.reports import statistics as st
+from concord.reports.compare.baseline import renew
+from concord.reports.compare.comparison import Change, compare_sides, smallest_loss
+from concord.reports.compare.margins import Margin, Margins, same_for_all
+from concord.reports.compare.render import to_html, to_json, to_markdown
+from concord.reports.compare.sides import baseline_folder, store_side
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,7 @@ def test_names_cannot_become_markup(store: Store, baseline: Path) -> None:
 def test_the_command_ends_with_the_exit_codes_that_it_states(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.compare_sides.BASELINE", tmp_path / "committed")
+    monkeypatch.setattr("concord.reports.compare.sides.BASELINE", tmp_path / "committed")
 
     def call(*args: str) -> Called:
         return CliRunner().invoke(app, ["compare", "--results", str(tmp_path), *args])

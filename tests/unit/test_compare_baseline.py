@@ -9,13 +9,13 @@ import pytest
 from compare_world import METRICS, ROW, SHARE, compared
 from fake_store import LEVELS, write_run, write_store
 
-from benchmarks.store import Store
-from data.errors import ConcordError
-from data.files import read_json, write_json
-from reports.compare import compare_sides
-from reports.compare_baseline import means, renew, renewal_markdown, write_side, write_summary
-from reports.compare_margins import Margin, read_margins
-from reports.compare_sides import FILES, baseline_folder, store_side
+from concord.benchmarks.store.run import Store
+from concord.data.errors import ConcordError
+from concord.data.files import read_json, write_json
+from concord.reports.compare.baseline import means, renew, renewal_markdown, write_side, write_summary
+from concord.reports.compare.comparison import compare_sides
+from concord.reports.compare.margins import Margin, read_margins
+from concord.reports.compare.sides import FILES, baseline_folder, store_side
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_margins_of_the_repo_are_valid_for_both_profiles() -> None:
         assert margins.of("mask-accuracy") == Margin(absolute=0.5)
         assert margins.of("never heard of") == margins.default
         assert margins.of("kid").at(0.0) > 0  # a share of 0 would be no margin
-    from metrics.base import all_metrics
+    from concord.metrics.base import all_metrics
 
     assert set(read_margins("embedded").named) <= set(all_metrics())
 

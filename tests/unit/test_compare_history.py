@@ -12,15 +12,15 @@ from click.testing import Result
 from fake_store import LEVELS, write_run, write_store
 from typer.testing import CliRunner
 
-from benchmarks.store import Store
+from concord.benchmarks.store.run import Store
 from concord.cli import app
-from data.errors import ConcordError
-from data.files import read_json, write_json
-from reports import compare_git as git
-from reports.compare_baseline import renew
-from reports.compare_margins import same_for_all
-from reports.compare_sides import open_side, store_side
-from reports.history import UNCOMMITTED, draw, read_history, to_markdown
+from concord.data.errors import ConcordError
+from concord.data.files import read_json, write_json
+from concord.reports.compare import git as git
+from concord.reports.compare.baseline import renew
+from concord.reports.compare.history import UNCOMMITTED, draw, read_history, to_markdown
+from concord.reports.compare.margins import same_for_all
+from concord.reports.compare.sides import open_side, store_side
 
 PLACE = "reports/baseline/embedded"
 QUIET = {
@@ -74,8 +74,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path / "copy")
-    monkeypatch.setattr("benchmarks.settings.ROOT", tmp_path / "copy")
-    monkeypatch.setattr("reports.compare_sides.BASELINE", tmp_path / "copy/reports/baseline")
+    monkeypatch.setattr("concord.benchmarks.settings.ROOT", tmp_path / "copy")
+    monkeypatch.setattr("concord.reports.compare.sides.BASELINE", tmp_path / "copy/reports/baseline")
     monkeypatch.chdir(tmp_path)
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
@@ -259,7 +259,7 @@ def test_a_repository_without_a_commit_has_no_history(tmp_path: Path) -> None:
 
 
 def test_the_experiment_draws_what_it_says(tmp_path: Path) -> None:
-    from reports import experiment as ex
+    from concord.reports.validation import experiment as ex
 
     rng = np.random.default_rng(0)
     items, sets = 40, 4
@@ -291,7 +291,7 @@ def test_a_known_loss_is_found_at_the_stated_rate() -> None:
     """The loss is exactly the smallest that is said to be found four times in five."""
     from scipy.stats import binom
 
-    from reports import experiment as ex
+    from concord.reports.validation import experiment as ex
 
     found, alarms = ex.known_rates(100, 32, 4)
     low, high = binom.interval(0.999, 100, 0.8)
@@ -300,8 +300,8 @@ def test_a_known_loss_is_found_at_the_stated_rate() -> None:
 
 
 def test_a_shifted_mask_moves_right(tmp_path: Path) -> None:
-    from data.requests import Conditions, Request
-    from reports.experiment import _shifted
+    from concord.data.request import Conditions, Request
+    from concord.reports.validation.experiment import _shifted
 
     mask = np.arange(12).reshape(3, 4)
     request = Request("a-0", 1, Conditions(text="a face", mask=mask))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.condition_files import ConditionFiles, read_captions
-from data.errors import ConcordError
-from data.image_sets import ImageSet, open_images
+from concord.data.datasets.images.condition_files import ConditionFiles, read_captions
+from concord.data.datasets.images.image_sets import ImageSet, open_images
+from concord.data.errors import ConcordError
 
 
 @pytest.fixture

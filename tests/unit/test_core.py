@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from methods.core.noise import draw_noise
-from methods.core.sampler import ddim, ddim_step
-from methods.core.schedule import Schedule
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.sampler import ddim, ddim_step
+from concord.methods.core.schedule import Schedule
 
 SCHEDULE = Schedule.scaled_linear()
 

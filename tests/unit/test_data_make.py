@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from concord.data import DEFAULT_OUT, app
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.synthetic import face, write_tree
-from data.verify import inspect
+from concord.commands.data import DEFAULT_OUT, app
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.verify import inspect
+from concord.data.errors import ConcordError
+from concord.data.synthetic import face, write_tree
 
 FACES = range(1998, 2004)  # across the border of two mask folders
 
@@ -104,9 +104,9 @@ def test_identity_references_are_drawn_where_identities_are_asked_for(tmp_path):
 
 
 def test_a_tree_gains_references_and_keeps_its_faces(tmp_path, monkeypatch):
-    from concord.datasets import ensure_faces
+    from concord.commands.datasets import ensure_faces
 
-    monkeypatch.setattr("concord.data.DEFAULT_OUT", tmp_path)
+    monkeypatch.setattr("concord.commands.data.DEFAULT_OUT", tmp_path)
     out = tmp_path / "test"
     make("--split", "test", "--n", 3, "--out", out, "--workers", 1, "--no-identity-references")
     before = {path.name: path.read_bytes() for path in (out / "CelebA-HQ-img").iterdir()}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import toy_world
 
-import methods.base as base
-from data.errors import ConcordError
+from concord.data.errors import ConcordError
+from concord.methods import base
 
 N = 6
 Cli = Callable[..., Any]
@@ -87,7 +87,7 @@ def test_a_plugin_file_goes_the_whole_way(concord: Cli, registry: None, toy_tree
 def test_an_installed_package_goes_the_whole_way(
     concord: Cli, install: Install, toy_tree: Path, tmp_path: Path
 ) -> None:
-    from benchmarks.sources import method_file
+    from concord.benchmarks.plan.sources import method_file
 
     file = install("their_method", method_source("theirs"), "their_method:Toy")
     listed = concord("list")
@@ -104,7 +104,7 @@ BROKEN = {
         r"ModuleNotFoundError: No module named 'no_such_module'; mend",
     ),
     "attribute": ("", "m:Toy", "AttributeError: .*'Toy'; mend or uninstall it"),
-    "no method": ("Toy = 3", "m:Toy", "is no method; expected a class that derives from methods.base.Method"),
+    "no method": ("Toy = 3", "m:Toy", "is no method; expected a class that derives from concord.methods.base.Method"),
     "a function": ("def toy(): ...", "m:toy", "is no method; expected a class"),
     "raises": ("1 / 0", "m:Toy", "ZeroDivisionError: division by zero; mend or uninstall it"),
 }
@@ -140,8 +140,8 @@ def block(kind: str, number: int = 0) -> str:
 
 
 def test_the_guides_method_keeps_the_contract(registry: None, tmp_path: Path) -> None:
-    from benchmarks.contract import Contract
-    from methods.networks.bank import Bank
+    from concord.benchmarks.contract import Contract
+    from concord.methods.networks.bank import Bank
 
     (tmp_path / "mine.py").write_text(block("python"))
     (name,) = base.load_plugin(tmp_path / "mine.py")
@@ -152,9 +152,9 @@ def test_the_guides_method_keeps_the_contract(registry: None, tmp_path: Path) ->
 def test_the_guides_program_answers(tmp_path: Path) -> None:
     import numpy as np
 
-    from benchmarks.command import run_command
-    from benchmarks.external import load_external
-    from data.requests import Conditions, Request
+    from concord.benchmarks.external.command import run_command
+    from concord.benchmarks.external.method import load_external
+    from concord.data.request import Conditions, Request
 
     (tmp_path / "theirs.py").write_text(block("python", 1))
     (tmp_path / "theirs.yaml").write_text(block("yaml"))

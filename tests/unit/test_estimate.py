@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contract import sample_conditions
-from benchmarks.estimate import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image, timesteps
-from benchmarks.meter import EvaluationCounter
-from benchmarks.suite import load_suite, suite_names
-from data.errors import ConcordError
-from data.requests import Request
-from methods.base import get_method, make_method, make_params
-from methods.core.schedule import Schedule
-from methods.networks.bank import Bank
+from concord.benchmarks.contract import sample_conditions
+from concord.benchmarks.cost import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image, timesteps
+from concord.benchmarks.run.meter import EvaluationCounter
+from concord.benchmarks.suite import load_suite, suite_names
+from concord.data.errors import ConcordError
+from concord.data.request import Request
+from concord.methods.base import get_method, make_method, make_params
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.bank import Bank
 
 CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("text-only", {"steps": 3}, ("text",)),

@@ -1,4 +1,5 @@
-"""`metrics.evaluate`: against the metrics computed by hand, whatever the batches and sizes, and every bad input."""
+"""`concord.metrics.evaluate`: against the metrics computed by hand, whatever the batches and sizes, and every bad
+input."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ import torch
 from PIL import Image
 from toy_world import ROOT, make_judges
 
-import metrics
-from data.errors import ConcordError
-from data.image_sets import open_images
-from data.requests import Conditions
-from metrics.base import Observation, SampleMetric, Score, all_metrics, get_metric
-from metrics.cache import Gaussian, ReferenceKey, read_statistics, write_statistics
-from metrics.evaluation import exact_float32, to_tensor
-from metrics.fid import FID
-from metrics.kid import KID
+from concord import metrics
+from concord.data.datasets.images.image_sets import open_images
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import Observation, SampleMetric, Score, all_metrics, get_metric
+from concord.metrics.cache import Gaussian, ReferenceKey, read_statistics, write_statistics
+from concord.metrics.distribution.fid import FID
+from concord.metrics.distribution.kid import KID
+from concord.metrics.evaluation import exact_float32, to_tensor
 
 
 def pictures(seed: int, n: int, size: int = 16) -> np.ndarray:

@@ -17,17 +17,28 @@ from rich.console import Console
 from tex_reader import check
 from typer.testing import CliRunner
 
-from benchmarks.store import Store
-from benchmarks.suite import Row as BenchRow
+from concord.benchmarks.store.run import Store
+from concord.benchmarks.suite import Row as BenchRow
 from concord.cli import app
-from data.errors import ConcordError
-from reports import statistics as st
-from reports.assemble import build_table, unanswered_tables
-from reports.export import NUMBERS, render, to_csv, to_frame, to_terminal, write_table, write_tables
-from reports.latex import escape, to_latex
-from reports.measured import BOOTSTRAP_FAILURES, sample_interval
-from reports.protocol import FREEDOM
-from reports.tables import COST_CAPTION, GUIDED, Cell, Column, Cost, Row, Table, cell_parts, cost_parts, to_markdown
+from concord.data.errors import ConcordError
+from concord.reports import statistics as st
+from concord.reports.assemble import build_table, unanswered_tables
+from concord.reports.tables.export import NUMBERS, render, to_csv, to_frame, to_terminal, write_table, write_tables
+from concord.reports.tables.latex import escape, to_latex
+from concord.reports.tables.measured import BOOTSTRAP_FAILURES, sample_interval
+from concord.reports.tables.protocol import FREEDOM
+from concord.reports.tables.table import (
+    COST_CAPTION,
+    GUIDED,
+    Cell,
+    Column,
+    Cost,
+    Row,
+    Table,
+    cell_parts,
+    cost_parts,
+    to_markdown,
+)
 
 EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔 \\input{x} 100% #1 _a_ ^b~ {c} -- [d] *e* \u202e"q" \x00\n`f`'
 
@@ -244,7 +255,7 @@ def test_a_guided_row_says_its_hessian_product_and_its_own_judge(tmp_path: Path)
 
 
 def test_the_metrics_of_freedoms_networks_are_all_known() -> None:
-    """The list in reports/protocol.py is that of the metric files which look through FreeDoM's networks."""
+    """The list in reports/tables/protocol.py is that of the metric files which look through FreeDoM's networks."""
     folder = Path(__file__).parents[2] / "metrics"
     seen = {path.stem.replace("_", "-") for path in folder.glob("*.py") if "observation.freedom" in path.read_text()}
     assert {"style-token-distance" if name == "style-tokens" else name for name in seen} == FREEDOM

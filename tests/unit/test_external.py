@@ -16,19 +16,15 @@ import pytest
 import toy_world
 from PIL import Image
 
-import benchmarks.exchange as exchange
-from benchmarks.external import (
-    check_free,
-    export_suite,
-    import_folder,
-)  # fmt: skip
-from benchmarks.plan import Plan
-from benchmarks.runner import is_current
-from benchmarks.store import Run
-from benchmarks.suite import read_suite, related_suites
-from data.errors import ConcordError
-from data.layouts import Layout
-from data.requests import Conditions, Request
+from concord.benchmarks.external import exchange
+from concord.benchmarks.external.method import check_free, export_suite, import_folder  # fmt: skip
+from concord.benchmarks.planner import Plan
+from concord.benchmarks.run.generate import is_current
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import read_suite, related_suites
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
 
 N = 6
 
@@ -377,7 +373,7 @@ def test_results_of_another_method_are_not_overwritten(planned: Callable[..., Pl
 def test_a_half_import_leaves_nothing(
     planned: Callable[..., Plan], answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import benchmarks.runner as runner
+    from concord.benchmarks.run import generate as runner
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt

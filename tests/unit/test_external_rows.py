@@ -14,18 +14,18 @@ import outside
 import pytest
 import toy_world
 
-from benchmarks.external import (
+from concord.benchmarks.external.method import (  # fmt: skip
     Spec,
     export_suite,
     external_runs,
     import_folder,
     load_external,
-)  # fmt: skip
-from benchmarks.plan import Options, Plan, make_plan
-from benchmarks.runner import is_current, run_status
-from benchmarks.settings import load_settings
-from benchmarks.suite import load_suite, read_suite, related_suites
-from data.errors import ConcordError
+)
+from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.run.generate import is_current, run_status
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.suite import load_suite, read_suite, related_suites
+from concord.data.errors import ConcordError
 
 N = 6
 
@@ -61,7 +61,7 @@ def test_a_row_of_other_data_is_left_out_and_told(planned: Callable[..., Plan], 
 def test_a_method_that_is_registered_later_under_the_name(
     planned: Callable[..., Plan], answered: Path, suite: Path
 ) -> None:
-    import methods.base as base
+    from concord.methods import base
 
     plan = planned()
     run, _ = import_folder(plan, answered, "toy")
@@ -91,7 +91,7 @@ def test_a_command_never_replaces_an_import(planned: Callable[..., Plan], answer
 
 
 def test_damaged_images_ask_for_another_import(planned: Callable[..., Plan], answered: Path) -> None:
-    from benchmarks.session import Session
+    from concord.benchmarks.session import Session
 
     run, _ = import_folder(planned(), answered, "mine")
     (run.path / "images/00000.tar").write_bytes(b"damaged")
@@ -174,7 +174,7 @@ def test_the_whole_way_of_a_folder(concord: Any, suite: Path, toy_tree: Path, tm
     report = concord("report", suite, "--data", toy_tree, "--limit", N, "--results", results)
     assert report.exit_code == 0, report.output
     assert row in report.stdout.splitlines()
-    from concord.run import _states
+    from concord.commands.run import _states
 
     found = read_suite(str(suite))
     states = _states(found, Options(data=toy_tree, limit=N, results=results), load_settings(), [found])  # concord plan

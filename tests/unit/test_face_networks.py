@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from data.checkpoints import card_path, weight_path
-from data.synthetic import SPLITS, face
-from data.synthetic.geometry import head_pose, landmarks_of, shape_of
-from data.synthetic.styles import style_image
-from data.synthetic.world import describe
-from methods.training import all_tasks
-from methods.training.faces import auc
-from metrics.networks.identity import IdentityNetwork
-from metrics.networks.landmarks import LandmarkNetwork
-from metrics.networks.perception import FACE_PARTS, NO_FACE, SURE, Perception
+from concord.data.checkpoints import card_path, weight_path
+from concord.data.synthetic import SPLITS, face
+from concord.data.synthetic.faces.geometry import head_pose, landmarks_of, shape_of
+from concord.data.synthetic.faces.world import describe
+from concord.data.synthetic.styles import style_image
+from concord.methods.training import all_tasks
+from concord.methods.training.faces import auc
+from concord.metrics.networks.embedded.identity import IdentityNetwork
+from concord.metrics.networks.embedded.landmarks import LandmarkNetwork
+from concord.metrics.networks.perception import FACE_PARTS, NO_FACE, SURE, Perception
 
 HELD_OUT = range(SPLITS["validation"].start + 2000, SPLITS["validation"].start + 2024)
 NAMES = [f"faces-{kind}-{role}" for kind in ("identity", "landmarks") for role in ("judge", "guide")]

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from data import faces as reader
-from data.captions import item_id
-from data.errors import ConcordError
-from data.faces import FaceItem, compose_mask, list_tree, open_faces
-from data.labels import INDEX
-from data.pictures import BadFile, read_image, read_index, read_part, reduce_labels
+from concord.data.datasets.faces import dataset as reader
+from concord.data.datasets.faces.captions import item_id
+from concord.data.datasets.faces.dataset import FaceItem, compose_mask, list_tree, open_faces
+from concord.data.errors import ConcordError
+from concord.data.images import BadFile, read_image, read_index, read_part, reduce_labels
+from concord.data.labels import INDEX
 
 SIDE = 16
 
@@ -273,7 +273,7 @@ def test_opening_decodes_nothing(face_tree, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise AssertionError("a file was decoded while opening")
 
-    monkeypatch.setattr("data.pictures.Image.open", refuse)
+    monkeypatch.setattr("concord.data.images.Image.open", refuse)
     dataset = open_faces(root)
     assert [face.id for face in dataset] == ["0", "1", "2", "3", "4"]
     assert all(face.has_image and face.has_mask and face.has_text for face in dataset)

@@ -14,7 +14,7 @@ import pytest
 from fetch_world import CONTENT, OTHER, QUOTA, SHA256, final, make, manifest, refusal
 from http_faults import Answer, FaultServer
 
-from data.manifest import fetched_file
+from concord.data.download.manifest import fetched_file
 
 
 @pytest.fixture

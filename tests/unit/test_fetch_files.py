@@ -16,10 +16,10 @@ import pytest
 from fetch_world import CONTENT, OTHER, QUOTA, SHA256, final, make, manifest, refusal
 from http_faults import Answer, FaultServer
 
-import data.transfer
-from data.errors import ConcordError
-from data.fetch import Fetcher
-from data.manifest import Lock, Manifest, fetched_file
+import concord.data.download.transfer
+from concord.data.download.fetch import Fetcher
+from concord.data.download.manifest import Lock, Manifest, fetched_file
+from concord.data.errors import ConcordError
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_licence_must_be_accepted_once(tmp_path, server):
 
 def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, server, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(data.transfer.shutil, "disk_usage", lambda _: usage._replace(free=100 << 20))
+    monkeypatch.setattr(concord.data.download.transfer.shutil, "disk_usage", lambda _: usage._replace(free=100 << 20))
     fetcher, _, _ = make(tmp_path)
     line = refusal(fetcher, manifest(server.add("/a", CONTENT), file={"size_about": 10**9}))
     assert "no space" in line
@@ -69,7 +69,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, server, monkey
 
 def test_a_length_that_does_not_fit_is_told_before_a_byte_is_written(tmp_path, server, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(data.transfer.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))
+    monkeypatch.setattr(concord.data.download.transfer.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))
     fetcher, _, _ = make(tmp_path)
     assert "no space for thing.bin" in refusal(fetcher, manifest(server.add("/a", CONTENT)))
 
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_meanwhile_keeps_what_came(tmp_path, server, monkeypat
         return write(out, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.transfer.os, "write", failing)
+        patch.setattr(concord.data.download.transfer.os, "write", failing)
         assert "No space left on device" in refusal(fetcher, what)
     fetcher.fetch(what)
     assert final(tmp_path).read_bytes() == CONTENT
@@ -239,9 +239,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(manifests: list[Manifest], *arguments: str) -> Any:
         known = {found.name: found for found in manifests}
-        monkeypatch.setattr(data.manifest, "load_manifest", known.__getitem__)
-        monkeypatch.setattr(data.manifest, "load_bundle", lambda _: manifests)
-        monkeypatch.setattr(data.manifest, "manifest_names", lambda: list(known))
+        monkeypatch.setattr(concord.data.download.manifest, "load_manifest", known.__getitem__)
+        monkeypatch.setattr(concord.data.download.manifest, "load_bundle", lambda _: manifests)
+        monkeypatch.setattr(concord.data.download.manifest, "manifest_names", lambda: list(known))
         return CliRunner().invoke(app, [*arguments, "--cache-dir", str(tmp_path / "cache")])
 
     return run
@@ -281,7 +281,7 @@ def test_a_licence_is_asked_for_by_the_command(server, command, tmp_path, monkey
     refused = command([what], "weights", "fetch", "thing")
     assert refused.exit_code == 2
     assert "licence not accepted: Research only" in refused.output
-    monkeypatch.setattr("concord.fetch._agreed", lambda: True)
+    monkeypatch.setattr("concord.commands.fetch._agreed", lambda: True)
     assert command([what], "weights", "fetch", "thing").exit_code == 0
     assert final(tmp_path).read_bytes() == CONTENT
 

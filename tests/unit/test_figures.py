@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.labels import PALETTE
-from reports import figures
-from reports.figures import Shown, enlarge, influence_curve, influence_figure, mask_picture, pick_steps, sample_grid
+from concord.data.labels import PALETTE
+from concord.reports.figures import grid as figures
+from concord.reports.figures.grid import (
+    Shown,
+    enlarge,
+    influence_curve,
+    influence_figure,
+    mask_picture,
+    pick_steps,
+    sample_grid,
+)
 
 RED, GREEN, BLUE = (np.full((64, 64, 3), c, np.uint8) for c in ((200, 30, 30), (30, 180, 30), (30, 30, 200)))
 

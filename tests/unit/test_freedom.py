@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from toy_guidance import NAMES, SHAPE, Quadratic, ToyBank, make, make_space, requests
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.base import Trace, make_method
-from methods.core.guidance import make_energies
-from methods.core.sampler import Step, ddim, guided
-from methods.freedom import FreeDoM
-from methods.single import Unconditional
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.base import Trace, make_method
+from concord.methods.core.sampler import Step, ddim, guided
+from concord.methods.freedom import FreeDoM
+from concord.methods.guidance.energies import make_energies
+from concord.methods.single import Unconditional
 
 
 def own(count: int) -> list[torch.Generator]:

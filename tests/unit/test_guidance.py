@@ -13,14 +13,14 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from toy_guidance import NAMES, SHAPE, SIDE, Quadratic, ToyBank, ToyGuide, ToyPair, make_space, requests
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.core import hvp
-from methods.core.guidance import EnergyParams, make_energies, objective, step_size
-from methods.core.guided import GuidedParams
-from methods.core.sampler import Step, ddim, ddim_step, ddpm_step, guided, reverse_diffusion_step
-from methods.core.schedule import Schedule
-from metrics.networks.perceptual import style_distance
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.core.sampler import Step, ddim, ddim_step, ddpm_step, guided, reverse_diffusion_step
+from concord.methods.core.schedule import Schedule
+from concord.methods.guidance import autodiff as hvp
+from concord.methods.guidance.energies import EnergyParams, make_energies, objective, step_size
+from concord.methods.guidance.method import GuidedParams
+from concord.metrics.networks.embedded.perceptual import style_distance
 
 SCHEDULE = Schedule.scaled_linear()
 
@@ -98,9 +98,9 @@ def test_a_smaller_map_is_compared_at_the_parsers_size() -> None:
 
 def test_the_papers_networks_are_looked_at_as_freedom_does() -> None:
     """MobileFaceNet sees the wanted face's square in every image; CLIP is asked for its guide preparation."""
-    from metrics.landmark_l2 import landmark_vector
-    from metrics.landmarks import face_square
-    from metrics.networks.paper.mobilefacenet import MobileFaceNet, SquareLandmarks
+    from concord.metrics.face.landmark_l2 import landmark_vector
+    from concord.metrics.face.landmarks import face_square
+    from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet, SquareLandmarks
 
     class Pair(ToyPair):
         def guide_features(self, images: Tensor) -> Tensor:
@@ -197,8 +197,8 @@ def test_a_judge_guides_only_with_leave() -> None:
 
 @pytest.mark.parametrize("kind", ["faces", "no faces"])
 def test_the_embedded_guide_knows_a_face_when_it_sees_one(kind: str) -> None:
-    from data.synthetic import face
-    from metrics.networks.perception import Perception
+    from concord.data.synthetic import face
+    from concord.metrics.networks.perception import Perception
 
     guide = Perception("guide")
     if kind == "faces":

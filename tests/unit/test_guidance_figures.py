@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.guidance_figures import COSINE, LOSS, cosine_figure, drawings, loss_figure
+from concord.reports.figures.guidance import COSINE, LOSS, cosine_figure, drawings, loss_figure
 
 STEPS = np.array([900, 600, 300, 0])
 

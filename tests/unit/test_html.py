@@ -12,15 +12,15 @@ from click.testing import Result
 from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
 from typer.testing import CliRunner
 
-from benchmarks.store import Store
-from benchmarks.suite import Row, load_suite
+from concord.benchmarks.store.run import Store
+from concord.benchmarks.suite import Row, load_suite
 from concord.cli import app
-from data.layouts import Layout
-from data.requests import Conditions
-from reports.cards import method_cards
-from reports.conditions import keep_conditions, kept_conditions
-from reports.html import Page, write_report
-from reports.site.samples import used_conditions
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.request import Conditions
+from concord.reports.figures.conditions import keep_conditions, kept_conditions
+from concord.reports.site.cards import method_cards
+from concord.reports.site.html import Page, write_report
+from concord.reports.site.samples import used_conditions
 
 EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -256,7 +256,7 @@ def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> N
 
 
 def test_what_stands_is_said_only_when_it_stands(store: Store) -> None:
-    from reports.assemble import build_table
+    from concord.reports.assemble import build_table
 
     page = Page("s", "S", build_table(make_suite(), store, "embedded", FACTS))
     assert any("beats all others" in text for text in page.standing)
@@ -266,7 +266,7 @@ def test_what_stands_is_said_only_when_it_stands(store: Store) -> None:
 
 def test_method_cards_say_what_the_methods_say() -> None:
     """Read from the source, equal to the facts of the imported classes."""
-    from methods.base import all_methods
+    from concord.methods.base import all_methods
 
     cards = method_cards()
     for name, method in all_methods().items():
@@ -278,7 +278,7 @@ def test_method_cards_say_what_the_methods_say() -> None:
 def test_a_report_does_not_load_torch() -> None:
     code = (
         "import sys, reports.html, reports.compare, concord.report, metrics.base;"
-        "metrics.base.all_metrics(); reports.html.method_cards();"
+        "concord.metrics.base.all_metrics(); reports.html.method_cards();"
         "sys.exit(any(name.partition('.')[0] in ('torch', 'matplotlib', 'diffusers') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

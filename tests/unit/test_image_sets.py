@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import ConcordError
-from data.image_sets import ImageSet, natural, open_images, pair
+from concord.data.datasets.images.image_sets import ImageSet, natural, open_images, pair
+from concord.data.errors import ConcordError
 
 
 def picture(seed: int, height: int = 12, width: int | None = None) -> np.ndarray:
@@ -245,7 +245,7 @@ def test_broken_tars(tmp_path: Path) -> None:
 
 
 def test_concord_row_is_named_by_its_requests(tmp_path: Path) -> None:
-    from benchmarks.shards import encode_png, write_shard
+    from concord.benchmarks.store.shards import encode_png, write_shard
 
     for index, ids in enumerate((["12-0", "3-0"], ["7-1"])):
         write_shard(tmp_path / "images", index, ids, [encode_png(picture(int(i[0]))) for i in ids], {})
@@ -340,7 +340,7 @@ def test_batches_of_one_size_are_in_order() -> None:
 
 def test_few_pictures_wait_whatever_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand sizes must not fill the memory: at most two batches' worth and what the threads are ahead."""
-    import data.image_sets as module
+    from concord.data.datasets.images import image_sets as module
 
     alive = peak = 0
 
@@ -365,7 +365,7 @@ def test_few_pictures_wait_whatever_the_sizes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_large_pictures_come_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    import data.image_sets as module
+    from concord.data.datasets.images import image_sets as module
 
     monkeypatch.setattr(module, "PIXELS", 3 * 12 * 12)
     images = open_images(np.stack([picture(k) for k in range(10)]))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data.errors import ConcordError
-from data.labels import (
+from concord.data.errors import ConcordError
+from concord.data.labels import (  # fmt: skip
     BISENET,
     CELEBAMASK_HQ,
     CLASSES,
@@ -21,7 +21,7 @@ from data.labels import (
     colourise,
     convert,
     lookup,
-)  # fmt: skip
+)
 
 masks = hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(0, 18))
 

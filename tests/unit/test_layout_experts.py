@@ -10,13 +10,13 @@ import torch
 from layout_models import BOXES, LABELS, expert, generator, layout
 from torch import Tensor
 
-from data.errors import ConcordError
-from data.layouts import COLOURS, Layout
-from data.requests import Conditions
-from data.synthetic.scenes import CATEGORIES, INTERACTIONS
-from methods.core.schedule import Schedule
-from methods.networks.experts import LATENT
-from methods.networks.layout_experts import (
+from concord.data.datasets.layouts.layout import COLOURS, Layout
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.data.synthetic.scenes.scene import CATEGORIES, INTERACTIONS
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.experts import LATENT
+from concord.methods.networks.layout_experts import (
     GRID,
     Guided,
     LayoutExpert,
@@ -167,7 +167,7 @@ def test_only_the_rows_that_are_dropped_get_it() -> None:
 
 @pytest.mark.parametrize("kind", ["interaction", "attribute"])
 def test_guidance_is_its_equation_in_one_evaluation(kind: str) -> None:
-    from benchmarks.meter import EvaluationCounter
+    from concord.benchmarks.run.meter import EvaluationCounter
 
     model, conditions = expert(kind), given(layout(), layout(LABELS[:2], BOXES[:2], ()))
     x_t, t = noise(2), 500

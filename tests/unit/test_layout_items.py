@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import toy_layouts
 
-from data.errors import ConcordError
-from data.layout_items import open_layout_items
-from data.layouts import Layout
-from data.synthetic.scenes import describe, reference, scene
-from data.synthetic.scenes_tree import write_scenes
-from data.synthetic.styles import style_image, style_of
+from concord.data.datasets.layouts.dataset import open_layout_items
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.errors import ConcordError
+from concord.data.synthetic.scenes.scene import describe, reference, scene
+from concord.data.synthetic.scenes.tree import write_scenes
+from concord.data.synthetic.styles import style_image, style_of
 
 FIRST = 17_000
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from layout_models import BOXES, LABELS, expert, layout
 
-from benchmarks.meter import EvaluationCounter
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.amdm import spherical_weights
-from methods.base import Method, make_params
-from methods.core.noise import draw_noise
-from methods.core.sampler import ddim, ddim_step
-from methods.core.schedule import Schedule
-from methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction, LayoutStyle
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.experts import LATENT
-from methods.networks.layout_experts import KINDS, LayoutExpert
+from concord.benchmarks.run.meter import EvaluationCounter
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.amdm import spherical_weights
+from concord.methods.base import Method, make_params
+from concord.methods.core.noise import draw_noise
+from concord.methods.core.sampler import ddim, ddim_step
+from concord.methods.core.schedule import Schedule
+from concord.methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction, LayoutStyle
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.experts import LATENT
+from concord.methods.networks.layout_experts import KINDS, LayoutExpert
 
 STEPS = 5
 

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import toy_layouts
 
-from benchmarks.matrix import _stages
-from benchmarks.plan import Options, Plan, make_plan
-from benchmarks.runner import generate_run
-from benchmarks.session import Session
-from benchmarks.settings import Settings, load_settings
-from benchmarks.store import Run, Store
-from benchmarks.suite import Row, load_suite, read_suite, settle
-from data.errors import ConcordError
-from data.layouts import Layout
-from data.requests import request_seed
-from data.synthetic.scenes_tree import write_scenes
-from metrics.layout import evaluate_interactions, evaluate_layout
-from reports import statistics as st
-from reports.assemble import build_table
-from reports.conditions import keep_conditions, kept_conditions, read_conditions
+from concord.benchmarks.dvc import _stages
+from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.run.generate import generate_run
+from concord.benchmarks.session import Session
+from concord.benchmarks.settings import Settings, load_settings
+from concord.benchmarks.store.run import Run, Store
+from concord.benchmarks.suite import Row, load_suite, read_suite, settle
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.errors import ConcordError
+from concord.data.request import request_seed
+from concord.data.synthetic.scenes.tree import write_scenes
+from concord.metrics.layout.instances import evaluate_interactions, evaluate_layout
+from concord.reports import statistics as st
+from concord.reports.assemble import build_table
+from concord.reports.figures.conditions import keep_conditions, kept_conditions, read_conditions
 
 FIRST, N = 17_000, 20
 
@@ -39,7 +39,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def painter() -> Iterator[str]:
-    import methods.base as base
+    from concord.methods import base
 
     before = base.all_methods()
     base.register(toy_layouts.Painter)
@@ -128,7 +128,7 @@ def test_stages_of_one_file_share_one_where_they_are_too_many() -> None:
 
 
 def test_the_papers_models_are_said_to_be_elsewhere() -> None:
-    from benchmarks.generators import metric_needs, needed_by, row_reason
+    from concord.benchmarks.generators import metric_needs, needed_by, row_reason
 
     suite = read_suite("coco-mig").in_profile("paper")
     assert (suite.reference, suite.metrics) == ([], ["instance-success", "layout-miou"])
@@ -171,12 +171,12 @@ def test_keys_follow_what_is_asked_for(plan: Plan, tree: Path, tmp_path: Path) -
 
 
 def test_faces_are_read_by_files_of_their_own() -> None:
-    from benchmarks.sources import READERS, readers_of
+    from concord.benchmarks.plan.sources import READERS, readers_of
 
     assert readers_of(["text", "mask"]) == READERS
     layouts = readers_of(["layout"], "layouts")
-    assert "data/layout_items.py" in layouts
-    assert not {"data/faces.py", "data/captions.py"} & set(layouts)
+    assert "data/datasets/layouts/dataset.py" in layouts
+    assert not {"data/datasets/faces/dataset.py", "data/datasets/faces/captions.py"} & set(layouts)
 
 
 def test_without_pictures_there_are_no_reference_rows(painter: str, tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.checkpoints import load_weights
-from data.layouts import COLOURS
-from data.synthetic.scenes import reference, scene
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.experts import Encoded
-from methods.networks.layout_experts import LayoutBatch, LayoutExpert
-from methods.training import all_tasks, layouts
-from methods.training.layout_corpus import Scenes, _draw
-from methods.training.trainer import train
+from concord.data.checkpoints import load_weights
+from concord.data.datasets.layouts.layout import COLOURS
+from concord.data.synthetic.scenes.scene import reference, scene
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.experts import Encoded
+from concord.methods.networks.layout_experts import LayoutBatch, LayoutExpert
+from concord.methods.training import all_tasks, layouts
+from concord.methods.training.layout_corpus import Scenes, _draw
+from concord.methods.training.trainer import train
 
 TRAINED = ("scenes-trunk", "scenes-interaction", "scenes-attribute", "scenes-style")
 

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 import yaml
 
-from data.errors import ConcordError
-from data.files import sha256_file, write_json
-from data.layouts import COLOURS, KINDS, Layout, coco_mig_entries, inspect_layouts, open_layouts, split_label
+from concord.data.datasets.layouts.layout import (
+    COLOURS,
+    KINDS,
+    Layout,
+    coco_mig_entries,
+    inspect_layouts,
+    open_layouts,
+    split_label,
+)
+from concord.data.errors import ConcordError
+from concord.data.files import sha256_file, write_json
 
 BOX, OTHER = [0.1, 0.2, 0.5, 0.9], [0.5, 0.0, 1.0, 0.25]
 

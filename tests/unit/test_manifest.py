@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import data.manifest
-from data.errors import ConcordError
-from data.manifest import (
+import concord.data.download.manifest
+from concord.data.download.manifest import (
     Lock,
     fetched_file,
     load_bundle,
@@ -20,6 +19,7 @@ from data.manifest import (
     weight_file,
     weight_folder,
 )
+from concord.data.errors import ConcordError
 
 # What loaders of metrics and methods ask for by name.
 NAMES = {
@@ -55,9 +55,11 @@ def write(folder: Path, text: str = GOOD, name: str = "thing") -> Path:
 def cache(tmp_path, monkeypatch):
     """The cache, by the environment, and the manifest of one thing."""
     monkeypatch.setenv("CONCORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data.manifest, "FOLDER", write(tmp_path / "manifests"))
-    loading = data.manifest.load_manifest
-    monkeypatch.setattr(data.manifest, "load_manifest", lambda name: loading(name, tmp_path / "manifests"))
+    monkeypatch.setattr(concord.data.download.manifest, "FOLDER", write(tmp_path / "manifests"))
+    loading = concord.data.download.manifest.load_manifest
+    monkeypatch.setattr(
+        concord.data.download.manifest, "load_manifest", lambda name: loading(name, tmp_path / "manifests")
+    )
     return tmp_path / "cache"
 
 
@@ -194,8 +196,8 @@ def test_a_known_hash_is_enforced(cache, tmp_path):
 def test_an_unchanged_file_is_hashed_once(cache, monkeypatch):
     put(cache, b"first")
     count = []
-    real = data.manifest.sha256_file
-    monkeypatch.setattr(data.manifest, "sha256_file", lambda path: count.append(path) or real(path))
+    real = concord.data.download.manifest.sha256_file
+    monkeypatch.setattr(concord.data.download.manifest, "sha256_file", lambda path: count.append(path) or real(path))
     for _ in range(3):
         weight_file("thing")
     assert len(count) == 1
@@ -210,7 +212,7 @@ def test_a_cache_that_cannot_be_written_still_serves(cache, monkeypatch):
     def refuse(*_: object) -> None:
         raise ConcordError("read-only")
 
-    monkeypatch.setattr(data.manifest, "write_json", refuse)
+    monkeypatch.setattr(concord.data.download.manifest, "write_json", refuse)
     assert weight_file("thing") == path
 
 
@@ -249,7 +251,7 @@ def test_a_broken_lock_is_named(cache):
 
 def test_the_lock_says_what_was_had_and_nothing_of_this_machine(cache):
     put(cache, b"first")
-    manifest = data.manifest.load_manifest("thing")
+    manifest = concord.data.download.manifest.load_manifest("thing")
     fetched_file(manifest)
     content = json.loads((cache / "locks/thing.json").read_text())
     assert content == {"files": {"thing.bin": {"size": 5, "sha256": sha256(b"first"), "source": "found in the cache"}}}

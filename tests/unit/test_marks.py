@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.marks import is_true, remove_untrue, write_mark
+from concord.benchmarks.stamps import is_true, remove_untrue, write_mark
 
 
 def runs(root: Path) -> list[SimpleNamespace]:

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request, request_seed
-from methods.base import Trace, make_method, make_params
-from methods.collaborative import Collaborative
-from methods.composable import Composable
-from methods.core.sampler import ddim
-from methods.core.schedule import Schedule
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request, request_seed
+from concord.methods.base import Trace, make_method, make_params
+from concord.methods.collaborative import Collaborative
+from concord.methods.composable import Composable
+from concord.methods.core.sampler import ddim
+from concord.methods.core.schedule import Schedule
 
 SHAPE = (2, 4, 4)
 NAMES = ("text", "mask", "style")

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-import metrics.kid
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.cmmd import CMMD
-from reports.statistics import jackknife_interval
+import concord.metrics.distribution.kid
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.cmmd import CMMD
+from concord.reports.statistics import jackknife_interval
 
 rng = np.random.default_rng
 
@@ -54,7 +54,7 @@ def test_identical_sets_are_zero_and_order_and_tiles_change_nothing(monkeypatch:
     assert CMMD().compute(x, x[::-1]) == pytest.approx(0, abs=1e-10)
     assert CMMD().compute(y, x) == pytest.approx(value, rel=1e-12)
     assert CMMD().compute(x[rng(0).permutation(41)], y) == pytest.approx(value, rel=1e-11)
-    monkeypatch.setattr(metrics.kid, "TILE", 7)
+    monkeypatch.setattr(concord.metrics.distribution.kid, "TILE", 7)
     assert CMMD().compute(x, y) == pytest.approx(value, rel=1e-11)
     assert CMMD().leave_group_out(x, y, groups) == pytest.approx(replicates, rel=1e-10)
 

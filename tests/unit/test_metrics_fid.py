@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.fid import FID, Target, frechet_distance, square_root
-from metrics.moments import Moments
-from reports.statistics import jackknife_interval
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.fid import FID, Target, frechet_distance, square_root
+from concord.metrics.distribution.moments import Moments
+from concord.reports.statistics import jackknife_interval
 
 rng = np.random.default_rng
 

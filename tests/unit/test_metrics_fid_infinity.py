@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.fid import FID, Target
-from metrics.fid_infinity import POINTS, FIDInfinity, draw_keys, extrapolate
-from metrics.moments import Moments
-from reports.statistics import jackknife_interval
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.fid import FID, Target
+from concord.metrics.distribution.fid_infinity import POINTS, FIDInfinity, draw_keys, extrapolate
+from concord.metrics.distribution.moments import Moments
+from concord.reports.statistics import jackknife_interval
 
 rng = np.random.default_rng
 D = 16

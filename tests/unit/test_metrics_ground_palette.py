@@ -8,10 +8,10 @@ import torch
 from scipy.stats import wasserstein_distance
 from skimage.color import deltaE_cie76, rgb2lab
 
-from data.layouts import Layout
-from data.requests import Conditions
-from metrics.base import Observation
-from metrics.ground_palette import WORST, GroundPalette, ground_of, palette_distance
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.request import Conditions
+from concord.metrics.base import Observation
+from concord.metrics.style.ground_palette import WORST, GroundPalette, ground_of, palette_distance
 
 LAYOUT = Layout.of("one", [(0.25, 0.25, 0.75, 0.5)], ["a red ball"])
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from face_seer import NO_FACE, FaceSeer, as_bytes, observe, pictures
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, SampleMetric, Score
-from metrics.identity_distance import IdentityDistance
-from metrics.identity_l2 import IdentityL2, identity_l2
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, SampleMetric, Score
+from concord.metrics.face.identity_distance import IdentityDistance
+from concord.metrics.face.identity_l2 import IdentityL2, identity_l2
 
 BOTH = [IdentityDistance(), IdentityL2()]
 

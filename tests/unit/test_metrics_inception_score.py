@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-import metrics.inception_score
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.inception_score import InceptionScore, split_scores
-from reports.statistics import jackknife_interval
+import concord.metrics.distribution.inception_score
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.inception_score import InceptionScore, split_scores
+from concord.reports.statistics import jackknife_interval
 
 rng = np.random.default_rng
 NONE = np.zeros((0, 12), np.float32)
@@ -52,7 +52,7 @@ def test_order_blocks_and_a_constant_change_nothing(monkeypatch: pytest.MonkeyPa
     assert InceptionScore().compute(logits[rng(1).permutation(90)], NONE) == pytest.approx(value, rel=1e-13)
     assert InceptionScore().compute(logits + 1024, NONE) == pytest.approx(value, rel=1e-4)  # float32 sums
     assert InceptionScore().compute(logits.astype(np.float64) + 1024, NONE) == pytest.approx(value, rel=1e-12)
-    monkeypatch.setattr(metrics.inception_score, "BLOCK", 7)
+    monkeypatch.setattr(concord.metrics.distribution.inception_score, "BLOCK", 7)
     assert InceptionScore().compute(logits, NONE) == pytest.approx(value, rel=1e-13)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics.joint import joint_success, joint_thresholds
+from concord.metrics.joint import joint_success, joint_thresholds
 
 UP = {"text": True, "mask": True, "identity": False}
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metrics.kid
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.kid import KID
-from reports.statistics import jackknife_interval
+import concord.metrics.distribution.kid
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.kid import KID
+from concord.reports.statistics import jackknife_interval
 
 rng = np.random.default_rng
 
@@ -40,7 +40,7 @@ def test_is_the_double_loop(n: int, m: int, d: int, seed: int) -> None:
 def test_tiles_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = rng(0).normal(size=(17, 5)), rng(1).normal(0.3, 1, (11, 5)), np.arange(17) % 4
     value, replicates = KID().compute(x, y), KID().leave_group_out(x, y, groups)
-    monkeypatch.setattr(metrics.kid, "TILE", tile)
+    monkeypatch.setattr(concord.metrics.distribution.kid, "TILE", tile)
     assert KID().compute(x, y) == pytest.approx(value, rel=1e-12)
     assert KID().leave_group_out(x, y, groups) == pytest.approx(replicates, rel=1e-12)
     assert value == pytest.approx(loops(x, y), rel=1e-11)

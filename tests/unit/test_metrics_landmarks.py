@@ -9,12 +9,12 @@ import pytest
 import torch
 from face_seer import FACE, NO_FACE, FaceSeer, observe, pictures
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, SampleMetric, Score
-from metrics.landmark_l2 import LandmarkL2, landmark_l2, landmark_vector
-from metrics.landmark_nme import LandmarkNME, crop_of, nme, noise_floor, quantised
-from metrics.landmarks import Square, face_square, inter_ocular, square_of
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, SampleMetric, Score
+from concord.metrics.face.landmark_l2 import LandmarkL2, landmark_l2, landmark_vector
+from concord.metrics.face.landmark_nme import LandmarkNME, crop_of, nme, noise_floor, quantised
+from concord.metrics.face.landmarks import Square, face_square, inter_ocular, square_of
 
 BOTH = [LandmarkNME(), LandmarkL2()]
 

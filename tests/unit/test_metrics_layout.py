@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layout_world import RGB, Perfect, grid_layout, inside, paint
 
-from data.errors import ConcordError
-from data.layouts import COLOURS, Layout
-from data.requests import Conditions
-from metrics.base import OK, Observation, Score
-from metrics.instance_success import InstanceSuccess
-from metrics.interaction_success import InteractionSuccess
-from metrics.layout import (
+from concord.data.datasets.layouts.layout import COLOURS, Layout
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, Score
+from concord.metrics.layout.instance_success import InstanceSuccess
+from concord.metrics.layout.instances import (
     COLOUR_RANGES,
     Instance,
     by_level,
@@ -30,9 +29,10 @@ from metrics.layout import (
     mean_iou,
     success_rate,
 )
-from metrics.layout_joint import LayoutJoint
-from metrics.layout_miou import LayoutMIoU
-from metrics.networks.boxes import box_iou
+from concord.metrics.layout.interaction_success import InteractionSuccess
+from concord.metrics.layout.layout_joint import LayoutJoint
+from concord.metrics.layout.layout_miou import LayoutMIoU
+from concord.metrics.networks.boxes import box_iou
 
 ONE = Layout.of("one", [(0.25, 0.25, 0.75, 0.75)], ["a red bird"])
 
@@ -369,7 +369,7 @@ def test_a_missing_layout_is_said() -> None:
 
 
 def test_the_embedded_profile_says_what_its_detector_knows() -> None:
-    from metrics.networks.perception import Perception
+    from concord.metrics.networks.perception import Perception
 
     observation = Observation(torch.zeros(1, 3, 64, 64), [Conditions(layout=ONE)], Perception())
     with pytest.raises(ConcordError, match="category 'bird': the embedded detector knows ball, car"):

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, Observation, Score
-from metrics.lpips import LPIPSAlex, LPIPSVgg
-from metrics.networks.features import FeatureNetwork
-from metrics.networks.perception import Perception
-from metrics.networks.perceptual import PERCEPTUAL_LAYERS, perceptual_distance, trunk_activations
-from metrics.perceptual import PerceptualDistance
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, Score
+from concord.metrics.image.lpips import LPIPSAlex, LPIPSVgg
+from concord.metrics.image.perceptual import PerceptualDistance
+from concord.metrics.networks.embedded.features import FeatureNetwork
+from concord.metrics.networks.embedded.perceptual import PERCEPTUAL_LAYERS, perceptual_distance, trunk_activations
+from concord.metrics.networks.perception import Perception
 
 
 class Difference(nn.Module):
@@ -148,7 +148,7 @@ def test_perceptual_distance_guides(judges: Perception) -> None:
 
 
 def test_a_missing_trunk_file_is_one_line(tmp_path: Path) -> None:
-    from metrics.networks.paper.lpips import load_lpips
+    from concord.metrics.networks.pretrained.lpips import load_lpips
 
     with pytest.raises(ConcordError, match=r"no such weight file.*concord weights fetch lpips-alexnet") as error:
         load_lpips("alex", tmp_path / "alexnet.pth")

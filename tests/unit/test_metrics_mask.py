@@ -7,16 +7,23 @@ import pytest
 import torch
 from face_seer import FaceSeer, observe, pictures
 
-from data.errors import ConcordError
-from data.labels import BISENET, CELEBAMASK_HQ, CLASSES, celebamask_to_bisenet
-from data.requests import Conditions
-from metrics.base import CONFUSION, OK, Observation, Score
-from metrics.mask_accuracy import MaskAccuracy
-from metrics.mask_class_accuracy import MaskClassAccuracy
-from metrics.mask_class_iou import MaskClassIoU
-from metrics.mask_miou import MaskMIoU
-from metrics.masks import ConfusionMetric, by_class, class_accuracy, class_iou, confusion_matrix, set_miou
-from metrics.segmentation_distance import SegmentationDistance, segmentation_distance
+from concord.data.errors import ConcordError
+from concord.data.labels import BISENET, CELEBAMASK_HQ, CLASSES, celebamask_to_bisenet
+from concord.data.request import Conditions
+from concord.metrics.base import CONFUSION, OK, Observation, Score
+from concord.metrics.segmentation.mask_accuracy import MaskAccuracy
+from concord.metrics.segmentation.mask_class_accuracy import MaskClassAccuracy
+from concord.metrics.segmentation.mask_class_iou import MaskClassIoU
+from concord.metrics.segmentation.mask_miou import MaskMIoU
+from concord.metrics.segmentation.masks import (
+    ConfusionMetric,
+    by_class,
+    class_accuracy,
+    class_iou,
+    confusion_matrix,
+    set_miou,
+)
+from concord.metrics.segmentation.segmentation_distance import SegmentationDistance, segmentation_distance
 
 SETS: list[ConfusionMetric] = [MaskClassIoU(), MaskClassAccuracy()]
 NOTHING = np.zeros((0, CLASSES**2), np.float32)

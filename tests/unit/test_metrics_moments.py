@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics.moments import Moments
+from concord.metrics.distribution.moments import Moments
 
 
 def assert_same(moments: Moments, x: np.ndarray, tolerance: float = 1e-12) -> None:

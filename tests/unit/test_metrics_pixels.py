@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, Observation, Score
-from metrics.psnr import PSNR
-from metrics.ssim import SSIM
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, Score
+from concord.metrics.image.psnr import PSNR
+from concord.metrics.image.ssim import SSIM
 
 
 def observe(images: np.ndarray, originals: np.ndarray | None) -> Observation:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metrics.precision_recall
-from data.errors import ConcordError
-from metrics.base import get_metric
-from metrics.precision_recall import (
+import concord.metrics.distribution.precision_recall
+from concord.data.errors import ConcordError
+from concord.metrics.base import get_metric
+from concord.metrics.distribution.precision_recall import (
     Manifold,
     Precision,
     PrecisionPRDC,
@@ -98,7 +98,7 @@ def test_order_and_tiles_change_nothing(metric: type[Manifold], monkeypatch: pyt
     assert metric().compute(x[order], y[::-1]) == value
     assert metric().leave_group_out(x[order], y, groups[order]) == pytest.approx(replicates, abs=1e-12)
     for tile in (1, 3, 37, 1000):
-        monkeypatch.setattr(metrics.precision_recall, "TILE", tile)
+        monkeypatch.setattr(concord.metrics.distribution.precision_recall, "TILE", tile)
         assert metric().compute(x, y) == value
         assert metric().leave_group_out(x, y, groups) == pytest.approx(replicates, abs=1e-12)
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import ConcordError
-from data.labels import CLASSES, celebamask_to_bisenet
-from data.requests import Conditions
-from metrics.base import DRAWN_CONFUSION, OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
-from metrics.mask_accuracy import MaskAccuracy
-from metrics.mask_miou import MaskMIoU, image_miou
-from metrics.masks import class_iou, confusion_matrix, set_miou
-from metrics.text_similarity import TextSimilarity
+from concord.data.errors import ConcordError
+from concord.data.labels import CLASSES, celebamask_to_bisenet
+from concord.data.request import Conditions
+from concord.metrics.base import DRAWN_CONFUSION, OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
+from concord.metrics.segmentation.mask_accuracy import MaskAccuracy
+from concord.metrics.segmentation.mask_miou import MaskMIoU, image_miou
+from concord.metrics.segmentation.masks import class_iou, confusion_matrix, set_miou
+from concord.metrics.text.text_similarity import TextSimilarity
 
 WORDS = ["a face", "a beard", "a long beard", "an old face"]
 

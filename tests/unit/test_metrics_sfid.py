@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from data.errors import ConcordError
-from metrics.base import Observation, SetMetric, all_metrics, get_metric
-from metrics.fd_dinov2 import FDDINOv2
-from metrics.fid import FID, FIDLegacy, FIDTensorFlow
-from metrics.networks.features import FeatureNetwork
-from metrics.networks.perception import Perception
-from metrics.sfid import SFID, SFIDTensorFlow
+from concord.data.errors import ConcordError
+from concord.metrics.base import Observation, SetMetric, all_metrics, get_metric
+from concord.metrics.distribution.fd_dinov2 import FDDINOv2
+from concord.metrics.distribution.fid import FID, FIDLegacy, FIDTensorFlow
+from concord.metrics.distribution.sfid import SFID, SFIDTensorFlow
+from concord.metrics.networks.embedded.features import FeatureNetwork
+from concord.metrics.networks.perception import Perception
 
 
 def network() -> FeatureNetwork:

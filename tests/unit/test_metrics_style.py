@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, Observation, Score
-from metrics.networks.paper.vgg19 import VGG19
-from metrics.networks.perception import Perception
-from metrics.networks.perceptual import (
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, Score
+from concord.metrics.image.pairs import pillow_bilinear, style_references
+from concord.metrics.networks.embedded.perceptual import (
     STYLE_LAYERS,
     content_distance,
     content_loss,
@@ -25,9 +24,10 @@ from metrics.networks.perceptual import (
     token_gram_distance,
     trunk_activations,
 )
-from metrics.pairs import pillow_bilinear, style_references
-from metrics.style import ContentDistance, ContentLoss, StyleDistance, StyleLoss
-from metrics.style_tokens import StyleTokens
+from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.pretrained.vgg19 import VGG19
+from concord.metrics.style.style import ContentDistance, ContentLoss, StyleDistance, StyleLoss
+from concord.metrics.style.style_tokens import StyleTokens
 
 
 def activations(seed: int, shapes: tuple[tuple[int, int, int], ...] = ((4, 5, 6), (7, 2, 3)), n: int = 3) -> list[Any]:

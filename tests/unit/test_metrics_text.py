@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from metrics.base import OK, Observation, SampleMetric, Score
-from metrics.text_distance import TextDistance, cosine_distance
-from metrics.text_feature_distance import TextFeatureDistance, feature_distance
-from metrics.text_similarity import TextSimilarity
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import OK, Observation, SampleMetric, Score
+from concord.metrics.text.text_distance import TextDistance, cosine_distance
+from concord.metrics.text.text_feature_distance import TextFeatureDistance, feature_distance
+from concord.metrics.text.text_similarity import TextSimilarity
 
 WORDS = ["a face", "a beard", "a long beard", "an old face"]
 BOTH = [TextDistance(), TextFeatureDistance()]

@@ -10,22 +10,15 @@ import pytest
 import torch
 from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
 
-import methods.training.multi_task as training
-from data.errors import ConcordError
-from data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
-from data.requests import Conditions, Request
-from methods.base import Batch, get_method, make_params
-from methods.mt_diffusion import JointLabel, MultiTask, infer
-from methods.networks.experts import LATENT, Expert
-from methods.networks.multi_task import (
-    LABELS,
-    MODALITIES,
-    Encoders,
-    Known,
-    MultiTaskUNet,
-    one_hot,
-)
-from metrics.networks.features import FeatureNetwork
+from concord.data.errors import ConcordError
+from concord.data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
+from concord.data.request import Conditions, Request
+from concord.methods.base import Batch, get_method, make_params
+from concord.methods.mt_diffusion import JointLabel, MultiTask, infer
+from concord.methods.networks.experts import LATENT, Expert
+from concord.methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
+from concord.methods.training import multi_task as training
+from concord.metrics.networks.embedded.features import FeatureNetwork
 
 BANK = SmallBank()
 

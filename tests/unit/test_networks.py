@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from methods.networks.autoencoder import Autoencoder
-from methods.networks.dynamic_diffuser import AdaptiveLayerNorm, DynamicDiffuser
-from methods.networks.experts import LATENT, Encoded, Expert
-from methods.training.words import hide_words
-from metrics.networks.features import FeatureNetwork
-from metrics.networks.parser import FaceParser
-from metrics.networks.text import PAD, START, UNKNOWN, TextTransformer, Tokenizer
-from metrics.networks.text_image import TextImagePair
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.autoencoder import Autoencoder
+from concord.methods.networks.dynamic_diffuser import AdaptiveLayerNorm, DynamicDiffuser
+from concord.methods.networks.experts import LATENT, Encoded, Expert
+from concord.methods.training.words import hide_words
+from concord.metrics.networks.embedded.features import FeatureNetwork
+from concord.metrics.networks.embedded.parser import FaceParser
+from concord.metrics.networks.embedded.text import PAD, START, UNKNOWN, TextTransformer, Tokenizer
+from concord.metrics.networks.embedded.text_image import TextImagePair
 
 WORDS = ["a", "beard", "bushy", "he", "is", "man", "with", "young"]
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import toy_world
 
-from benchmarks.matrix import NOTHING, make_matrix
-from benchmarks.plan import Options, Plan, make_plan
-from benchmarks.session import Session
-from benchmarks.settings import load_settings
-from benchmarks.store import Run, Store
-from benchmarks.suite import check_shared, load_suite, load_suites, read_suite
-from data.errors import ConcordError
-from reports.assemble import build_table
+from concord.benchmarks.dvc import NOTHING, make_matrix
+from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.session import Session
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.run import Run, Store
+from concord.benchmarks.suite import check_shared, load_suite, load_suites, read_suite
+from concord.data.errors import ConcordError
+from concord.reports.assemble import build_table
 
 N = 5
 SUITE = """

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-import metrics
-from data.errors import ConcordError
-from data.manifest import load_manifest, manifest_names
-from metrics.base import all_metrics
-from metrics.networks.paper.freedom import FILES as GUIDES
-from metrics.networks.paper.freedom import FreeDoMNetworks
-from metrics.networks.paper.perception import FILES, PaperPerception, weights_sha256
-from metrics.networks.perception import Perception
+from concord import metrics
+from concord.data.download.manifest import load_manifest, manifest_names
+from concord.data.errors import ConcordError
+from concord.metrics.base import all_metrics
+from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.pretrained.freedom import FILES as GUIDES
+from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
+from concord.metrics.networks.pretrained.perception import FILES, PaperPerception, weights_sha256
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_unknown_kinds_are_named(cache: Path) -> None:
 
 
 def test_every_metrics_features_have_a_network() -> None:
-    from metrics.base import COUNTED, SetMetric
-    from metrics.networks.paper.perception import _feature_network
+    from concord.metrics.base import COUNTED, SetMetric
+    from concord.metrics.networks.pretrained.perception import _feature_network
 
     kinds = {m.features for m in all_metrics().values() if issubclass(m, SetMetric)} - {*COUNTED}
     assert {_feature_network(kind) for kind in kinds} == {"features", "features-legacy", "dinov2", "clip-l-336"}
@@ -83,10 +83,10 @@ def test_every_metrics_features_have_a_network() -> None:
 
 def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
     """benchmarks/generators.py names files from the plan alone; they are those that these classes then open."""
-    from benchmarks.generators import JUDGES, THROUGH_GUIDES, metric_needs
-    from metrics.base import COUNTED, SetMetric
-    from metrics.networks.paper.perception import _feature_network
-    from reports.protocol import FREEDOM
+    from concord.benchmarks.generators import JUDGES, THROUGH_GUIDES, metric_needs
+    from concord.metrics.base import COUNTED, SetMetric
+    from concord.metrics.networks.pretrained.perception import _feature_network
+    from concord.reports.tables.protocol import FREEDOM
 
     assert {kind: files[0] for kind, files in JUDGES.items()} | {"landmarks-detector": "s3fd"} == FILES
     assert JUDGES["landmarks"] == (FILES["landmarks"], FILES["landmarks-detector"])
@@ -131,7 +131,7 @@ def test_hash_of_a_folder_follows_its_weights_alone(tmp_path: Path) -> None:
 
 def test_scores_carry_the_hashes_of_judges_and_guides_apart(tmp_path: Path) -> None:
     """A parser of either kind with random weights, in the published form."""
-    from metrics.networks.paper.parsenet import Parsenet
+    from concord.metrics.networks.pretrained.parsenet import Parsenet
 
     torch.save(Parsenet().state_dict(), tmp_path / "model.pth")
     judges = PaperPerception(paths={"parser": tmp_path / "model.pth"})

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import read_suite, suite_names
-from data.errors import ConcordError
-from metrics.base import all_metrics
-from metrics.layout import by_level
-from reports.assemble import unanswered_tables
-from reports.declared import PAPERS, declared_table, load_paper, paper_names
-from reports.tables import to_markdown
+from concord.benchmarks.suite import read_suite, suite_names
+from concord.data.errors import ConcordError
+from concord.metrics.base import all_metrics
+from concord.metrics.layout.instances import by_level
+from concord.reports.assemble import unanswered_tables
+from concord.reports.published import PAPERS, declared_table, load_paper, paper_names
+from concord.reports.tables.table import to_markdown
 
 NAMES = paper_names()
 EVERY = [(name, key) for name in NAMES for key in load_paper(name).tables]

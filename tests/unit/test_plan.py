@@ -13,25 +13,26 @@ import toy_world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.makers import derangement
-from benchmarks.matrix import STAGES, make_matrix, write_matrix
-from benchmarks.plan import (
+import concord.data.checkpoints
+from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
+from concord.benchmarks.plan.sources import source_hash, weights_current
+from concord.benchmarks.planner import (  # fmt: skip
     Options,
     Plan,
     PlannedRequest,
     make_plan,
     make_request_set,
     results_root,
-)  # fmt: skip
-from benchmarks.settings import Settings, load_settings
-from benchmarks.sources import source_hash, weights_current
-from benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.requests import request_seed
-from data.synthetic import face, write_tree
-from data.synthetic.styles import style_image, style_of
-from metrics.base import get_metric
+)
+from concord.benchmarks.run.image_source import derangement
+from concord.benchmarks.settings import Settings, load_settings
+from concord.benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.errors import ConcordError
+from concord.data.request import request_seed
+from concord.data.synthetic import face, write_tree
+from concord.data.synthetic.styles import style_image, style_of
+from concord.metrics.base import get_metric
 
 
 def planned(suite: Path, tree: Path, **options: object) -> Plan:
@@ -150,14 +151,14 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of methods/core and methods/networks that a method does not import are no part of its key."""
-    from benchmarks import sources
+    from concord.benchmarks.plan import sources
 
     for folder in ("methods/core", "methods/networks"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "methods/base.py").write_text("1")
     (tmp_path / "methods/core/noise.py").write_text("1")  # one that every method's key has
     (tmp_path / "methods/plain.py").write_text("from methods import base")
-    (tmp_path / "methods/reader.py").write_text("def f():\n    from methods.networks.new import thing")
+    (tmp_path / "methods/reader.py").write_text("def f():\n    from concord.methods.networks.new import thing")
     monkeypatch.setattr(sources, "ROOT", tmp_path)
 
     def keys() -> list[str]:
@@ -167,7 +168,7 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
         return [source_hash([method, *shared], sources.unread(method, "embedded")) for method in methods]
 
     before = keys()
-    (tmp_path / "methods/networks/new.py").write_text("from methods.core.deep import other")
+    (tmp_path / "methods/networks/new.py").write_text("from concord.methods.core.deep import other")
     added = keys()
     assert [a == b for a, b in zip(before, added, strict=True)] == [True, False]
     (tmp_path / "methods/core/deep.py").write_text("2")
@@ -179,9 +180,9 @@ def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
 
 def test_a_profiles_own_settings_of_a_suite() -> None:
     """Profile 'paper': the papers' steps and numbers of requests, and rows that two suites share are the same."""
-    from benchmarks.generators import has_models
-    from benchmarks.suite import check_names, check_shared
-    from methods.base import get_method, make_params
+    from concord.benchmarks.generators import has_models
+    from concord.benchmarks.suite import check_names, check_shared
+    from concord.methods.base import get_method, make_params
 
     settings, suites = load_settings(), [suite.in_profile("paper") for suite in load_suites()]
     for position, suite in enumerate(suites):
@@ -224,10 +225,9 @@ def test_mistakes_in_a_suites_profile(tmp_path: Path, line: str, words: list[str
 def test_weights_are_current_while_their_files_have_the_recorded_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import data.checkpoints
-    from data.files import sha256_file
+    from concord.data.files import sha256_file
 
-    monkeypatch.setattr(data.checkpoints, "weight_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(concord.data.checkpoints, "weight_path", lambda name: tmp_path / name)
     (tmp_path / "net").write_bytes(b"1")
     recorded = {"net": sha256_file(tmp_path / "net")}
     assert weights_current(recorded)
@@ -237,7 +237,7 @@ def test_weights_are_current_while_their_files_have_the_recorded_hash(
 
 
 def test_fetched_weights_are_current_while_their_lock_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data.manifest import Lock, load_manifest
+    from concord.data.download.manifest import Lock, load_manifest
 
     monkeypatch.setenv("CONCORD_CACHE", str(tmp_path))
     manifest = load_manifest("celeba-hq-ddpm")
@@ -408,7 +408,7 @@ def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path
     makers = matrix["methods"]
     assert makers["collaborative"]["source"] == "methods/collaborative.py"
     assert {"face-generation", "segmentation-text"} <= set(makers["collaborative"]["suites"].split(","))
-    assert makers["reference"]["source"] == "benchmarks/makers.py"
+    assert makers["reference"]["source"] == "benchmarks/run/image_source.py"
     assert makers["tedigan"]["source"] == "methods/tedigan.py"
     assert all((Path(__file__).parents[2] / maker["source"]).is_file() for maker in makers.values())
     assert 2 * len(makers) < STAGES

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import data.prepare
+import concord.data.datasets.faces.prepare
 from concord.cli import app
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.pictures import reduce_labels
-from data.prepare import encode, open_prepared, prepare
-from data.synthetic import write_tree
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.prepare import encode, open_prepared, prepare
+from concord.data.errors import ConcordError
+from concord.data.images import reduce_labels
+from concord.data.synthetic import write_tree
 
 N = 6
 
@@ -50,12 +50,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of two faces, and a full set of five with a test split of two."""
-    monkeypatch.setattr(data.prepare, "SHARD", 2)
-    monkeypatch.setattr(data.prepare, "FULL_SET", 5)
-    monkeypatch.setattr(data.prepare, "TEST_KEYS", 2)
+    monkeypatch.setattr(concord.data.datasets.faces.prepare, "SHARD", 2)
+    monkeypatch.setattr(concord.data.datasets.faces.prepare, "FULL_SET", 5)
+    monkeypatch.setattr(concord.data.datasets.faces.prepare, "TEST_KEYS", 2)
 
 
-def run(tree: Path, tmp_path: Path, **options: object) -> data.prepare.Prepared:
+def run(tree: Path, tmp_path: Path, **options: object) -> concord.data.datasets.faces.prepare.Prepared:
     given = {"captions": None, "workers": 1, **options}
     return prepare(tree, tmp_path / "out", given.pop("captions"), tmp_path / "cache", **given)  # type: ignore[arg-type]
 
@@ -150,7 +150,9 @@ def test_a_stopped_run_makes_only_what_is_lacking(tree, tmp_path, small, monkeyp
     (tmp_path / "out/prepared.json").unlink()
     (tmp_path / "out/.train-00001.tar.abcd.part").write_bytes(b"half")
     made: list[str] = []
-    monkeypatch.setattr(data.prepare, "encode", lambda face: made.append(face.id) or encode(face))
+    monkeypatch.setattr(
+        concord.data.datasets.faces.prepare, "encode", lambda face: made.append(face.id) or encode(face)
+    )
     run(tree, tmp_path)
     assert made == ["2", "3"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -238,11 +240,11 @@ def test_a_broken_picture_stops_it_in_one_line_and_finished_shards_stay(tree, tm
 
 
 def test_no_space_and_no_permission(tree, tmp_path, monkeypatch):
-    import data.transfer
+    import concord.data.download.transfer
 
     with monkeypatch.context() as patch:
         free = shutil.disk_usage(tmp_path)._replace(free=1000)
-        patch.setattr(data.transfer.shutil, "disk_usage", lambda _: free)
+        patch.setattr(concord.data.download.transfer.shutil, "disk_usage", lambda _: free)
         assert "no space for the shards" in refusal(tree, tmp_path)
     (tmp_path / "out").rmdir()
     (tmp_path / "out").write_text("a file")
@@ -298,5 +300,5 @@ def test_synthetic_faces_are_prepared_too(tmp_path):
 def test_png_bytes_hold_what_went_in():
     rng = np.random.default_rng(0)
     for pixels in (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), rng.integers(0, 19, (32, 32), dtype=np.uint8)):
-        back = np.asarray(Image.open(io.BytesIO(data.prepare._png(pixels))))
+        back = np.asarray(Image.open(io.BytesIO(concord.data.datasets.faces.prepare._png(pixels))))
         assert np.array_equal(back if back.ndim == 2 else back[..., ::-1], pixels)

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from concord.data import app
-from data import preview
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.labels import INDEX, PALETTE
-from data.preview import TILE, contact_sheet, spread
+from concord.commands.data import app
+from concord.data.datasets.faces import preview
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.preview import TILE, contact_sheet, spread
+from concord.data.errors import ConcordError
+from concord.data.labels import INDEX, PALETTE
 
 
 def count(sheet: Image.Image, part: str) -> int:

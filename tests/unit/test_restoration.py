@@ -12,16 +12,16 @@ import pytest
 import torch
 import toy_world
 
-from benchmarks.plan import make_request_set
-from benchmarks.restoration import GREY, known_pixels, masked_image
-from benchmarks.suite import read_suite
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.labels import CLASSES, PALETTE
-from data.requests import Conditions, Request
-from methods.base import get_method, make_params
-from methods.core.schedule import Schedule
-from metrics.base import DRAWN_CONFUSION, Observation, get_metric
+from concord.benchmarks.planner import make_request_set
+from concord.benchmarks.restoration import GREY, known_pixels, masked_image
+from concord.benchmarks.suite import read_suite
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.errors import ConcordError
+from concord.data.labels import CLASSES, PALETTE
+from concord.data.request import Conditions, Request
+from concord.methods.base import get_method, make_params
+from concord.methods.core.schedule import Schedule
+from concord.metrics.base import DRAWN_CONFUSION, Observation, get_metric
 
 NOBODY: Any = SimpleNamespace()  # metrics that look through no network
 
@@ -211,8 +211,8 @@ def test_a_drawn_mask_of_another_size_is_refused() -> None:
 
 def test_grids_show_what_was_masked_and_what_was_to_be_parsed(tmp_path: Path) -> None:
     """The pictures of the request set again, for the grid and for every request; kept beside the report as they are."""
-    from reports.conditions import keep_conditions, kept_conditions, read_conditions
-    from reports.figures import condition_picture
+    from concord.reports.figures.conditions import keep_conditions, kept_conditions, read_conditions
+    from concord.reports.figures.grid import condition_picture
 
     faces = open_faces(toy_world.write_tree(tmp_path / "tree", 3))
     names = ["masked_image", "source_image"]

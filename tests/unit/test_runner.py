@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import toy_world
 
-from benchmarks.lock import run_lock
-from benchmarks.makers import Made, Maker, open_maker
-from benchmarks.plan import Options, Plan, make_plan
-from benchmarks.runner import generate_run, is_current, run_status
-from benchmarks.settings import load_settings
-from benchmarks.store import Run
-from benchmarks.suite import load_suite
-from data.errors import ConcordError
+from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.run.generate import generate_run, is_current, run_status
+from concord.benchmarks.run.image_source import Made, Maker, open_maker
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.lock import run_lock
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import load_suite
+from concord.data.errors import ConcordError
 
 GRID = 4
 
@@ -264,7 +264,7 @@ def test_full_disk_keeps_what_is_finished(plan: Plan, monkeypatch: pytest.Monkey
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "00001.tar")
 
-    monkeypatch.setattr("benchmarks.shards.tarfile.open", full)
+    monkeypatch.setattr("concord.benchmarks.store.shards.tarfile.open", full)
     with pytest.raises(ConcordError, match=r"00001\.tar: cannot be written \(No space left on device\)"):
         generate(plan)
     monkeypatch.undo()

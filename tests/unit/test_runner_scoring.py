@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import toy_world
 
-from benchmarks.plan import Options, make_plan
-from benchmarks.session import Session
-from benchmarks.settings import load_settings
-from benchmarks.store import Run
-from benchmarks.suite import load_suite
-from data.errors import ConcordError
+from concord.benchmarks.planner import Options, make_plan
+from concord.benchmarks.session import Session
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.run import Run
+from concord.benchmarks.suite import load_suite
+from concord.data.errors import ConcordError
 
 
 class Counting:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.errors import ConcordError
-from data.synthetic.scenes import CATEGORIES, INTERACTIONS, scene
-from methods.training import layout_judges
-from methods.training.layout_corpus import Scenes, _draw
-from metrics.layout import Detector, InteractionJudge, Segmenter, evaluate_layout
-from metrics.networks.boxes import box_iou
-from metrics.networks.scenes import (
+from concord.data.errors import ConcordError
+from concord.data.synthetic.scenes.scene import CATEGORIES, INTERACTIONS, scene
+from concord.methods.training import layout_judges
+from concord.methods.training.layout_corpus import Scenes, _draw
+from concord.metrics.layout.instances import Detector, InteractionJudge, Segmenter, evaluate_layout
+from concord.metrics.networks.boxes import box_iou
+from concord.metrics.networks.embedded.scenes import (
     GRID,
     SceneDetector,
     SceneInteractions,

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
-from concord.data import app
-from data.errors import ConcordError
-from data.layouts import COLOURS, open_layouts
-from data.synthetic.scenes import (
+from concord.commands.data import app
+from concord.data.datasets.layouts.layout import COLOURS, open_layouts
+from concord.data.errors import ConcordError
+from concord.data.synthetic.scenes.scene import (
     ACCENT,
     CATEGORIES,
     INTERACTIONS,
@@ -31,9 +31,9 @@ from data.synthetic.scenes import (
     scene,
     silhouette,
 )
-from data.synthetic.scenes_sheet import layout_sheet
-from data.synthetic.scenes_tree import SceneTree, check_scenes, is_layouts, write_scenes
-from metrics.layout import SHARE, colour_share, has_colour
+from concord.data.synthetic.scenes.sheet import layout_sheet
+from concord.data.synthetic.scenes.tree import SceneTree, check_scenes, is_layouts, write_scenes
+from concord.metrics.layout.instances import SHARE, colour_share, has_colour
 
 
 @cache

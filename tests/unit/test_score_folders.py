@@ -14,11 +14,11 @@ from PIL import Image
 from toy_world import make_judges
 from typer.testing import CliRunner
 
-from concord.score_folders import asks_for_images, score_images
-from data.errors import ConcordError
-from metrics.cache import read_statistics
-from metrics.networks.perception import Perception
-from reports import statistics as st
+from concord.commands.evaluate import asks_for_images, score_images
+from concord.data.errors import ConcordError
+from concord.metrics.cache import read_statistics
+from concord.metrics.networks.perception import Perception
+from concord.reports import statistics as st
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(score_images)
@@ -130,15 +130,15 @@ def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Repetitions of an item count as one observation; captions come from the requests."""
-    from benchmarks.shards import encode_png, write_shard
-    from concord import score_folders
+    from concord.benchmarks.store.shards import encode_png, write_shard
+    from concord.commands import evaluate as score_folders
 
     row = folders / "row"
     ids = [f"{item}-{repetition}" for item in range(10) for repetition in range(2)]
     pixels = [np.asarray(Image.open(folders / "made" / f"{k}.png")) for k in range(20)]
     write_shard(row / "images", 0, ids, [encode_png(p) for p in pixels], {})
     (row / "run.json").write_text(json.dumps({"shards": [{"shard": 0}], "profile": "embedded"}))
-    from data.requests import Conditions
+    from concord.data.request import Conditions
 
     asked: list[list[str]] = []
 
@@ -163,9 +163,10 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
     """The larger size, whose data would have to be drawn, is looked at only where the smaller one is too small."""
     from types import SimpleNamespace
 
-    from benchmarks import suite
-    from concord import options, score_folders
-    from data.requests import Conditions
+    from concord import arguments as options
+    from concord.benchmarks import suite
+    from concord.commands import evaluate as score_folders
+    from concord.data.request import Conditions
 
     opened: list[tuple[str, str, int]] = []
     lengths = {"default": 3, "full": 5}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from reports import simulate as sim
-from reports import statistics as st
+from concord.reports import statistics as st
+from concord.reports.validation import simulate as sim
 
 QUICK = (
     "normal, n = 16", "10 % failures, n = 256", "skewed, n = 128", "normal, 16 items of 4 images",

@@ -9,19 +9,19 @@ import pytest
 import torch
 from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
 
-import methods.training.multi_task as multi
-import methods.training.single_task as single
-from benchmarks.suite import FOLDER, read_suite, suite_names
-from data.errors import ConcordError
-from data.labels import PALETTE
-from data.requests import Conditions, Request
-from methods.base import Batch, Method, make_params
-from methods.mt_diffusion import Aggregation, FineTunedParse, predictor
-from methods.mt_single import ClassConditional, FineTunedGeneration, SegmentationDiffusion, Unconditional
-from methods.networks.experts import LATENT
-from methods.networks.multi_task import LABELS, Known, MultiTaskUNet, one_hot
-from methods.training import all_tasks
-from reports.cards import method_cards
+from concord.benchmarks.suite import FOLDER, read_suite, suite_names
+from concord.data.errors import ConcordError
+from concord.data.labels import PALETTE
+from concord.data.request import Conditions, Request
+from concord.methods.base import Batch, Method, make_params
+from concord.methods.mt_diffusion import Aggregation, FineTunedParse, predictor
+from concord.methods.mt_single import ClassConditional, FineTunedGeneration, SegmentationDiffusion, Unconditional
+from concord.methods.networks.experts import LATENT
+from concord.methods.networks.multi_task import LABELS, Known, MultiTaskUNet, one_hot
+from concord.methods.training import all_tasks
+from concord.methods.training import multi_task as multi
+from concord.methods.training import single_task as single
+from concord.reports.site.cards import method_cards
 
 SHARES = [0.0, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0]
 BANK = SmallBank(
@@ -135,7 +135,7 @@ def test_every_method_has_its_row_and_a_task_that_makes_its_weights() -> None:
 
 
 def test_budgets_of_captions_are_those_of_known_networks() -> None:
-    from reports.trainings import STEPS
+    from concord.reports.tables.trainings import STEPS
 
     named = {name for suite in suite_names() for name in STEPS.findall((FOLDER / f"{suite}.yaml").read_text("utf-8"))}
     made = {file for name, task in all_tasks().items() for file in (task.makes or (name,))}

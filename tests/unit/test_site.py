@@ -15,19 +15,21 @@ import pytest
 from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
 from PIL import Image
 
-from benchmarks.store import Store
-from data.labels import PALETTE
-from data.layouts import Layout
-from data.requests import Conditions
-from reports import figures, plots
-from reports.html import TEMPLATES, judge_parts, write_report
-from reports.site.claims import claims_of, tally
-from reports.site.facts import machine_facts, runs_of, weights_of
-from reports.site.files import script_json
-from reports.site.methods import draw_histories, method_pages
-from reports.site.tiles import SHEET, Sheets, conditions_drawn
-from reports.tables import Cell, Column, Cost, Table
-from reports.tables import Row as TableRow
+import concord.benchmarks.settings
+from concord.benchmarks.store.run import Store
+from concord.data.datasets.layouts.layout import Layout
+from concord.data.labels import PALETTE
+from concord.data.request import Conditions
+from concord.reports.figures import grid as figures
+from concord.reports.figures import plots
+from concord.reports.site.claims import claims_of, tally
+from concord.reports.site.facts import machine_facts, runs_of, weights_of
+from concord.reports.site.files import script_json
+from concord.reports.site.html import TEMPLATES, judge_parts, write_report
+from concord.reports.site.methods import draw_histories, method_pages
+from concord.reports.site.tiles import SHEET, Sheets, conditions_drawn
+from concord.reports.tables.table import Cell, Column, Cost, Table
+from concord.reports.tables.table import Row as TableRow
 
 EVIL = '</script><!--<script>alert("x")</script>\u2028 ünïcödé 顔 & $math$'
 
@@ -212,8 +214,8 @@ def test_a_method_page_draws_its_history_where_the_baseline_has_one(
 ) -> None:
     from types import SimpleNamespace
 
-    import benchmarks.settings
-    from reports import compare_git, history
+    from concord.reports.compare import git as compare_git
+    from concord.reports.compare import history
 
     def read(root: Path, profile: str, row: str, last: int) -> SimpleNamespace:
         return SimpleNamespace(lines=[SimpleNamespace(points=[1] * (2 if row == "composable" else 1))])
@@ -226,7 +228,7 @@ def test_a_method_page_draws_its_history_where_the_baseline_has_one(
     methods = method_pages([page])
     draw_histories(methods, store, "embedded", tmp_path)
     assert all(method.history is None for method in methods)  # results of another place than the checkout's
-    monkeypatch.setattr(benchmarks.settings, "ROOT", store.root.parents[1])
+    monkeypatch.setattr(concord.benchmarks.settings, "ROOT", store.root.parents[1])
     monkeypatch.setattr(store, "root", store.root.parents[1] / "results/embedded")
     monkeypatch.setattr(history, "draw", lambda found, path: _blank_picture(path))
     draw_histories(methods, store, "embedded", tmp_path)
@@ -241,7 +243,7 @@ def _blank_picture(path: Path) -> None:
 
 
 def test_every_table_of_the_papers_is_listed(folder: Path) -> None:
-    from reports.declared import load_paper, paper_names
+    from concord.reports.published import load_paper, paper_names
 
     text = (folder / "papers.html").read_text(encoding="utf-8")
     for name in paper_names():

@@ -12,9 +12,9 @@ import pytest
 from browser import Tab, chromium, tab
 from fake_store import FACTS, make_suite, write_run, write_store
 
-from benchmarks.store import Store
-from data.requests import Conditions
-from reports.html import write_report
+from concord.benchmarks.store.run import Store
+from concord.data.request import Conditions
+from concord.reports.site.html import write_report
 
 MANY = 10_000
 SECONDS = 2.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import statistics as st
+from concord.reports import statistics as st
 
 # --------------------------------------------------------------------------------------------- sign flips
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import statistics as st
+from concord.reports import statistics as st
 
 
 def test_bootstrap_t_of_singles_is_the_plain_definition() -> None:

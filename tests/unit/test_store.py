@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.shards import decode_png, encode_png, json_path, read_images, read_info, tar_path, write_shard
-from benchmarks.store import Run, Store
-from data.errors import ConcordError
-from data.files import write_json
+from concord.benchmarks.store.run import Run, Store
+from concord.benchmarks.store.shards import (
+    decode_png,
+    encode_png,
+    json_path,
+    read_images,
+    read_info,
+    tar_path,
+    write_shard,
+)
+from concord.data.errors import ConcordError
+from concord.data.files import write_json
 
 
 def pictures(n: int, seed: int = 0) -> dict[str, np.ndarray]:

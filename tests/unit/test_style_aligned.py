@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from toy_guidance import SHAPE, ToyAutoencoder, requests, seeded
 
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.base import Batch, make_params
-from methods.core.guidance import pictures
-from methods.core.sampler import ddim, ddim_step
-from methods.core.schedule import Schedule
-from methods.style_aligned import StyleAligned, adain, shared_attention
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.base import Batch, make_params
+from concord.methods.core.sampler import ddim, ddim_step
+from concord.methods.core.schedule import Schedule
+from concord.methods.guidance.energies import pictures
+from concord.methods.style_aligned import StyleAligned, adain, shared_attention
 
 WIDTH = 8
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.synthetic.styles import STYLES, TEXTURES, palette, style_image, style_of
+from concord.data.synthetic.styles import STYLES, TEXTURES, palette, style_image, style_of
 
 
 def test_the_same_index_gives_the_same_bytes() -> None:

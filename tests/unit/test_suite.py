@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toy_world
 
-from benchmarks.suite import (
+from concord.benchmarks.suite import (  # fmt: skip
     Row,
     check_shared,
     load_suite,
@@ -17,8 +17,8 @@ from benchmarks.suite import (
     related_suites,
     settle,
     suite_names,
-)  # fmt: skip
-from data.errors import ConcordError
+)
+from concord.data.errors import ConcordError
 
 
 def refused(path: Path, *words: str) -> None:
@@ -37,7 +37,7 @@ def test_suites_of_the_repo_load() -> None:
 
 
 def test_papers_and_tables_of_the_repo_exist() -> None:
-    from reports.declared import declared_table
+    from concord.reports.published import declared_table
 
     for name in suite_names():
         suite = read_suite(name)
@@ -174,7 +174,7 @@ def test_guided_suites_compare_on_equal_terms(name: str) -> None:
 
 
 def test_rows_that_are_not_run_show_what_the_paper_has() -> None:
-    from reports.declared import declared_table
+    from concord.reports.published import declared_table
 
     suite = load_suite("identity-landmarks")
     declared = declared_table(suite.paper, suite.table)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.synthetic import ATTRIBUTES, SPLITS, FaceArrays, face, render_many
-from data.synthetic.paint import paint_face
-from data.synthetic.world import describe
+from concord.data.synthetic import ATTRIBUTES, SPLITS, FaceArrays, face, render_many
+from concord.data.synthetic.faces.paint import paint_face
+from concord.data.synthetic.faces.world import describe
 
 ROOT = Path(__file__).parents[2]
 BACKGROUND, SKIN, EYE_G, L_EYE, R_EYE, L_BROW, R_BROW, MOUTH, U_LIP, L_LIP, HAIR, HAT = (

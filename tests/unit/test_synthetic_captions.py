@@ -2,9 +2,9 @@
 
 import pytest
 
-from data.synthetic import LEVELS, Captions, all_words, tokenize
-from data.synthetic import captions as grammar
-from data.synthetic.world import describe
+from concord.data.synthetic import LEVELS, Captions, all_words, tokenize
+from concord.data.synthetic.faces import captions as grammar
+from concord.data.synthetic.faces.world import describe
 
 TABLES = {
     "Bangs": grammar.BANGS_SENTENCES,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data.synthetic.tree as tree_module
-from data.errors import ConcordError
-from data.labels import CELEBAMASK_HQ
-from data.synthetic import WORLD_SEED, face, write_tree
-from data.synthetic.tree import jpeg_loss
+from concord.data.errors import ConcordError
+from concord.data.labels import CELEBAMASK_HQ
+from concord.data.synthetic import WORLD_SEED, face, write_tree
+from concord.data.synthetic.faces import tree as tree_module
+from concord.data.synthetic.faces.tree import jpeg_loss
 
 INDICES = (0, 1999, 2000, 29_999)
 

@@ -10,14 +10,21 @@ import pytest
 from fake_store import write_run
 from layout_world import Perfect, grid_layout, paint
 
-from benchmarks.store import Store
-from benchmarks.suite import Row, Suite, read_suite
-from metrics.layout import Instance, LayoutTable, evaluate_layout, layout_table, mean_iou, success_rate
-from reports import statistics as st
-from reports.assemble import build_table
-from reports.export import to_frame
-from reports.measured import MetricFacts, spread
-from reports.tables import BEST, Table, to_markdown
+from concord.benchmarks.store.run import Store
+from concord.benchmarks.suite import Row, Suite, read_suite
+from concord.metrics.layout.instances import (
+    Instance,
+    LayoutTable,
+    evaluate_layout,
+    layout_table,
+    mean_iou,
+    success_rate,
+)
+from concord.reports import statistics as st
+from concord.reports.assemble import build_table
+from concord.reports.tables.export import to_frame
+from concord.reports.tables.measured import MetricFacts, spread
+from concord.reports.tables.table import BEST, Table, to_markdown
 
 LEVELS = [2, 3, 4, 5, 6] * 6
 ROWS = {"interactdiffusion": 0.6, "amdm-interactdiffusion-migc": 0.1}  # share of instances in a wrong colour

@@ -10,12 +10,12 @@ import pytest
 from fake_store import FACTS, JUDGES, make_suite, write_run, write_store
 from rich.console import Console
 
-from benchmarks.store import Store
-from benchmarks.suite import Row
-from data.errors import ConcordError
-from reports import statistics as st
-from reports.assemble import build_table, mark_rows
-from reports.tables import (
+from concord.benchmarks.store.run import Store
+from concord.benchmarks.suite import Row
+from concord.data.errors import ConcordError
+from concord.reports import statistics as st
+from concord.reports.assemble import build_table, mark_rows
+from concord.reports.tables.table import (
     BEST,
     SECOND,
     TIED,
@@ -31,7 +31,7 @@ from reports.tables import (
     to_markdown,
     to_terminal,
 )
-from reports.tables import Row as TableRow
+from concord.reports.tables.table import Row as TableRow
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import load_weights, save_weights
-from data.errors import ConcordError
-from data.requests import Conditions, Request
-from methods.base import make_params
-from methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
-from methods.tedigan import Objective, TediGAN, mix_styles, optimise, ramp
-from methods.training import all_tasks, get_task
-from methods.training import stylegan as training
-from methods.training.trainer import train
+from concord.data.checkpoints import load_weights, save_weights
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions, Request
+from concord.methods.base import make_params
+from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
+from concord.methods.tedigan import Objective, TediGAN, mix_styles, optimise, ramp
+from concord.methods.training import all_tasks, get_task
+from concord.methods.training import stylegan as training
+from concord.methods.training.trainer import train
 
 SIDE, LAYERS, WIDTH = 16, 6, 5
 

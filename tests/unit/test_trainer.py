@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.checkpoints import load_weights, packed, save_weights, unpacked, weight_path
-from data.errors import ConcordError
-from methods.training import all_tasks, get_task
-from methods.training.trainer import Recipe, Task, train
+from concord.data.checkpoints import load_weights, packed, save_weights, unpacked, weight_path
+from concord.data.errors import ConcordError
+from concord.methods.training import all_tasks, get_task
+from concord.methods.training.trainer import Recipe, Task, train
 
 
 class Line(Task):

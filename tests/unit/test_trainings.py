@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from data.checkpoints import card_path
-from data.files import write_json
-from reports.assemble import _title
-from reports.trainings import drawings, steps_of, with_budgets
+from concord.data.checkpoints import card_path
+from concord.data.files import write_json
+from concord.reports.assemble import _title
+from concord.reports.tables.trainings import drawings, steps_of, with_budgets
 
 
 def write_card(folder: Path, name: str, steps: int, earlier: tuple[int, ...] = (), curve: Any = None) -> None:

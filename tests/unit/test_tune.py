@@ -12,14 +12,14 @@ import toy_world
 from fake_store import make_suite
 from pydantic import BaseModel
 
-from benchmarks.plan import Options, make_plan, make_request_set, row_with
-from benchmarks.settings import load_settings
-from benchmarks.suite import Row, load_suite, read_suite, suite_names
-from benchmarks.tune import Workbench, best, objective, progress_made, rows_to_tune, search, strangeness
-from benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
-from data.errors import ConcordError
-from data.faces import open_faces
-from reports.tuning import tuning_notes
+from concord.benchmarks.planner import Options, make_plan, make_request_set, row_with
+from concord.benchmarks.settings import load_settings
+from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
+from concord.benchmarks.tune import Workbench, best, objective, progress_made, rows_to_tune, search, strangeness
+from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.errors import ConcordError
+from concord.reports.tables.tuning import tuning_notes
 
 # ----------------------------------------------------------------------------------------------------------- the search
 
@@ -169,7 +169,7 @@ class ARun:
 
 
 def test_a_report_says_how_much_was_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.tuned.FOLDER", tmp_path)
+    monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", tmp_path)
     suite = make_suite(
         name="toys", rows=[Row(name="dial", method="dial", tuned="dial"),
                            Row(name="dial-last", method="dial", tuned="dial"), Row(name="plain", method="plain")],
@@ -221,7 +221,7 @@ def dial() -> Iterator[None]:
     """A method whose images are nearest to the mask at strength 3, and which knows nothing of the text's strength."""
     import torch
 
-    import methods.base as base
+    from concord.methods import base
 
     before = base.all_methods()
 
@@ -331,7 +331,7 @@ def test_only_tuned_rows_are_tuned(bench: Workbench) -> None:
 def test_a_plan_takes_tuned_values(dial: None, toy_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toys.yaml").write_text(SUITE)
     suite = load_suite(str(tmp_path / "toys.yaml"))
-    monkeypatch.setattr("benchmarks.tuned.FOLDER", tmp_path / "tuned")
+    monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", tmp_path / "tuned")
     plans = [make_plan(suite, load_settings(), Options(data=toy_tree, limit=4))]
     write_search(a_search())
     plans.append(make_plan(suite, load_settings(), Options(data=toy_tree, limit=4)))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from toy_guidance import ToyBank, make, requests
 
-from data.errors import ConcordError
-from methods.base import Batch, Trace
-from methods.core.guidance import make_energies
-from methods.core.sampler import Step, ddim_step
-from methods.single import Unconditional
-from methods.ugd import UniversalGuidance
+from concord.data.errors import ConcordError
+from concord.methods.base import Batch, Trace
+from concord.methods.core.sampler import Step, ddim_step
+from concord.methods.guidance.energies import make_energies
+from concord.methods.single import Unconditional
+from concord.methods.ugd import UniversalGuidance
 
 T, BEFORE = 501, 491
 NAMES = ("text", "mask")

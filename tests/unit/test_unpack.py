@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import data.unpack
-from data.errors import ConcordError
-from data.unpack import BadArchive, describe, find_root, unpack
+import concord.data.download.unpack
+from concord.data.download.unpack import BadArchive, describe, find_root, unpack
+from concord.data.errors import ConcordError
 
 MOST = 1_000_000
 
@@ -68,7 +68,7 @@ def test_a_zip_is_unpacked_without_the_litter_of_systems(tmp_path):
 
 
 def test_many_files_are_unpacked_without_a_hash_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.unpack, "MOST_HASHED", 2)
+    monkeypatch.setattr(concord.data.download.unpack, "MOST_HASHED", 2)
     members = [(f"{n}", b"x") for n in range(3)]
     for archive in (zipped(tmp_path / "x.zip", *members), tarred(tmp_path / "x.tar", *members)):
         assert unpack(archive, tmp_path / "out", MOST) == {}
@@ -148,7 +148,7 @@ def test_a_tar_whose_header_alone_is_a_bomb(tmp_path):
 
 
 def test_too_many_members(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.unpack, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(concord.data.download.unpack, "MOST_MEMBERS", 2)
     members = [(f"{n}", b"") for n in range(3)]
     refuse(zipped(tmp_path / "x.zip", *members), tmp_path, "3 files")
     refuse(tarred(tmp_path / "x.tar", *members), tmp_path, "more than 2 files")
@@ -188,10 +188,10 @@ def test_what_is_no_archive(tmp_path):
 def test_no_space_is_told_before_unpacking(tmp_path, monkeypatch):
     import shutil
 
-    import data.transfer
+    import concord.data.download.transfer
 
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(data.transfer.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(concord.data.download.transfer.shutil, "disk_usage", lambda _: free)
     with pytest.raises(ConcordError, match=r"no space for unpacking x.zip"):
         unpack(zipped(tmp_path / "x.zip", ("a", b"1" * 100)), tmp_path / "out", MOST)
     assert not (tmp_path / "out").exists()

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from concord.data import app
-from data import verify as checker
-from data.errors import ConcordError
-from data.faces import open_faces
-from data.verify import KINDS, inspect, verify
+from concord.commands.data import app
+from concord.data.datasets.faces import verify as checker
+from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.verify import KINDS, inspect, verify
+from concord.data.errors import ConcordError
 
 SIDE = 16
 ANNO = "CelebAMask-HQ-mask-anno/0"

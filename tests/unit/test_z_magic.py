@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from toy_guidance import NAMES, Linear, Quadratic, ToyBank, make, make_space, requests
 
-from data.errors import ConcordError
-from methods.base import Trace
-from methods.core.cagrad import cagrad
-from methods.core.guidance import Energy
-from methods.core.sampler import Step
-from methods.core.schedule import Schedule
-from methods.freedom import FreeDoM
-from methods.z_magic import ZMagic
+from concord.data.errors import ConcordError
+from concord.methods.base import Trace
+from concord.methods.core.sampler import Step
+from concord.methods.core.schedule import Schedule
+from concord.methods.freedom import FreeDoM
+from concord.methods.guidance.cagrad import cagrad
+from concord.methods.guidance.energies import Energy
+from concord.methods.z_magic import ZMagic
 
 T, BEFORE, SIZE = 501, 491, 5
 M = torch.randn(4, SIZE, SIZE, generator=torch.Generator().manual_seed(3), dtype=torch.float64) / SIZE**0.5

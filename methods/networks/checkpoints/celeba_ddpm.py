@@ -28,9 +28,9 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.files import sha256_file
-from metrics.networks.paper.weights import frozen, load_strictly, read_state, unfilled, weight_path
+from concord.data.errors import ConcordError
+from concord.data.files import sha256_file
+from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, unfilled, weight_path
 
 NAME = "celeba-hq-ddpm"
 KIND = "the DDPM of CelebA-HQ"

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.errors import ConcordError
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from methods.networks.checkpoints.ldm import (
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.checkpoints.ldm import (
     AutoencoderShape,
     ConditionEncoder,
     Influence,
@@ -44,10 +44,10 @@ from methods.networks.checkpoints.ldm import (
     is_autoencoder_attention,
     unet_names,
 )
-from methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
-from methods.networks.experts import Encoded
-from metrics.networks.paper.pretrained import load_processor
-from metrics.networks.paper.weights import frozen, unfilled, weight_path
+from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
+from concord.methods.networks.experts import Encoded
+from concord.metrics.networks.pretrained.transformers_folder import load_processor
+from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
 
 CLASSES = 19
 GRID = 32  # masks are seen at 32 x 32
@@ -382,7 +382,7 @@ def _autoencoder(
 
 def _tokenizer(folder: Path | None, shape: TextShape) -> Any:
     if folder is None:
-        from data.manifest import weight_folder
+        from concord.data.download.manifest import weight_folder
 
         folder = weight_folder(TOKENIZER)
     if not (Path(folder) / "vocab.txt").is_file():

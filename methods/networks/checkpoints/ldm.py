@@ -22,9 +22,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from methods.networks.experts import Bound, Encoded, Expert
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.experts import Bound, Encoded, Expert
 
 # ------------------------------------------------------------------------------------------------------------- the UNet
 

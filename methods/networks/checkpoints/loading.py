@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.files import sha256_file
+from concord.data.errors import ConcordError
+from concord.data.files import sha256_file
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool)

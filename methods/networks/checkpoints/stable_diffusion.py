@@ -24,11 +24,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from data.errors import ConcordError
-from data.files import read_json
-from data.requests import Conditions
-from methods.core.schedule import Schedule
-from methods.networks.checkpoints.ldm import (
+from concord.data.errors import ConcordError
+from concord.data.files import read_json
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.checkpoints.ldm import (
     AutoencoderShape,
     ConditionEncoder,
     LatentAutoencoder,
@@ -38,10 +38,10 @@ from methods.networks.checkpoints.ldm import (
     is_autoencoder_attention,
     unet_names,
 )
-from methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
-from methods.networks.experts import Encoded
-from metrics.networks.paper.pretrained import load_processor
-from metrics.networks.paper.weights import frozen, unfilled, weight_path
+from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
+from concord.methods.networks.experts import Encoded
+from concord.metrics.networks.pretrained.transformers_folder import load_processor
+from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
 
 VERSIONS = ("v1-4", "v1-5")
 SCALE = 0.18215  # of the latents
@@ -135,7 +135,7 @@ def load_stable_diffusion(
         raise ConcordError(f"Stable Diffusion version '{version}': expected {' or '.join(VERSIONS)}")
     name = f"stable-diffusion-{version}"
     if path is None:
-        from data.manifest import weight_folder
+        from concord.data.download.manifest import weight_folder
 
         path = weight_folder(name)
     path = weight_path(name, path)

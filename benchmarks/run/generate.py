@@ -1,0 +1,310 @@
+"""Generates one run: shard by shard, so that a killed one goes on where it stopped and gives the same images.
+
+Batches never cross a shard: after a kill the remaining shards are cut into the very batches that they would have had.
+What an earlier version of the run left behind is removed only when the first new shard is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from concord.benchmarks.plan.sources import weights_current
+from concord.benchmarks.planner import RunPlan
+from concord.benchmarks.run.image_source import Made, Maker
+from concord.benchmarks.run.meter import Clock, PeakMemory
+from concord.benchmarks.store.lock import run_lock
+from concord.benchmarks.store.provenance import provenance
+from concord.benchmarks.store.run import SCORE_FILES, Run
+from concord.benchmarks.store.shards import encode_png, read_info, write_shard
+from concord.data.errors import ConcordError
+from concord.data.files import atomic_path, read_json, write_json
+
+Progress = Callable[[int, int], None]
+"""progress(images done, images in all)"""
+
+KINDS = ("load", "generate", "decode", "write")
+"""Seconds of a run: loading code and weights, the method itself, reading the dataset, encoding and writing images."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did: nothing where all was up to date, else the seconds that it took by kind of work."""
+
+    made: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is: 'up to date', 'to do', 'changed' (finished under another key) or 'partial'."""
+
+    state: str
+    shards_done: int
+    shards: int
+
+
+def run_status(run: RunPlan, grid: int = 0) -> Status:
+    """Read from the store alone; nothing is loaded or written."""
+    total = len(run.requests.shards)
+    if is_current(run, grid):
+        return Status("up to date", total, total)
+    if Run(run.path).finished:
+        return Status("changed", 0, total)
+    done = sum(info is not None for info in valid_shards(run))
+    return Status("partial" if done else "to do", done, total)
+
+
+def is_current(run: RunPlan, grid: int = 0) -> bool:
+    """Whether the finished run is the one that the plan asks for, every file of it whole."""
+    try:
+        manifest = read_json(run.path / "run.json")
+    except (ConcordError, OSError):
+        return False
+    if not isinstance(manifest, dict) or not manifest.get("finished") or manifest.get("key") != run.key:
+        return False
+    shards = valid_shards(run)
+    return None not in shards and not _trace_is_missing(run, shards, grid)
+
+
+def valid_shards(run: RunPlan) -> list[dict[str, Any] | None]:
+    """The JSON of each shard that belongs to this plan and is whole; None for the others."""
+    found = [read_info(run.path / "images", index) for index in range(len(run.requests.shards))]
+    return [
+        info if info is not None and info.get("key") == run.key and weights_current(info["weights"]) else None
+        for info in found
+    ]
+
+
+def _trace_is_missing(run: RunPlan, shards: list[dict[str, Any] | None], grid: int) -> bool:
+    """Whether the first shard stands without the traces of its first `grid` requests, though its method tells some."""
+    first = shards[0]
+    if first is None or not first["traces"]:
+        return False
+    try:
+        with np.load(run.path / "trace.npz", allow_pickle=False) as file:
+            traced = len(file["requests"])
+    except (OSError, ValueError, KeyError):
+        traced = 0
+    return traced < min(grid, len(run.requests.shards[0]))
+
+
+def generate_run(
+    run: RunPlan,
+    open_maker: Callable[[], Maker],
+    batch_size: int,
+    grid: int = 0,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Make what is missing of a run.
+
+    open_maker: called only when there is something to make.
+    grid: the first so many requests keep the method's traces.
+    Raises ConcordError when another process writes this run, or the folder cannot be written.
+    """
+    check_batch_size(batch_size)
+    if is_current(run, grid):
+        return Outcome(False)
+    with run_lock(run.path):
+        if is_current(run, grid):  # another process has just finished it
+            return Outcome(False)
+        remove_leftovers(run.path)
+        return Outcome(True, Generation(run, open_maker, batch_size, grid, progress).work())
+
+
+def check_batch_size(batch_size: int) -> None:
+    if not 1 <= batch_size <= 64:
+        raise ConcordError(f"--batch-size {batch_size}: expected 1..64 (a batch never crosses a shard of 64)")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Temporary files of killed processes; the lock is held, so nobody is writing them."""
+    for path in (*folder.glob(".*.part"), *(folder / "images").glob(".*.part")):
+        path.unlink(missing_ok=True)
+
+
+class Generation:
+    """One session of making a run: from its first missing shard to the manifest."""
+
+    def __init__(
+        self, run: RunPlan, open_maker: Callable[[], Maker], batch_size: int, grid: int, progress: Progress | None
+    ) -> None:
+        self.run, self.batch_size, self.grid, self.progress = run, batch_size, grid, progress
+        self.open_maker = open_maker
+        self.images = run.path / "images"
+        self.clock = Clock(*KINDS)
+        self.infos = valid_shards(run)
+        if _trace_is_missing(run, self.infos, grid):
+            self.infos[0] = None
+        self.begun = False
+
+    def work(self) -> dict[str, float]:
+        """Returns the seconds of this session by kind."""
+        memory = PeakMemory()
+        with self.clock.measure("load"):
+            maker = self.open_maker()
+        if maker.device is not None and maker.device.type == "cuda":
+            memory = PeakMemory(maker.device)
+        try:
+            self._report()
+            for index, info in enumerate(self.infos):
+                if info is None:
+                    self.make_shard(index, maker, memory)
+        finally:
+            maker.close()
+        self.begin()  # nothing was missing but the manifest, or shards of a longer plan are left
+        self.write_manifest()
+        return self.clock.split()
+
+    def make_shard(self, index: int, maker: Maker, memory: PeakMemory) -> None:
+        shard = self.run.requests.shards[index]
+        before, counts, start = dict(self.clock.seconds), maker.evaluations(), time.perf_counter()
+        pngs: list[bytes] = []
+        told: list[Made] = []
+        for first in range(0, len(shard), self.batch_size):
+            batch = shard[first : first + self.batch_size]
+            with self.clock.measure("decode"):
+                prepared = maker.prepare(batch)
+            tell = bool(maker.traces) and index == 0 and first < self.grid
+            with self.clock.measure("generate"):
+                made = maker.make(prepared, tell)
+            self._check(made.images, batch[0].id, len(batch))
+            with self.clock.measure("write"):
+                pngs += [encode_png(image) for image in made.images]
+            if tell:
+                told.append(made)
+            self._report(len(pngs))
+        self.begin()
+        with self.clock.measure("write"):
+            if told:
+                self._write_trace(told)
+        after = maker.evaluations()
+        facts: dict[str, Any] = {
+            "key": self.run.key,
+            "weights": maker.weights(),
+            "seconds": round(time.perf_counter() - start, 4),
+            "time": {kind: round(self.clock.seconds[kind] - before[kind], 4) for kind in KINDS},
+            "evaluations": {name: after[name] - counts.get(name, 0) for name in after},
+            "peak_memory_bytes": memory.bytes(),
+            "batch_size": self.batch_size,
+            "traces": list(maker.traces),
+            "provenance": provenance(maker.device),
+        }
+        known = maker.shard_facts(len(shard))
+        facts |= {**known, "time": {**facts["time"], **known.get("time", {})}}
+        with self.clock.measure("write"):
+            self.infos[index] = write_shard(self.images, index, [request.id for request in shard], pngs, facts)
+        self._report()
+
+    def begin(self) -> None:
+        """Before the first write: the old manifest and scores go, and shards that are not of this plan."""
+        if self.begun:
+            return
+        self.begun = True
+        with _writable(self.run.path):
+            for name in ("run.json", *SCORE_FILES):  # the manifests first: what is half removed counts for nothing
+                (self.run.path / name).unlink(missing_ok=True)
+            if self.infos and self.infos[0] is None:
+                (self.run.path / "trace.npz").unlink(missing_ok=True)
+            ours = {f"{index:05d}" for index, info in enumerate(self.infos) if info is not None}
+            for path in self.images.glob("[0-9]*"):
+                if path.stem not in ours:
+                    path.unlink()
+
+    def _check(self, images: np.ndarray, first: str, expected: int) -> None:
+        size = self.run.requests.image_size
+        if images.shape != (expected, size, size, 3):
+            raise ConcordError(
+                f"row '{self.run.row.name}', request {first}: images of shape {images.shape}; "
+                f"expected ({expected}, {size}, {size}, 3)"
+            )
+
+    def _write_trace(self, told: list[Made]) -> None:
+        """Keep the traces of the first `grid` requests, before the shard's JSON vouches for them."""
+        shard = self.run.requests.shards[0]
+        ids = [request.id for request in shard[: self.grid]]
+        arrays: dict[str, Any] = {"requests": np.array(ids)}
+        for name in told[0].traces:
+            arrays[name] = np.concatenate([made.traces[name] for made in told])[: len(ids)]  # (R, S, M, ...)
+            arrays[f"{name}_steps"] = np.array(told[0].steps[name])
+            arrays[f"{name}_names"] = np.array(told[0].parts[name], dtype=np.str_)
+        with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def _report(self, unwritten: int = 0) -> None:
+        if self.progress is not None:
+            done = sum(info["n"] for info in self.infos if info is not None)
+            self.progress(min(done + unwritten, len(self.run.requests)), len(self.run.requests))
+
+    def write_manifest(self) -> None:
+        shards = [info for info in self.infos if info is not None]
+        n = len(self.run.requests)
+        split = _merge([info["time"] for info in shards])
+        session = self.clock.split()
+        split.update(load=session["load"], other=session["other"])
+        seconds = sum(info["seconds"] for info in shards) + session["load"]
+        counts = _merge([info["evaluations"] for info in shards])
+        last = shards[-1]
+        manifest = {
+            "finished": True,
+            "key": self.run.key,
+            "request_set": self.run.requests.name,
+            "row": self.run.row.name,
+            "method": self.run.row.method,
+            "profile": self.run.profile,
+            **({"generator": self.run.generator} if self.run.generator else {}),
+            "params": self.run.params,
+            "conditions": list(self.run.conditions),
+            "n": n,
+            "image_size": self.run.requests.image_size,
+            "data": {
+                "name": self.run.requests.dataset.name,
+                "fingerprint": self.run.requests.fingerprint,
+            },
+            "left_out": self.run.requests.left_out,
+            "weights": {name: digest for info in shards for name, digest in info["weights"].items()},
+            "provenance": last["provenance"],
+            "device": "+".join(sorted({info["provenance"]["device"] for info in shards})),
+            "dtype": "bfloat16" if self.run.dtype == "bf16" else "float32",
+            "batch_size": last["batch_size"],
+            "seconds_total": round(seconds, 3),
+            "seconds_per_image": round(split["generate"] / n, 5),
+            "peak_memory_bytes": max(info["peak_memory_bytes"] for info in shards),
+            "evaluations_per_image": {name: round(count / n, 4) for name, count in counts.items()},
+            "time": {kind: round(value, 3) for kind, value in split.items()},
+            "shards": [{key: info[key] for key in ("shard", "n", "sha256", "requests")} for info in shards],
+            "requests": [request.facts() for request in self.run.requests.requests],
+        }
+        if self.run.external is not None:
+            costs = _worst([info["costs"] for info in shards])
+            manifest |= {name: None for name, how in costs.items() if how == "not known"}
+            manifest["external"] = {**self.run.external.facts(), "costs": costs}
+        write_json(self.run.path / "run.json", manifest)
+
+
+def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums by name."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0) for part in parts) for name in names}
+
+
+def _worst(parts: list[dict[str, str]]) -> dict[str, str]:
+    """How each cost is known: what holds for all shards; 'not known' where one of them lacks it."""
+    found = {name: {part[name] for part in parts} for name in parts[0]}
+    return {name: "not known" if "not known" in how else " and ".join(sorted(how)) for name, how in found.items()}
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConcordError(
+            f"{folder}: cannot be changed ({error.strerror}); free it or choose another --results"
+        ) from None

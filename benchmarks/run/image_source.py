@@ -1,0 +1,171 @@
+"""What makes the images of a run: a method, or a reference row (the item's own picture, another item's picture)."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concord.benchmarks.planner import PlannedRequest, RequestSet, RunPlan
+from concord.benchmarks.run.meter import EvaluationCounter, wait_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from concord.methods.base import Method
+
+
+@dataclass
+class Made:
+    """Images uint8 (B, H, W, 3) RGB, and what the method told on the way, each value (B, S, ...)."""
+
+    images: np.ndarray
+    steps: dict[str, list[int]] = field(default_factory=dict)
+    traces: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the parts of (B, S, parts, ...) are called
+
+
+class Maker(ABC):
+    """Makes images batch by batch; the runner measures around it."""
+
+    device: torch.device | None = None  # None: no network runs
+    traces: tuple[str, ...] = ()
+
+    @abstractmethod
+    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+        """Read what the batch needs from the dataset."""
+
+    @abstractmethod
+    def make(self, prepared: Any, tell: bool) -> Made:
+        """The batch's images; `tell` asks for traces."""
+
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the weight files used so far, by network."""
+        return {}
+
+    def evaluations(self) -> dict[str, int]:
+        """Network evaluations so far, by network."""
+        return {}
+
+    def shard_facts(self, n: int) -> dict[str, Any]:
+        """What it knows better than the runner about the shard of n images that it has just made.
+
+        Entries of the shard's JSON; `time` is merged with the measured one.
+        """
+        return {}
+
+    def close(self) -> None:  # noqa: B027  # most makers attach nothing
+        """Let go of what was attached."""
+
+
+# ---------------------------------------------------------------------------------------------------------- references
+
+
+class GroundTruthMaker(Maker):
+    """The item's own picture: the ceiling of every metric that asks for agreement."""
+
+    def __init__(self, requests: RequestSet) -> None:
+        self.size = requests.image_size
+
+    def prepare(self, batch: Sequence[PlannedRequest]) -> np.ndarray:
+        return np.stack([request.item.image(self.size) for request in batch])
+
+    def make(self, prepared: np.ndarray, tell: bool) -> Made:
+        return Made(prepared)
+
+
+class ShuffledMaker(GroundTruthMaker):
+    """Another item's picture: the floor. Quality is real, agreement with the conditions is chance."""
+
+    def __init__(self, requests: RequestSet) -> None:
+        super().__init__(requests)
+        self.partner = derangement(requests.requests)
+
+    def prepare(self, batch: Sequence[PlannedRequest]) -> np.ndarray:
+        return super().prepare([self.partner[request.id] for request in batch])
+
+
+def derangement(requests: Sequence[PlannedRequest]) -> dict[str, PlannedRequest]:
+    """Each request's partner, never itself: one cycle through all of them, in the order of a hash of their ids."""
+    cycle = sorted(requests, key=lambda request: hashlib.sha256(f"shuffled\x00{request.id}".encode()).digest())
+    return {request.id: partner for request, partner in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+
+class MethodMaker(Maker):
+    """A method over its profile's networks, with every network evaluation counted."""
+
+    def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str]) -> None:
+        self.method, self.requests, self.conditions = method, requests, tuple(conditions)
+        self.device = method.device
+        self.traces = tuple(method.traces)
+        self.counter = EvaluationCounter(method.networks())
+
+    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+        return [self.requests.request(planned, self.conditions) for planned in batch]
+
+    def make(self, prepared: Any, tell: bool) -> Made:
+        from concord.methods.base import Trace
+
+        trace = Trace(*self.traces) if tell else Trace()
+        images = self.method.generate(prepared, trace)
+        wait_for(self.device)
+        made = Made(to_uint8(images))
+        for name in trace.values:
+            made.steps[name], value = trace.stacked(name)
+            made.parts[name] = trace.parts[name]
+            made.traces[name] = value.numpy().astype(np.float16)
+        return made
+
+    def weights(self) -> dict[str, str]:
+        return dict(getattr(self.method.bank, "sha256", {}))
+
+    def evaluations(self) -> dict[str, int]:
+        return dict(self.counter.rows)
+
+    def close(self) -> None:
+        self.counter.close()
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3), to the nearest level."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def open_maker(run: RunPlan, device: str = "auto") -> Maker:
+    """The maker of a run, its networks loaded; raises ConcordError before anything is written."""
+    if run.row.name == "ground-truth":
+        return GroundTruthMaker(run.requests)
+    if run.row.name == "shuffled":
+        return ShuffledMaker(run.requests)
+    if run.external is not None:
+        from concord.benchmarks.external.method import open_external
+
+        return open_external(run)
+    from concord.data.device import resolve_device
+    from concord.methods.base import make_method
+    from concord.methods.networks.bank import Bank
+
+    assert run.row.method is not None
+    chosen = resolve_device(device)
+    use_all_cores()
+    method = make_method(run.row.method, run.row.params, lambda: Bank.load(run.profile, chosen))
+    return MethodMaker(method, run.requests, run.conditions)
+
+
+def use_all_cores() -> None:
+    """Let torch use the cores that this process may use (and no more: in a container it counts the machine's)."""
+    import os
+
+    import torch
+
+    from concord.benchmarks.store.provenance import usable_cores
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())

@@ -1,0 +1,236 @@
+"""One worker process a device, for one run: each makes its share of the missing shards, as `generate_run` would.
+
+Which images come out does not depend on the workers: a shard's batches are its own. The parent holds the run's lock and
+writes the manifest; a worker writes whole shards and nothing else. One that dies is named, and what the others have
+made stays: the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from concord.benchmarks.plan.sources import method_file
+from concord.benchmarks.planner import RunPlan
+from concord.benchmarks.run.generate import (  # fmt: skip
+    Generation,
+    Outcome,
+    Progress,
+    check_batch_size,
+    generate_run,
+    is_current,
+    remove_leftovers,
+    valid_shards,
+)
+from concord.benchmarks.run.meter import PeakMemory
+from concord.benchmarks.store.lock import run_lock
+from concord.data.errors import ConcordError
+
+
+def resolve_devices(names: str) -> list[str]:
+    """'cuda:0,cuda:1' or 'cpu,cpu' as a list, each of them there; 'all': every visible GPU, or the CPU without one."""
+    import torch
+
+    from concord.data.device import resolve_device
+
+    if names == "all":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:
+        raise ConcordError(f"--devices {names!r}: expected names separated by commas, such as cuda:0,cuda:1, or all")
+    for name in found:
+        if name != "cpu" and found.count(name) > 1:
+            raise ConcordError(f"--devices {names}: '{name}' is named twice; expected one worker a GPU")
+        resolve_device(name)
+    return found
+
+
+PRELOAD = [
+    "concord.benchmarks.generators",
+    "concord.benchmarks.run.generate",
+    "concord.methods.base",
+    "concord.methods.networks.bank",
+]
+"""What the server of worker processes imports once: each worker is a fork of it that has touched no device yet."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker does. key: the run's, as the parent found it. method: a plugin's file."""
+
+    run: RunPlan
+    key: str
+    device: str
+    shards: tuple[int, ...]
+    batch_size: int
+    grid: int
+    threads: int
+    method: Path
+
+
+@dataclass
+class Worker:
+    """A worker as the parent sees it."""
+
+    job: Job
+    process: BaseProcess
+    link: Connection
+    left: set[int]
+    is_ready: bool = False
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"the worker on {self.job.device} (process {self.process.pid})"
+
+
+def generate_with_workers(
+    run: RunPlan, devices: Sequence[str], batch_size: int, grid: int = 0, progress: Progress | None = None
+) -> Outcome:
+    """Make what is missing of a run on several devices at once.
+
+    Raises ConcordError that names a worker that died or failed; the shards of the others stay.
+    """
+    from concord.benchmarks.generators import open_any
+
+    check_batch_size(batch_size)
+    if is_current(run, grid):
+        return Outcome(False)
+    with run_lock(run.path):
+        if is_current(run, grid):  # another process has just finished it
+            return Outcome(False)
+        remove_leftovers(run.path)
+        generation = Generation(run, lambda: open_any(run, devices[0]), batch_size, grid, progress)
+        missing = [index for index, info in enumerate(generation.infos) if info is None]
+        if len(missing) > 1:
+            _share(generation, missing, devices[: len(missing)])
+            generation.infos = valid_shards(run)
+            generation.write_manifest()
+            return Outcome(True, generation.clock.split())
+    return generate_run(run, lambda: open_any(run, devices[0]), batch_size, grid, progress)
+
+
+def _share(generation: Generation, missing: Sequence[int], devices: Sequence[str]) -> None:
+    """Run the workers until every one of them is done or gone."""
+    workers = _start(generation, missing, devices)
+    try:
+        with generation.clock.measure("load"):
+            while any(not worker.is_ready and worker.problem is None for worker in workers):
+                _listen(workers, generation)
+        if any(worker.is_ready for worker in workers):
+            generation.begin()  # the old run stays until networks are loaded
+        for worker in workers:
+            if worker.is_ready and worker.problem is None:
+                with contextlib.suppress(OSError):
+                    worker.link.send("go")
+        with generation.clock.measure("generate"):
+            while any(worker.left and worker.problem is None for worker in workers):
+                _listen(workers, generation)
+        for worker in workers:
+            if worker.problem is None:
+                worker.process.join()
+    finally:
+        for worker in workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join()
+            worker.link.close()
+    problems = [f"{worker.name}: {worker.problem}" for worker in workers if worker.problem]
+    if problems:
+        lost = sorted(index for worker in workers for index in worker.left)
+        raise ConcordError(
+            f"row '{generation.run.row.name}': {'; '.join(problems)}; {len(missing) - len(lost)} of {len(missing)} "
+            f"shards were finished and stay, {len(lost)} are missing: run the same command again"
+        )
+
+
+def _start(generation: Generation, missing: Sequence[int], devices: Sequence[str]) -> list[Worker]:
+    from concord.benchmarks.store.provenance import usable_cores
+
+    assert generation.run.row.method is not None
+    # without what was read for this process: masks of thousands of faces
+    run = replace(generation.run, requests=replace(generation.run.requests))
+    context, threads = multiprocessing.get_context("forkserver"), max(1, usable_cores() // len(devices))
+    context.set_forkserver_preload([*PRELOAD, *(["concord.methods.networks.paper_bank"] if run.generator else [])])
+    workers = []
+    for place, device in enumerate(devices):
+        shards = tuple(missing[place :: len(devices)])
+        job = Job(
+            run, generation.run.key, device, shards, generation.batch_size, generation.grid, threads,
+            method_file(generation.run.row.method),
+        )  # fmt: skip
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(job, there), daemon=True)
+        process.start()
+        there.close()  # so that the end of the worker is the end of the pipe
+        workers.append(Worker(job, process, here, set(shards)))
+    return workers
+
+
+def _listen(workers: Sequence[Worker], generation: Generation) -> None:
+    """Take what the next worker says; one that hangs up before its work is done has died."""
+    open_links: dict[Any, Worker] = {worker.link: worker for worker in workers if worker.left and not worker.problem}
+    for link in wait(list(open_links)):
+        worker = open_links[link]
+        try:
+            kind, value = worker.link.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            code = worker.process.exitcode or 0
+            worker.problem = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            continue
+        if kind == "ready":
+            worker.is_ready = True
+        elif kind == "shard":
+            worker.left.discard(value)
+            done = sum(len(generation.run.requests.shards[i]) for w in workers for i in set(w.job.shards) - w.left)
+            kept = sum(info["n"] for info in generation.infos if info is not None)
+            if generation.progress is not None:
+                generation.progress(kept + done, len(generation.run.requests))
+        else:
+            worker.problem = value
+
+
+def work(job: Job, link: Connection) -> None:
+    """In the worker: load, say so, make the shards one after another."""
+    if job.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # processes on one CPU share its cores
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)
+        torch.set_num_threads(job.threads)
+    try:
+        _work(job, link)
+    except ConcordError as error:
+        link.send(("error", str(error)))
+    except (BrokenPipeError, EOFError):
+        pass  # the parent is gone
+    finally:
+        link.close()
+
+
+def _work(job: Job, link: Connection) -> None:
+    from concord.benchmarks.generators import open_any
+    from concord.methods.base import all_methods, load_plugin
+
+    job.run.__dict__["key"] = job.key  # source that is edited meanwhile makes no run of two keys
+    if job.run.row.method not in all_methods():
+        load_plugin(job.method)
+    generation = Generation(job.run, lambda: open_any(job.run, job.device), job.batch_size, job.grid, None)
+    generation.begun = True  # the parent clears what is old
+    maker = generation.open_maker()
+    memory = PeakMemory(maker.device if maker.device is not None and maker.device.type == "cuda" else None)
+    try:
+        link.send(("ready", None))
+        link.recv()
+        for index in job.shards:
+            generation.make_shard(index, maker, memory)
+            link.send(("shard", index))
+    finally:
+        maker.close()

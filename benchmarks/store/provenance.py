@@ -1,0 +1,90 @@
+"""Where a number comes from: code, packages, machine, device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from concord.benchmarks.settings import ROOT
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow", "pandas", "safetensors", "dvc")
+
+
+@cache
+def git_commit(root: Path = ROOT) -> str | None:
+    """The commit of the checkout, with '+dirty' when tracked files differ from it; None outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=False
+        )
+        status = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a number, as installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def provenance(device: torch.device | None = None) -> dict[str, Any]:
+    """Git commit, versions, platform, processor and device. `device` None: no network ran."""
+    facts: dict[str, Any] = {
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "device": "cpu" if device is None else str(device),
+        "dtype": "float32",
+    }
+    if device is not None:
+        import torch
+
+        facts["threads"] = torch.get_num_threads()
+        if device.type == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name(device)
+            facts["cuda"] = torch.version.cuda
+            facts["tf32"] = bool(torch.backends.cuda.matmul.allow_tf32)
+    return facts
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1

@@ -1,0 +1,118 @@
+"""`concord check`: contract tests on a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concord.arguments import (  # fmt: skip
+    Changes,
+    Device,
+    Externals,
+    Plugins,
+    ProfileName,
+    load_externals,
+    load_plugins,
+    parse_changes,
+)
+from concord.data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from concord.benchmarks.contract import Contract
+    from concord.benchmarks.external.method import External
+
+
+def check(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="A method; with --plugin, all of the file's.", show_default=False),
+    ] = None,
+    plugin: Plugins = None,
+    device: Device = "auto",
+    profile: ProfileName = "embedded",
+    changes: Changes = None,
+    external: Externals = None,
+) -> None:
+    """Test that a method keeps the contract: the same bits again, nothing but the request counts, clear errors.
+
+    Exit code 0: every check passed; 1: one failed; 2: bad input.
+
+    Examples:
+
+      concord check collaborative
+
+      concord check --plugin my_method.py
+
+      concord check composable --set steps=5 --device cuda
+
+      concord check --external my_method.yaml
+    """
+    from concord.methods.base import get_method, make_params
+
+    names = load_plugins(plugin)
+    if name is not None:
+        names = [name]
+    outside = load_externals(external, [])
+    if not names and not outside:
+        raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
+    params = parse_changes(changes)
+    for method in names:
+        make_params(get_method(method), params)  # a mistake in a name is known before networks load
+    failed = sum(_check_method(method, params, device, profile) for method in names)
+    failed += sum(_check_command(method) for method in outside)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_method(name: str, params: dict[str, object], device: str, profile: str) -> int:
+    from concord.benchmarks.contract import Contract
+    from concord.benchmarks.run.image_source import use_all_cores
+    from concord.data.device import resolve_device
+    from concord.methods.base import make_method
+    from concord.methods.networks.bank import Bank
+
+    chosen = resolve_device(device)
+    use_all_cores()
+    return _check(name, f"on {chosen}", lambda: Contract(make_method(name, params, lambda: Bank.load(profile, chosen))))
+
+
+def _check_command(external: External) -> int:
+    import tempfile
+
+    from concord.benchmarks.external.command import command_contract
+
+    with tempfile.TemporaryDirectory(prefix="concord-") as folder:
+        return _check(external.name, "by its command", lambda: command_contract(external, Path(folder)))
+
+
+def _check(name: str, where: str, open_contract: Callable[[], Contract]) -> int:
+    """Print the table of one method; returns how many checks failed."""
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from concord.progress import bar
+
+    start = time.perf_counter()
+    contract = open_contract()
+    total = sum(attribute.startswith("check_") for attribute in dir(contract))
+    results = []
+    with bar(f"check {name}") as progress:
+        for result in contract.run():
+            results.append(result)
+            progress(len(results), total)
+    table = Table("check", "", "detail", title=f"{name} {where}", title_justify="left", box=None, pad_edge=False)
+    for result in results:
+        table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", result.detail)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+    failed = sum(not result.passed for result in results)
+    seconds = time.perf_counter() - start
+    typer.echo(f"{name}: {len(results) - failed} of {len(results)} checks passed in {seconds:.1f} s")
+    return failed

@@ -1,0 +1,138 @@
+"""`concord export | import`: a method that lives outside is asked by a folder, and answers with images in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from concord.arguments import (  # fmt: skip
+    DataFolder,
+    Device,
+    Limit,
+    Plugins,
+    ProfileName,
+    Results,
+    SeedSet,
+    SizeName,
+    SuiteName,
+    open_plan,
+    open_session,
+    split_names,
+)
+from concord.console import conclude, tell_seconds
+
+RESULTS = Path("results")
+
+
+def export(
+    suite: SuiteName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.", show_default=False)],
+    conditions: Annotated[
+        str | None,
+        typer.Option("--conditions", help="Only these of the suite's conditions, by commas.", show_default=False),
+    ] = None,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    seed_set: SeedSet = 0,
+    profile: ProfileName = "embedded",
+) -> None:
+    """Write a suite's requests as a folder: requests.jsonl, their conditions as files, and a README of the format.
+
+    Fill the folder with one <id>.png a request, in whatever environment; `concord import` takes the images in.
+
+    Examples:
+
+      concord export face-generation exchange --limit 32
+
+      concord export face-generation exchange --conditions text --size full
+    """
+    from concord.benchmarks.external.exchange import README
+    from concord.benchmarks.external.method import export_suite
+
+    # A reference row asks for no method: none has to be imported to write requests.
+    plan = open_plan(
+        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, row="ground-truth"
+    )  # fmt: skip
+    written = export_suite(plan, folder, suite, split_names(conditions, "--conditions"))
+    pixels = f"{written.image_size}x{written.image_size}"
+    typer.echo(f"{folder}: {written.n} requests of suite '{plan.suite.name}' ({', '.join(written.conditions)})")
+    typer.echo(f"make {pixels} images as {folder}/<id>.png ({folder / README} tells how), then:")
+    typer.echo(f"concord import {folder} --as NAME")
+
+
+def take_in(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that `concord export` wrote.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option("--as", help="What the method is called.", show_default=False)],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Where the images lie; in DIR if absent.", show_default=False)
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="What the table calls it; its name if absent.")] = "",
+    paper: Annotated[str, typer.Option("--paper", help="Such as arXiv:2304.10530.")] = "",
+    citation: Annotated[str, typer.Option("--citation", help="Authors: Title. Venue, year.")] = "",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="Another suite of the same requests; the export's own if absent.", show_default=False
+        ),
+    ] = None,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="default or full; the export's if absent.", show_default=False)
+    ] = None,
+    seed_set: Annotated[
+        int | None, typer.Option("--seed-set", help="The export's if absent.", show_default=False)
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="The export's if absent.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Take the images of an answered export in as a method: checked, stored, scored, and shown in the suite's table.
+
+    Nothing is stored unless every request has its image, readable and of the right size, and the requests are those
+    of the suite today. Imported again under its name, a method is replaced.
+
+    Examples:
+
+      concord import exchange --as my-method
+
+      concord import exchange --as my-method --title "My method" --paper arXiv:2304.10530
+    """  # fmt: skip
+    from concord.benchmarks.external.exchange import read_export
+    from concord.benchmarks.external.method import import_folder, with_run
+    from concord.commands.report import report_plan
+
+    known = read_export(folder)
+    chosen = known.options
+    plan = open_plan(
+        suite or known.suite,
+        data=data or (Path(chosen.data) if chosen.data else None),
+        limit=chosen.limit if limit is None else limit,
+        size=size or chosen.size,
+        seed_set=chosen.seed_set if seed_set is None else seed_set,
+        profile=profile or known.profile,
+        results=results,
+        plugin=plugin,
+    )
+    session = open_session(plan, device, None)
+    with session.measure("write"):
+        run, new = import_folder(
+            plan, folder, name, images, {"title": title, "paper": paper, "citation": citation}
+        )  # fmt: skip
+    typer.echo(f"{run.path}: {len(run.requests)} images of '{name}' {'taken in' if new else 'are there already'}")
+    plan = session.plan = with_run(plan, run)
+    runs = plan.select([name])  # from here on as `concord run --methods NAME`: reference rows come along
+    made = session.generate(runs)
+    scored = session.score(runs)
+    conclude(runs, [*made, *([run] if new else [])], scored)
+    with session.measure("report"):
+        report_plan(plan)
+    tell_seconds([session])

@@ -1,0 +1,288 @@
+"""`concord list | run | plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concord.arguments import (  # fmt: skip
+    BatchSize,
+    Changes,
+    DataFolder,
+    Device,
+    Devices,
+    Externals,
+    Limit,
+    Methods,
+    Plugins,
+    ProfileName,
+    Results,
+    SeedSet,
+    SizeName,
+    SuiteName,
+    load_plugins,
+    open_plan,
+    open_session,
+    split_names,
+)
+from concord.console import conclude, table, tell_seconds
+
+if TYPE_CHECKING:
+    from concord.benchmarks.planner import Options, Plan
+    from concord.benchmarks.settings import Settings
+    from concord.benchmarks.store.run import Store
+    from concord.benchmarks.suite import Suite
+
+RESULTS = Path("results")
+
+
+def run(
+    suite: SuiteName,
+    data: DataFolder = None,
+    methods: Methods = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+    external: Externals = None,
+    devices: Devices = None,
+) -> None:
+    """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
+
+    Examples:
+
+      concord run face-generation
+
+      concord run face-generation --limit 8 --methods composable,collaborative
+
+      concord run face-generation --data path/to/CelebAMask-HQ
+
+      concord run face-generation --plugin my_method.py --methods my-method --set steps=20
+
+      concord run face-generation --external my_method.yaml
+    """
+    from concord.commands.report import report_plan
+
+    names = split_names(methods)
+    plan = open_plan(
+        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
+        methods=names, changes=changes, external=external,
+    )  # fmt: skip
+    session = open_session(plan, device, batch_size, devices)
+    runs = plan.select(names)
+    _introduce(plan)
+    made = session.generate(runs)
+    scored = session.score(runs)
+    for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
+        typer.echo(f"'{what}': {reason}", err=True)
+    conclude(runs, made, scored)
+    with session.measure("report"):
+        report_plan(plan)
+    tell_seconds([session])
+
+
+def plan(
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="Only this suite; all of them if absent.", show_default=False)
+    ] = None,
+    size: SizeName = "default",
+    profile: ProfileName = "embedded",
+    device: Device = "auto",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    devices: Devices = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the licences of what profile paper fetches, as they are listed.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the paper's networks on --device first, for the hours below.")
+    ] = False,
+) -> None:
+    """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
+
+    For profile paper it also tells what all of it will take: images, network evaluations, hours, disk, licences, and
+    what is missing. Nothing is fetched or run.
+
+    Examples:
+
+      concord plan
+
+      concord plan --suite face-generation --size full
+
+      concord plan --profile paper
+
+      concord plan --profile paper --measure --device cuda:0
+    """
+    from concord.benchmarks.dvc import MATRIX, make_matrix, write_matrix
+    from concord.benchmarks.planner import Options
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.stamps import remove_untrue
+    from concord.benchmarks.suite import load_suites, suite_path
+
+    load_plugins(plugin)
+    if device.startswith("cuda"):
+        from concord.data.device import resolve_device
+
+        resolve_device(device)
+    settings = load_settings()
+    suites = load_suites()
+    if suite is not None:
+        suite_path(suite)  # an unknown name is an error that lists the known ones
+        suites = [found for found in suites if found.name == suite]
+    options = Options(profile, size, results=results)
+    suites = [found.in_profile(profile) for found in suites]
+    if settings.profile(profile).datasets and profile != "embedded":
+        from concord.benchmarks.generators import has_models
+        from concord.commands.outlook import accept_licences, remove_failed, tell_outlook
+        from concord.commands.outlook import measure as measure_rates
+
+        without = [found.name for found in suites if not has_models(found, profile)]
+        if without:
+            typer.echo(f"not part of profile '{profile}', as their models are not public: {', '.join(without)}")
+        suites = [found for found in suites if found.name not in without]
+        if measure:
+            measure_rates(suites, settings, options, device)
+        tell_outlook(suites, settings, options)
+        if yes:
+            accept_licences(suites, settings, options)
+        remove_failed(results / profile / "fetched")
+        devices = devices or ("all" if device == "auto" else None)
+    matrix = make_matrix(
+        suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or [],
+        devices=devices,
+    )  # fmt: skip
+    changed = write_matrix(matrix)
+    remove_untrue(results / profile / "stages", results / profile)
+    _show_status(suites, options, settings)
+    typer.echo(f"{MATRIX.name}: {len(matrix['methods'])} methods, {len(matrix['suites'])} suites, "
+               f"{'written' if changed else 'unchanged'}")  # fmt: skip
+
+
+def list_all(
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Show the suites, methods and metrics that there are, and which rows have results.
+
+    Examples:
+
+      concord list
+
+      concord list --plugin my_method.py
+    """
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.store.run import Store
+    from concord.benchmarks.suite import load_suites
+    from concord.methods.base import all_methods
+    from concord.metrics.base import SetMetric, all_metrics
+
+    load_plugins(plugin)
+    settings = load_settings()
+    settings.profile(profile)
+    store = Store(results / profile)
+    rows = []
+    for suite in load_suites():
+        runs = [store.run(suite.request_set, name) for name in suite.row_names()]
+        done = f"{sum(run.finished for run in runs)} made, {sum(run.scored for run in runs)} scored of {len(runs)}"
+        sizes = settings.sizes.get(suite.request_set)
+        n = f"{sizes.default} / {sizes.full}" if sizes else "-"
+        rows.append((suite.name, suite.title, f"{suite.paper} {suite.table}", " ".join(suite.conditions), n, done))
+    table(f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows)
+    methods = [
+        (name, method.title, " ".join(sorted(method.conditions)), "no" if method.training_free else "yes", method.paper)
+        for name, method in all_methods().items()
+    ]
+    methods += _outside(store)
+    table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
+    metrics = [
+        (name, metric.label, "higher" if metric.higher_is_better else "lower",
+         "set" if issubclass(metric, SetMetric) else "image", " ".join(sorted(metric.needs)), str(metric.minimum_n))
+        for name, metric in all_metrics().items()
+    ]  # fmt: skip
+    table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
+
+
+# -------------------------------------------------------------------------------------------------------------- telling
+
+
+def _introduce(plan: Plan) -> None:
+    requests = plan.requests
+    typer.echo(f"{plan.suite.title}: {len(requests)} requests from {requests.dataset.name}, results in {plan.root}")
+    if len(requests) < 16:
+        typer.echo(
+            f"n = {len(requests)}: far too few for any conclusion; set metrics such as FID are refused", err=True
+        )
+    for reason, count in requests.left_out.items():
+        typer.echo(f"left out: {count} items, {reason}", err=True)
+    for name, reason in plan.skipped.items():
+        typer.echo(f"row '{name}' is left out: {reason}", err=True)
+    for row in plan.suite.rows:
+        if row.planned:
+            typer.echo(f"row '{row.name}': {row.planned}", err=True)
+
+
+def _outside(store: Store) -> list[tuple[str, str, str, str, str]]:
+    """Lines of the methods that live outside and have results."""
+    from concord.benchmarks.external.method import External, external_manifest
+
+    manifests = map(external_manifest, sorted(store.root.glob("*/*/run.json")))
+    found = {told["row"]: External.of(told) for told in manifests if told is not None}
+    return [(name, one.title, " ".join(one.conditions), "external", one.paper) for name, one in sorted(found.items())]
+
+
+def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
+    """One line a run, each run once: which state it is in, and where."""
+    from concord.benchmarks.planner import NothingToAskError
+
+    rows: dict[Path, tuple[str, ...]] = {}
+    for suite in suites:
+        dataset = settings.profile(options.profile).datasets[suite.dataset]
+        reason = "the data are fetched first" if dataset.sources else "the data are drawn first"
+        folders = [dataset.items_folder, dataset.reference_folder or dataset.items_folder]
+        if all(folder.is_dir() for folder in folders):
+            related = [other for other in suites if other.request_set == suite.request_set]
+            try:
+                rows.update(_states(suite, options, settings, related))
+                continue
+            except NothingToAskError as error:
+                if options.profile == "embedded":
+                    raise
+                reason = str(error)
+        names = [name for name in suite.row_names() if name in suite.reference or suite.row(name).method]
+        for name in names:
+            path = Path(suite.request_set) / name
+            rows[path] = (suite.request_set, name, "-", "to do", "to do", reason)
+    table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+
+
+def _states(
+    suite: Suite, options: Options, settings: Settings, related: Sequence[Suite]
+) -> dict[Path, tuple[str, ...]]:
+    """The state of each run of a suite, by its folder."""
+    from concord.benchmarks.generators import why_not
+    from concord.benchmarks.planner import make_plan
+    from concord.benchmarks.run.generate import run_status
+    from concord.benchmarks.session import Session
+
+    session = Session(make_plan(suite, settings, options, related=related))
+    states: dict[Path, tuple[str, ...]] = {}
+    for run in session.plan.runs:
+        status = run_status(run, session.grid)
+        done = status.state == "up to date" and session.has_scores(run)
+        shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
+        scores = "up to date" if done else "to do"
+        if status.state != "up to date" and (reason := why_not(run)):
+            shards = reason
+        states[run.path] = (
+            run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shards,
+        )  # fmt: skip
+    return states

@@ -1,0 +1,232 @@
+"""`concord generate | score`: the two steps of a run, for one row, for a method's rows, or for whole suites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concord.arguments import (  # fmt: skip
+    BatchSize,
+    Changes,
+    DataFolder,
+    Device,
+    Devices,
+    Externals,
+    Limit,
+    Plugins,
+    ProfileName,
+    Results,
+    RowName,
+    SeedSet,
+    SizeName,
+    open_plan,
+    open_session,
+    split_names,
+)
+from concord.console import conclude, tell_seconds
+from concord.data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from concord.benchmarks.planner import Plan, RunPlan
+    from concord.benchmarks.session import Session
+
+RESULTS = Path("results")
+
+SuiteNames = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUITE", help="A suite (see `concord list`), a .yaml file, or several separated by commas.",
+        show_default=False,
+    ),
+]  # fmt: skip
+MethodNames = Annotated[
+    str | None,
+    typer.Option("--methods", help="Only the rows of these methods ('reference': the reference rows), by commas.",
+                 show_default=False),
+]  # fmt: skip
+Mark = Annotated[
+    Path | None,
+    typer.Option("--mark", help="A JSON file that names what was done, for DVC to watch.", show_default=False),
+]
+
+
+def generate(
+    suite: SuiteNames,
+    row: RowName = None,
+    methods: MethodNames = None,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+    mark: Mark = None,
+    external: Externals = None,
+    devices: Devices = None,
+) -> None:
+    """Make the images of one row of a suite, or of all its rows, where they are not up to date.
+
+    Examples:
+
+      concord generate face-generation collaborative
+
+      concord generate face-generation,influence-ablation --methods collaborative
+
+      concord generate influence-ablation --device cuda --batch-size 64
+
+      concord generate face-generation --profile paper --devices cuda:0,cuda:1
+    """
+    from concord.benchmarks.planner import NothingToAskError
+
+    sessions: list[Session] = []
+    every: list[RunPlan] = []
+    made: list[RunPlan] = []
+    left: dict[str, str] = {}
+    for name in suite.split(","):
+        try:
+            plan = open_plan(
+                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
+                plugin=plugin, changes=changes, row=_only(row, methods), external=external,
+            )  # fmt: skip
+        except NothingToAskError as error:
+            _leave(name, error, profile, left)
+            continue
+        runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
+        session = open_session(plan, device, batch_size, devices)
+        sessions.append(session)
+        made += session.generate(runs)
+        left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
+        every += [run for run in runs if run.row.name not in session.not_run]
+    _end(sessions, every, made, [], mark, "run.json", left)
+
+
+def score(
+    suite: SuiteNames,
+    row: RowName = None,
+    methods: MethodNames = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Only the features that FID and KID compare with; no row.")
+    ] = False,
+    data: DataFolder = None,
+    limit: Limit = None,
+    size: SizeName = "default",
+    device: Device = "auto",
+    profile: ProfileName = "embedded",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    changes: Changes = None,
+    seed_set: SeedSet = 0,
+    mark: Mark = None,
+    devices: Devices = None,
+) -> None:
+    """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
+
+    With --images it scores any folder of images instead: `concord score --images DIR --help` shows that form.
+
+    Examples:
+
+      concord score face-generation collaborative
+
+      concord score face-generation --reference
+
+      concord score --images samples/ --reference real/ --metrics fid,kid,lpips --profile paper
+    """
+    from concord.benchmarks.planner import NothingToAskError
+    from concord.benchmarks.store.run import Run
+
+    sessions: list[Session] = []
+    every: list[RunPlan] = []
+    scored: list[RunPlan] = []
+    left: dict[str, str] = {}
+    for name in suite.split(","):
+        try:
+            plan = open_plan(
+                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
+                plugin=plugin, changes=changes, row="ground-truth" if reference else _only(row, methods),
+            )  # fmt: skip
+        except NothingToAskError as error:
+            _leave(name, error, profile, left)
+            continue
+        session = open_session(plan, device, None, devices)
+        if sessions:
+            session.share_perception(sessions[0])
+        sessions.append(session)
+        if reference:
+            session.make_reference()
+            left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
+            (results / profile / "reference").mkdir(parents=True, exist_ok=True)  # DVC watches it, whatever is in it
+            continue
+        runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
+        if (row is None and methods is None) or profile == "paper":
+            waiting = [run for run in runs if not Run(run.path).finished]
+            left |= {f"{plan.requests.name}/{run.row.name}": "not made, so not scored" for run in waiting}
+            runs = [run for run in runs if run not in waiting]
+        left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
+        scored += session.score(runs)
+        every += runs
+    if not reference:
+        _end(sessions, every, [], scored, mark, "score.json", left)
+    else:
+        for what, reason in left.items():
+            typer.echo(f"{what}: {reason}", err=True)
+
+
+def _leave(suite: str, error: ConcordError, profile: str, left: dict[str, str]) -> None:
+    """Profile 'paper' leaves out a suite whose conditions its dataset lacks; elsewhere that is an error."""
+    if profile != "paper":
+        raise error
+    left[suite] = f"not run: {error}"
+
+
+def _only(row: str | None, methods: str | None) -> str | None:
+    """The one row that is wanted, where it is known before any method is looked at."""
+    return "ground-truth" if methods == "reference" else row
+
+
+def _pick(plan: Plan, row: str | None, methods: str | None, changed: bool) -> list[RunPlan]:
+    """The run of a row, those of the named methods, or all; under --set a row is named without its changes."""
+    if row is not None and methods is not None:
+        raise ConcordError("a row and --methods were both given; name one of them")
+    if methods is not None:
+        names = split_names(methods) or []
+        return [run for run in plan.runs if ("reference" if run.is_reference else run.row.method) in names]
+    if row is None:
+        return list(plan.runs)
+    if changed:
+        return [run for run in plan.runs if run.row.name == row or run.row.name.startswith(f"{row}+")] or [
+            plan.run(row)
+        ]
+    return [plan.run(row)]
+
+
+def _fresh(runs: list[RunPlan], known: list[RunPlan]) -> list[RunPlan]:
+    """The runs that no earlier suite of this call has: suites of one request set share rows."""
+    paths = {run.path for run in known}
+    return [run for run in runs if run.path not in paths]
+
+
+def _end(
+    sessions: list[Session], runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan], mark: Path | None,
+    manifest: str, left: dict[str, str],
+) -> None:  # fmt: skip
+    """left: what was left out, and why."""
+    from concord.benchmarks.stamps import write_mark
+
+    for name, reason in left.items():
+        typer.echo(f"{name}: {reason}", err=True)
+    if not runs and left:
+        if mark is not None:
+            write_mark(mark, [], manifest, left)
+        return
+    if not runs:
+        raise ConcordError("nothing to do: no row of these suites is made by the methods named (see `concord list`)")
+    if mark is not None:
+        write_mark(mark, runs, manifest, left)
+    conclude(runs, made, scored)
+    tell_seconds(sessions)

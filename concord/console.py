@@ -1,0 +1,60 @@
+"""What the verbs tell at their end: which rows were made, what each cost, where the seconds went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from concord.benchmarks.planner import RunPlan
+    from concord.benchmarks.session import Session
+
+
+def conclude(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[RunPlan]) -> None:
+    """What each row cost, and whether anything had to be done."""
+    from concord.benchmarks.store.run import Run
+
+    rows = []
+    for run in runs:
+        stored = Run(run.path)
+        if not stored.finished:
+            continue
+        facts = stored.manifest
+        evaluations = ", ".join(f"{name} {count:g}" for name, count in facts["evaluations_per_image"].items()) or "-"
+        state = "made" if run in made else "up to date"
+        state += ", scored" if run in scored else ""
+        known = facts["seconds_per_image"], facts["peak_memory_bytes"]  # of an imported row they may not be
+        seconds = "-" if known[0] is None else f"{known[0]:.3f}"
+        memory = "-" if known[1] is None else f"{known[1] / 2**20:.0f}"
+        rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
+    table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
+    if not made and not scored:
+        typer.echo("everything is up to date")
+
+
+def tell_seconds(sessions: Sequence[Session]) -> None:
+    """Where the time of this process went, the largest part first."""
+    from concord.benchmarks.session import overhead_of, split_of
+    from concord.fork_server import keep_seconds
+
+    split = split_of(sessions)
+    keep_seconds(split)
+    ordered = sorted(split.items(), key=lambda pair: -pair[1])
+    parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in ordered if seconds >= 0.05)
+    typer.echo(f"seconds: {parts}; {overhead_of(split):.0%} outside methods and networks")
+
+
+def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(shown)
+    console.print()

@@ -1,0 +1,433 @@
+"""Energies that steer a diffusion model at sampling time, one per condition, and how far each may push.
+
+    E(c, x_0|t) = || r(c, D(x_0|t)) ||_2        p(c | x_t) ~ exp(-E)        (FreeDoM, Yu et al. 2023)
+
+D decodes the predicted clean latent to an image; r is the residual between what a guide network sees there and what the
+condition asks for. There is one number per image: a row's energy, and with it its gradient, never depends on the rest
+of the batch. What the papers and their authors' code take for r:
+
+    text        difference of the image's and the caption's embedding
+    mask        a parser's logits of a reference picture less those of the image (FreeDoM); 'segmentation maps' compared
+                by the mean squared error (Z-Magic, section 3.6). A request brings the map itself and no picture of it:
+                r is the map (one-hot) less the image's map in probabilities. 'logits' compares centred logits with a
+                one-hot target of their size instead, 'cross-entropy' is the mean of -log p over the pixels
+    identity    difference of unit embeddings of the faces (ArcFace)
+    landmarks   difference of the 2 x 68 coordinates, as shares of the image's side
+    style       difference of the Gram matrices of an image encoder's features, as deep as FreeDoM takes them
+
+Energies look through guide networks. A network that also scores the result is refused unless a row asks for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, log_softmax, normalize, one_hot
+
+from concord.data.errors import ConcordError
+from concord.data.labels import CLASSES
+from concord.methods.base import Method, Request
+from concord.metrics.face.landmark_l2 import landmark_vector
+from concord.metrics.face.landmarks import face_square
+from concord.metrics.networks.embedded.blocks import ResidualBlock
+from concord.metrics.networks.embedded.perceptual import gram
+from concord.metrics.networks.pretrained.clip_tokens import style_tokens
+
+if TYPE_CHECKING:
+    from concord.metrics.networks.perception import Perception
+
+GUIDED = ("text", "identity", "mask", "landmarks", "style")
+"""Conditions that have an energy, in the order in which Z-Magic starts from them."""
+
+ENERGY_FLOOR = 1e-12
+"""Added under the root of a norm: its derivatives stay finite where a residual vanishes."""
+
+
+# ----------------------------------------------------------------------------------------------------------- parameters
+
+
+class Strengths(BaseModel):
+    """How hard each condition pulls: FreeDoM's run scripts at 256x256. They have no meaning across models."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    text: float = Field(0.02, ge=0)
+    identity: float = Field(100.0, ge=0)
+    mask: float = Field(0.2, ge=0)
+    landmarks: float = Field(500.0, ge=0)
+    style: float = Field(0.2, ge=0)
+
+
+class Windows(BaseModel):
+    """When each condition guides: low < t < high, of the 1000 training timesteps (FreeDoM's run scripts)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    text: tuple[int, int] = (-1, 1000)
+    identity: tuple[int, int] = (100, 1000)
+    mask: tuple[int, int] = (200, 1000)
+    landmarks: tuple[int, int] = (200, 1000)
+    style: tuple[int, int] = (300, 700)
+
+
+Rule = Literal["relative", "sqrt-abar", "relative-correction", "score"]
+
+
+class Rules(BaseModel):
+    """How a strength becomes a step (`step_size`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    text: Rule = "relative"
+    identity: Rule = "sqrt-abar"
+    mask: Rule = "sqrt-abar"
+    landmarks: Rule = "sqrt-abar"
+    style: Rule = "relative-correction"
+
+    def rule(self, name: str) -> Rule:
+        return getattr(self, name)
+
+
+class EnergyParams(Method.Params):
+    """What every method that follows energies lets one choose about them."""
+
+    strengths: Strengths = Strengths()
+    norm: Literal["sample", "batch"] = "sample"  # 'batch': over the whole tensor, as coded (see `objective`)
+    text_residual: Literal["unit", "raw"] = "unit"  # 'raw': embeddings before their normalisation, as FreeDoM coded it
+    mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "probabilities"
+    style_residual: Literal["gram", "relative", "embedding"] = "gram"  # see `StyleEnergy`
+    style_blocks: tuple[int, ...] = (3,)  # of the image encoder, from 1; FreeDoM takes the third
+    text_by: Literal["energy", "model"] = "energy"  # 'model': the text-driven model, as in Z-Magic's Table 2
+    text_scale: float = 5.0  # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
+    guide: Literal["guide", "judge"] = "guide"  # whose networks the energies look through
+    judge_may_guide: bool = False  # a row has to say so: a judge that guides is no independent judge
+
+
+# ------------------------------------------------------------------------------------------------------------- energies
+
+
+class Energy(ABC):
+    """The energy of one condition for the requests of a batch.
+
+    target: (B, ...), what the condition asks for. Called on images (R, 3, H, W) in [0, 1], where R is B or a multiple
+    of it (blocks of B rows, each in the order of the requests): energies (R,), 0 or more.
+    """
+
+    condition: ClassVar[str]
+    target: Tensor
+
+    @abstractmethod
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        """r (R, ...) of images and as many targets."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        copies = len(images) // len(self.target)
+        target = self.target.repeat(copies, *[1] * (self.target.ndim - 1))
+        return self.measure(self.residual(images, target))
+
+    def measure(self, residual: Tensor) -> Tensor:
+        """The norm over one sample."""
+        return _norm(residual)
+
+
+class TextEnergy(Energy):
+    """|| e(image) - e(caption) ||: for unit vectors sqrt(2 - 2 cos), so that it falls as the cosine rises."""
+
+    condition = "text"
+
+    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+        self.pair, self.raw = guide.network("text-image"), p.text_residual == "raw"
+        captions = [_given(request, "text") for request in requests]
+        with torch.no_grad():
+            self.target = self.listen(captions)
+
+    def listen(self, captions: list[str]) -> Tensor:
+        if not self.raw:
+            return self.pair.embed_texts(captions)  # type: ignore[operator]
+        pair: Any = self.pair
+        if hasattr(pair, "text_features"):
+            return pair.text_features(captions)
+        ids = pair.tokenizer(captions).to(pair.log_scale.device)
+        return pair.project(pair.text.pool(pair.text(ids), ids))
+
+    def look(self, images: Tensor) -> Tensor:
+        """As FreeDoM's code brings the picture to CLIP where the network knows that way (`guide_features`)."""
+        pair: Any = self.pair
+        if hasattr(pair, "guide_features"):
+            seen = pair.guide_features(images)
+            return seen if self.raw else normalize(seen, dim=-1)
+        return pair.image(images) if self.raw else pair.embed_images(images)
+
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.look(images) - target
+
+
+class MaskEnergy(Energy):
+    """The distance of the segmentation map that the guide's parser sees from the one asked for."""
+
+    condition = "mask"
+    SPREAD = 18.0  # of 'logits': the right class above the mean of all; the embedded guide's median on faces
+
+    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+        self.parser, self.kind = guide.network("parser"), p.mask_residual
+        masks = np.stack([np.asarray(_given(request, "mask"), dtype=np.int64) for request in requests])
+        labels = torch.from_numpy(masks).to(guide.device)
+        self.target = one_hot(labels, CLASSES).movedim(-1, 1).float()  # (B, 19, H, W)
+
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        logits = self.parser(images)  # (R, 19, h, w)
+        if target.shape[-2:] != logits.shape[-2:]:
+            target = interpolate(target, logits.shape[-2:], mode="nearest-exact")
+        if self.kind == "probabilities":
+            return logits.softmax(dim=1) - target
+        if self.kind == "logits":
+            above = target * CLASSES / (CLASSES - 1)  # so that the right class lies 1 above the mean
+            return _centred(logits) - self.SPREAD * _centred(above)
+        return -(log_softmax(logits, dim=1) * target).sum(dim=1)  # (R, h, w)
+
+    def measure(self, residual: Tensor) -> Tensor:
+        if self.kind == "cross-entropy":
+            return residual.flatten(1).mean(dim=1)
+        return super().measure(residual)
+
+
+def _centred(x: Tensor) -> Tensor:
+    """Less the mean over the classes; logits mean the same without it."""
+    return x - x.mean(dim=1, keepdim=True)
+
+
+class IdentityEnergy(Energy):
+    """|| e(image) - e(person) || of unit vectors."""
+
+    condition = "identity"
+
+    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+        self.network = guide.network("identity")
+        found = pictures(requests, "identity", size, guide.device)
+        _require_faces(requests, found, guide)
+        with torch.no_grad():
+            self.target = self.network.embed(found)  # type: ignore[operator]
+
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        return self.network.embed(images) - target  # type: ignore[operator]
+
+
+class LandmarkEnergy(Energy):
+    """|| l(image) - l || / side over the 136 coordinates; side is that of the image.
+
+    A network that is shown a part of the picture (`squares`), as FreeDoM's is, sees the wanted face's square in every
+    image, and side is that of the square.
+    """
+
+    condition = "landmarks"
+
+    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+        self.network = guide.network("landmarks")
+        points = np.stack([_points(request, size) for request in requests])
+        self.target = torch.from_numpy(points).to(guide.device)  # (B, 68, 2), pixels
+        takes_part = "squares" in inspect.signature(self.network.forward).parameters
+        self.squares = [face_square(row) for row in points] if takes_part else None
+
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        if self.squares is None:
+            return (self.network(images) - target.to(images.dtype)) / images.shape[-1]
+        squares = self.squares * (len(images) // len(self.squares))
+        return self.network(images, squares) - landmark_vector(target.to(images.dtype), squares)
+
+
+class StyleEnergy(Energy):
+    """How far the image's style is from the reference's.
+
+    gram       || G(image) - G(reference) ||_F, G = F F^T / (h w) of features F (C, h w) of an image encoder's block
+    relative   the same over the sum of both norms, mean over the layers of the guide's feature network (metric
+               style-distance has it too, over the judge's)
+    embedding  || e(image) - e(reference) || of the pictures' unit embeddings (Universal Guidance)
+    """
+
+    condition = "style"
+
+    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+        self.guide, self.blocks, self.kind = guide, p.style_blocks, p.style_residual
+        found = pictures(requests, "style", size, guide.device)
+        with torch.no_grad():
+            self.target = self.describe(found)
+
+    def describe(self, images: Tensor) -> Tensor:
+        """(R, D): the Gram matrices one after another, or the embedding of the picture."""
+        if self.kind == "relative":
+            return torch.cat([gram(f).flatten(1) for f in self.features(images)], dim=1)
+        pair = self.guide.network("text-image")
+        if self.kind == "embedding":
+            return pair.embed_images(images)  # type: ignore[operator]
+        features = block_features(pair, images, self.blocks)
+        return torch.cat([gram(f).flatten(1) * f.shape[1] for f in features], dim=1)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Of the guide's feature network; the sizes of their Gram matrices are remembered for `residual`."""
+        found = self.guide.style_features(images)
+        self.sizes = [f.shape[1] ** 2 for f in found]
+        return found
+
+    def residual(self, images: Tensor, target: Tensor) -> Tensor:
+        seen = self.describe(images)
+        if self.kind != "relative":
+            return seen - target
+        parts = zip(seen.split(self.sizes, dim=1), target.split(self.sizes, dim=1), strict=True)
+        return torch.stack([_norm(a - b) / (_norm(a) + _norm(b)) for a, b in parts], dim=1)
+
+    def measure(self, residual: Tensor) -> Tensor:
+        return residual.mean(dim=1) if self.kind == "relative" else super().measure(residual)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Per row, (R,), with derivatives at 0."""
+    return (x.flatten(1).square().sum(dim=1) + ENERGY_FLOOR).sqrt()
+
+
+def block_features(pair: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    """Features (R, C, h, w) behind the named blocks (from 1) of an image encoder.
+
+    A network with a method `block_features(images, blocks)` of its own is asked; of the embedded one the residual
+    blocks are counted.
+    """
+    own = getattr(pair, "block_features", None)
+    if own is not None:
+        return own(images, blocks)
+    if hasattr(pair, "guide_features"):  # CLIP: FreeDoM's tokens of the third block, as a map (R, C, N, 1)
+        return [style_tokens(pair, images).mT[..., None]]
+    layers: list[nn.Module] = list(pair.image.body)  # type: ignore[union-attr, arg-type]
+    ends = [i for i, layer in enumerate(layers) if isinstance(layer, ResidualBlock)]
+    for block in blocks:
+        if not 1 <= block <= len(ends):
+            raise ConcordError(f"style_blocks: {block}; expected numbers from 1 to {len(ends)}")
+    hidden, found = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2), {}
+    for i, layer in enumerate(layers[: ends[max(blocks) - 1] + 1]):
+        hidden = layer(hidden)
+        found[i] = hidden
+    return [found[ends[block - 1]] for block in blocks]
+
+
+ENERGIES: dict[str, Any] = {
+    kind.condition: kind for kind in (TextEnergy, IdentityEnergy, MaskEnergy, LandmarkEnergy, StyleEnergy)
+}
+
+
+def make_energies(
+    names: Sequence[str], requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int
+) -> dict[str, Energy]:
+    """The energies of the named conditions, in that order; size: the side of the images that will be looked at.
+
+    Raises ConcordError where a condition is missing or unusable, and where the guide is a judge without leave.
+    """
+    refuse_judge(guide, p.judge_may_guide)
+    return {name: ENERGIES[name](requests, guide, p, size) for name in names}
+
+
+def refuse_judge(guide: Perception, allowed: bool) -> None:
+    """Raise ConcordError if the networks that guide are those that score, unless the row allows it."""
+    if guide.role == "judge" and not allowed:
+        raise ConcordError(
+            "guide 'judge': the networks that score would guide the method too; use guide 'guide', or say "
+            "judge_may_guide: true in the row's params"
+        )
+
+
+# --------------------------------------------------------------------------------------------------- reading conditions
+
+
+def _given(request: Request, name: str) -> Any:
+    value = getattr(request.conditions, name)
+    if value is None:
+        raise ConcordError(f"request {request.id}: condition '{name}' guides but is missing; give every request one")
+    return value
+
+
+def pictures(requests: Sequence[Request], name: str, size: int, device: torch.device) -> Tensor:
+    """The reference pictures of a condition, float32 (B, 3, size, size) in [0, 1]."""
+    found = []
+    for request in requests:
+        picture = np.asarray(_given(request, name))
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ConcordError(
+                f"request {request.id}: condition '{name}' has shape {picture.shape} and type {picture.dtype}; "
+                "expected a picture, uint8 of shape (H, W, 3)"
+            )
+        image = torch.from_numpy(np.ascontiguousarray(picture)).to(device).movedim(-1, 0)[None].float() / 255
+        if image.shape[-2:] != (size, size):
+            image = interpolate(image, (size, size), mode="bilinear", antialias=True)
+        found.append(image)
+    return torch.cat(found)
+
+
+def _require_faces(requests: Sequence[Request], images: Tensor, guide: Perception) -> None:
+    """Raise ConcordError where an identity picture shows no face; a guide without `has_face` cannot tell."""
+    detect = getattr(guide, "has_face", None)
+    if detect is None:
+        return
+    for request, face in zip(requests, detect(images).tolist(), strict=True):
+        if not face:
+            raise ConcordError(
+                f"request {request.id}: the picture of condition 'identity' shows no face; expected one face, upright, "
+                "filling most of the picture"
+            )
+
+
+def _points(request: Request, size: int) -> np.ndarray:
+    points = np.asarray(_given(request, "landmarks"), dtype=np.float32)
+    if points.shape != (68, 2):
+        raise ConcordError(f"request {request.id}: condition 'landmarks' has shape {points.shape}; expected (68, 2)")
+    outside = ~((points >= 0) & (points <= size)).all(axis=1)
+    if outside.any():
+        worst = int(np.flatnonzero(outside)[0])
+        x, y = points[worst]
+        raise ConcordError(
+            f"request {request.id}: landmark {worst} of condition 'landmarks' lies at ({x:.1f}, {y:.1f}), outside the "
+            f"image; expected 0..{size} in both directions"
+        )
+    return points
+
+
+# ----------------------------------------------------------------------------------------------------------- step sizes
+
+
+def objective(energies: Tensor, norm: str) -> Tensor:
+    """The scalar whose gradient guides, of energies (R,).
+
+    'sample': their sum, so that every row has its own gradient. 'batch': the norm over the whole tensor that FreeDoM's
+    code takes, sqrt(sum E^2): row i's gradient is E_i / sqrt(sum E^2) times its own, about 1 / sqrt(R), and depends on
+    its neighbours. For one image, as its scripts run it, the two are the same.
+    """
+    return energies.sum() if norm == "sample" else energies.square().sum().sqrt()
+
+
+def rms(x: Tensor, norm: str) -> Tensor:
+    """Root mean square of (R, ...) per row, (R, 1, ...); over all rows for norm 'batch'."""
+    dims = tuple(range(1, x.ndim)) if norm == "sample" else tuple(range(x.ndim))
+    return x.square().mean(dim=dims, keepdim=True).sqrt().clamp(min=1e-20)
+
+
+def step_size(
+    rule: Rule, strength: float, gradient: Tensor, eps: Tensor, correction: Tensor | None, abar: Tensor, weight: Tensor,
+    p: EnergyParams,
+) -> Tensor:  # fmt: skip
+    """rho_t: x_{t'} moves by -rho_t times the gradient (R, C, h, w); a number, or (R, 1, 1, 1).
+
+    sqrt-abar            strength sqrt(abar_t)
+    relative             strength rms(eps) sqrt(1 - abar_t) / sqrt(abar_t) c_1 / rms(gradient), where c_1 (`weight`) is
+                         the weight of x_0|t in DDPM's posterior mean: a share of what the noise moves x_0|t by
+    relative-correction  strength rms(eps_c - eps_u) scale / rms(gradient), of the text-driven model's guidance
+                         (`correction` = eps_c - eps_u); 'relative' where no text drives the model
+    score                strength c_1 (1 - abar_t) / sqrt(abar_t): by how much DDPM's posterior mean moves for a score
+                         of 1: strength 1 is Bayes' rule for p(c | x_t) ~ exp(-E)
+    """
+    if rule == "sqrt-abar":
+        return strength * abar.sqrt()
+    if rule == "score":
+        return strength * weight * (1 - abar) / abar.sqrt()
+    if rule == "relative-correction" and correction is not None:
+        return strength * rms(correction, p.norm) * p.text_scale / rms(gradient, p.norm)
+    return strength * rms(eps, p.norm) * (1 - abar).sqrt() / abar.sqrt() * weight / rms(gradient, p.norm)

@@ -1,0 +1,98 @@
+"""IS, the Inception Score: are images sure of their class, and all classes there? (Salimans et al. 2016)
+
+    IS = exp( mean_x KL( p(y|x) || p(y) ) ) = exp( H(mean_x p(y|x)) - mean_x H(p(y|x)) )       1 .. C, higher is better
+
+p(y|x) is the softmax of a classifier's C logits, p(y) its mean over the generated images; no real image is looked at.
+In profile 'paper' the classifier is Inception with its 1008 logits without bias, as the reference code has them; in
+profile 'embedded' the class judge: the age and sex heads of the feature network, 12 classes
+(metrics/networks/embedded/features.py).
+
+Splits. torch-fidelity and torchmetrics average IS over 10 parts of the images, ADM's evaluator over parts of 5000. A
+part sees fewer images, which lowers its score, so IS depends on n and on the number of splits. This file takes the
+whole set as one split and gets its interval from a jackknife; `split_scores` reproduces the others. The "+-" that they
+print is the spread between parts, no standard error of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from concord.metrics.base import SetMetric, group_sizes, register
+from concord.metrics.distribution.moments import Floats
+
+BLOCK = 4096  # rows whose probabilities are held at a time
+
+
+@register
+class InceptionScore(SetMetric):
+    """exp of the mutual information between image and predicted class; of generated images alone."""
+
+    name = "inception-score"
+    label = "IS"
+    unit = ""
+    higher_is_better = True
+    bounds = (1.0, math.inf)
+    minimum_n = 50
+    features = "logits"
+    needs_reference = False
+    networks = ("features",)
+
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        self.check_features(generated, generated)  # there is no other side
+        return _score(len(generated), *class_sums(generated))
+
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        self.check_features(generated, generated)
+        sizes = group_sizes(groups, len(generated))
+        parts = [class_sums(generated[groups == g]) for g in range(len(sizes))]
+        masses, entropies = np.stack([p[0] for p in parts]), np.array([p[1] for p in parts])
+        # The other groups are added up, not this one taken off the total: no class is left below 0 by rounding.
+        others = [np.arange(len(sizes)) != g for g in range(len(sizes))]
+        kept = len(generated) - sizes
+        return np.array(
+            [_score(n, masses[o].sum(axis=0), entropies[o].sum()) for n, o in zip(kept, others, strict=True)]
+        )
+
+
+@register
+class InceptionScoreTensorFlow(InceptionScore):
+    """IS by the protocol of TensorFlow 1, torch-fidelity and ADM's evaluator (see metrics/distribution/fid.py), in
+    one split."""
+
+    name = "inception-score-tf"
+    label = "IS (TF)"
+    features = "logits-tf"
+
+
+def split_scores(logits: np.ndarray, splits: int = 10) -> Floats:
+    """IS of `splits` consecutive parts of the rows (N, C), float64 (splits,); the mean is what torch-fidelity prints.
+
+    torch-fidelity permutes the rows first (by the legacy generator with seed 2020); here the caller does, if at all.
+    """
+    if not 1 <= splits <= len(logits):
+        raise ValueError(f"{splits} splits of {len(logits)} rows: expected 1..{len(logits)}")
+    bounds = [k * len(logits) // splits for k in range(splits + 1)]
+    return np.array([_score(j - i, *class_sums(logits[i:j])) for i, j in pairwise(bounds)])
+
+
+def class_sums(logits: np.ndarray) -> tuple[Floats, float]:
+    """(sum over rows of p(y|x) (C,), sum over rows of the entropy of p(y|x) in nats), in float64 by blocks of rows."""
+    mass, entropy = np.zeros(logits.shape[1]), 0.0
+    for start in range(0, len(logits), BLOCK):
+        logs = logits[start : start + BLOCK].astype(np.float64)
+        logs -= logs.max(axis=1, keepdims=True)
+        p = np.exp(logs)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        logs -= np.log(total)
+        mass += p.sum(axis=0)
+        entropy -= float((p * logs).sum())  # p = 0 where the log is far below 0, and finite: 0
+    return mass, entropy
+
+
+def _score(n: int, mass: Floats, entropy: float) -> float:
+    q = mass[mass > 0] / n
+    return max(1.0, math.exp(-float((q * np.log(q)).sum()) - entropy / n))  # below 1 by rounding alone

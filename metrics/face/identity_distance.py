@@ -1,0 +1,33 @@
+"""Identity distance: one minus the cosine between the face in an image and the person that it should show.
+
+    1 - cos(face network(image), face network(picture of the person))                       0 .. 2, lower is better
+
+Through ArcFace (Deng et al. 2019) in the paper profile: faces found, aligned by five points, compared (insightface's
+buffalo_l). An image without a face is a failure with the worst value, counted apart; so is an item whose own picture
+shows none, which then fails alike for every method. Z-Magic prints another distance: `identity-l2`.
+"""
+
+from __future__ import annotations
+
+from concord.metrics.base import Observation, SampleMetric, Score, joined, register
+from concord.metrics.text.text_distance import cosine_distance
+
+
+@register
+class IdentityDistance(SampleMetric):
+    """1 - cosine of the image's and the person's face embedding."""
+
+    name = "identity-distance"
+    label = "ID distance (1 − cosine)"
+    unit = ""
+    higher_is_better = False
+    bounds = (0.0, 2.0)
+    needs = frozenset({"identity"})
+    networks = ("identity",)
+
+    def score(self, observation: Observation) -> list[Score]:
+        self.require_conditions(observation)
+        found, statuses = observation.identities
+        wanted, wanted_statuses = observation.wanted_identities
+        distance = cosine_distance(found.cpu().double(), wanted.double()).tolist()
+        return self.scores(distance, "embedding not finite", joined(statuses, wanted_statuses, "condition"))

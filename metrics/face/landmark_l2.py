@@ -1,0 +1,85 @@
+"""Landmark L2: the Euclidean distance between the 136 numbers of an image's and its original's landmarks.
+
+    || v(image) - v(original) ||_2,  v = x and y of 68 points as shares of one square       0 .. , lower is better
+
+The energy that FreeDoM (Yu et al., ICCV 2023) and Z-Magic are guided by, over MobileFaceNet, and what Z-Magic's tables
+call "Landmark Distance". Both pictures are looked at through the *same* square, around the wanted face, so that a face
+elsewhere is far away and the original itself at 0. The square is 1.2 times the shorter side of the wanted landmarks'
+tight box; FreeDoM's is that of a detector's box (RetinaFace's), which reaches higher. In the paper profile
+MobileFaceNet is the guiding network, not an independent judge: `landmark-nme` is. In the embedded profile its landmark
+network stands in, which sees the whole picture, its points brought to the square.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from concord.data.errors import ConcordError
+from concord.metrics.base import Observation, SampleMetric, Score, joined, register
+from concord.metrics.face.landmarks import Square, face_square, wanted_landmarks
+from concord.metrics.text.text_feature_distance import feature_distance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class LandmarkL2(SampleMetric):
+    """L2 of landmark vectors in the square of the wanted face, image against original."""
+
+    name = "landmark-l2"
+    label = "Landmark distance (L2)"
+    unit = ""
+    higher_is_better = False
+    bounds = (0.0, 12.0)  # no upper end of its own; sqrt(136) = 11.7 is every number wrong by a whole square
+    needs = frozenset({"landmarks"})
+    needs_originals = True
+    networks = ("landmarks",)
+    paper_key = "landmark_distance"
+
+    def score(self, observation: Observation) -> list[Score]:
+        self.require_conditions(observation)
+        assert observation.originals is not None
+        squares = [face_square(points) for points in wanted_landmarks(observation)]
+        for number, square in enumerate(squares):
+            check_square(square, observation.images.shape[3], observation.images.shape[2], number)
+        found, statuses = _vectors(observation, observation.images, squares)
+        wanted, wanted_statuses = _vectors(observation, observation.originals, squares)
+        distance = landmark_l2(found.cpu().double(), wanted.cpu().double()).tolist()
+        return self.scores(distance, "landmarks not finite", joined(statuses, wanted_statuses, "original"))
+
+
+def landmark_l2(found: Tensor, wanted: Tensor) -> Tensor:
+    """(B, 136), (B, 136) shares of a square -> (B,); each sample by itself, differentiable."""
+    return feature_distance(found, wanted)
+
+
+def landmark_vector(points: Tensor, squares: list[Square]) -> Tensor:
+    """Landmarks (B, 68, 2) in pixels -> (B, 136), as shares of a square each; differentiable."""
+    import torch
+
+    corners = torch.tensor([(square.left, square.top) for square in squares], dtype=points.dtype, device=points.device)
+    sides = torch.tensor([square.side for square in squares], dtype=points.dtype, device=points.device)
+    return ((points - corners[:, None]) / sides[:, None, None]).flatten(1)
+
+
+def check_square(square: Square, width: int, height: int, number: int) -> None:
+    """Raise ConcordError where the wanted face does not lie in the picture."""
+    inside = (
+        min(width, square.left + square.side) > max(0, square.left)
+        and min(height, square.top + square.side) > max(0, square.top)
+    )  # fmt: skip
+    if square.side < 2 or not inside:
+        raise ConcordError(
+            f"condition 'landmarks' of image {number} of the batch spans the square {tuple(square)} (left, top, side), "
+            f"outside of a picture of {width}x{height}: expected pixels of the generated size"
+        )
+
+
+def _vectors(observation: Observation, images: Tensor, squares: list[Square]) -> tuple[Tensor, list[str]]:
+    networks = observation.freedom
+    if hasattr(networks, "landmark_vectors"):
+        found: tuple[Tensor, list[str]] = networks.landmark_vectors(images, squares)
+        return found
+    points, statuses = observation.landmarks if images is observation.images else networks.landmarks(images)
+    return landmark_vector(points, squares), [*statuses]

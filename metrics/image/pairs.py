@@ -1,0 +1,71 @@
+"""What the metrics of pixels and style share: an image beside its original, or beside its style reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concord.data.errors import ConcordError
+from concord.data.request import Conditions
+from concord.metrics.base import Observation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def paired(observation: Observation, metric: str) -> tuple[Tensor, Tensor]:
+    """Images and originals, float32 (B, 3, H, W) of one size; resizing would change the score, so it is never done."""
+    images, originals = observation.images, observation.originals
+    if originals is None:
+        raise ConcordError(f"metric '{metric}' compares with the original pictures, which were not given")
+    if images.shape != originals.shape:
+        sizes = (f"{x.shape[3]}x{x.shape[2]}" for x in (images, originals))
+        raise ConcordError(
+            f"metric '{metric}': images are {{}} pixels, their originals {{}}; give both at one size".format(*sizes)
+        )
+    return images, originals
+
+
+def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndarray], Tensor]) -> tuple[Tensor, Tensor]:
+    """Different style images (R, ...) as `resize` makes them, and for each image the row of its own, int64 (B,).
+
+    A batch that shares one reference has it looked at once.
+    """
+    import torch
+
+    rows: dict[bytes, int] = {}
+    made: list[Tensor] = []
+    index = []
+    for number, condition in enumerate(conditions):
+        style = condition.style
+        if style is None or style.ndim != 3 or style.shape[2] != 3 or style.dtype != np.uint8:
+            given = "missing" if style is None else f"of shape {style.shape} and type {style.dtype}"
+            raise ConcordError(
+                f"condition 'style' of image {number} of the batch is {given}; expected a picture uint8 (H, W, 3) RGB"
+            )
+        key = str(style.shape).encode() + style.tobytes()
+        if key not in rows:
+            rows[key] = len(made)
+            made.append(resize(style))
+        index.append(rows[key])
+    return torch.stack(made), torch.tensor(index)
+
+
+def pillow_bilinear(picture: np.ndarray, height: int, width: int) -> Tensor:
+    """uint8 (H, W, 3) RGB -> float32 (3, height, width) in [0, 1], resized by Pillow (antialiased) where it differs."""
+    import torch
+    from PIL import Image
+
+    if picture.shape[:2] != (height, width):
+        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float().div(255)
+
+
+def ability(perception: Any, name: str, metric: str, instead: str) -> Any:
+    """The method `name` of the scoring networks; ConcordError where this profile's do not have it."""
+    found = getattr(perception, name, None)
+    if found is None:
+        raise ConcordError(f"metric '{metric}': the scoring networks of this profile cannot measure it; {instead}")
+    return found

@@ -1,0 +1,97 @@
+"""Distances between the activations of two images: perceptual, style and content, as differentiable functions.
+
+    perceptual   mean over layers and pixels of  || f/|f| - g/|g| ||^2          LPIPS without its learnt weights
+    Gram         G = F F^T, F the features (C, H W) of one image; its entries say which features occur together, and
+                 not where (Gatys, Ecker & Bethge, CVPR 2016)
+    style loss   sum over layers of  mean (G_a - G_b)^2,  G divided by C H W    PyTorch's tutorial on neural style
+    style        mean over layers of |G_a - G_b| / (|G_a| + |G_b|), in [0, 1]   the same for any scale of activations
+    content      mean (f - g)^2;  for any scale of activations  mean over layers of |f - g| / (|f| + |g|), in [0, 1]
+
+Every function takes activations (B, C, H, W) of one or several layers and gives one value for each image (B,), so that
+the same distance can score and, through autograd, guide. No image of a batch touches another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from concord.metrics.networks.embedded.features import FeatureNetwork
+
+LPIPS_EPSILON = 1e-10  # added to the norm that channels are divided by, as in LPIPS
+STYLE_LAYERS = (1, 4, 6)  # of the feature network's trunk: 32, 16 and 8 pixels wide at an image of 64
+PERCEPTUAL_LAYERS = (1, 4, 6, 8)  # and 4 pixels wide
+
+
+def trunk_activations(network: FeatureNetwork, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """Activations (B, C, h, w) after the named layers of the feature network's trunk, from shallow to deep.
+
+    images: (B, 3, 64, 64) in [0, 1]; gradients pass.
+    """
+    x = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2)
+    found = []
+    for number, layer in enumerate(network.trunk.body[: max(layers) + 1]):
+        x = layer(x)
+        if number in layers:
+            found.append(x)
+    return found
+
+
+def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """(B,) in [0, 4]: squared differences of channel vectors of length 1, mean over pixels and layers."""
+    return torch.stack([_unit_difference(a, b) for a, b in zip(first, second, strict=True)]).mean(0)
+
+
+def _unit_difference(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPSILON) for x in (a, b))
+    return (a - b).square().sum(1).mean((1, 2))
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrices (B, C, C) of (B, C, H, W): sums over the pixels of products of channels, divided by C H W."""
+    _, channels, height, width = features.shape
+    flat = features.flatten(2)  # (B, C, H W)
+    return flat @ flat.mT / (channels * height * width)
+
+
+def style_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """(B,) >= 0: mean squared difference of Gram matrices, summed over layers; the tutorial's, one image at a time."""
+    return torch.stack([(gram(a) - gram(b)).square().mean((1, 2)) for a, b in zip(first, second, strict=True)]).sum(0)
+
+
+def style_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """(B,) in [0, 1]: Frobenius distance of Gram matrices over the sum of their norms, mean over layers.
+
+    Relative, so that networks whose activations have another scale (a guide and a judge) give values of one range.
+    """
+    return torch.stack([_relative(gram(a), gram(b)) for a, b in zip(first, second, strict=True)]).mean(0)
+
+
+def _relative(a: Tensor, b: Tensor) -> Tensor:
+    size = torch.linalg.matrix_norm(a) + torch.linalg.matrix_norm(b)
+    return torch.linalg.matrix_norm(a - b) / size.clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def content_loss(first: Tensor, second: Tensor) -> Tensor:
+    """(B,) >= 0: mean squared difference of one layer's activations."""
+    return (first - second).square().flatten(1).mean(1)
+
+
+def content_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """(B,) in [0, 1]: Euclidean distance of activations over the sum of their norms, mean over layers."""
+    found = []
+    for a, b in zip(first, second, strict=True):
+        a, b = a.flatten(1), b.flatten(1)
+        size = torch.linalg.vector_norm(a, dim=1) + torch.linalg.vector_norm(b, dim=1)
+        found.append(torch.linalg.vector_norm(a - b, dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny))
+    return torch.stack(found).mean(0)
+
+
+def token_gram_distance(first: Tensor, second: Tensor) -> Tensor:
+    """(B,) >= 0 from tokens (B, N, C): Frobenius norm of the difference of their Gram matrices (C, C), not normalised.
+
+    FreeDoM's style distance; a sum over tokens, so that its size depends on their number.
+    """
+    return torch.linalg.matrix_norm(first.mT @ first - second.mT @ second)

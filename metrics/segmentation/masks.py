@@ -1,0 +1,134 @@
+"""What the mask metrics share: pairing a condition's mask with the image's parse, and confusion matrices.
+
+A confusion matrix holds pixel counts, int64 (19, 19), row = class of the condition's mask, column = class of the parse,
+both in the CelebAMask-HQ order; those of several images add up.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from concord.data.errors import ConcordError
+from concord.data.labels import CELEBAMASK_HQ, CLASSES, PALETTE, check_classes
+from concord.metrics.base import CONFUSION, Observation, SetMetric
+
+
+def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(condition's mask, parsed classes), int64 (H, W) each, image by image.
+
+    Sizes must be equal: resizing labels moves their borders, and with them the score, so it is never done silently.
+    """
+    for number, (conditions, parsed) in enumerate(zip(observation.conditions, observation.labels, strict=True)):
+        wanted = conditions.mask
+        if wanted is None:
+            raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
+        if wanted.shape != parsed.shape:
+            raise ConcordError(
+                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, the parse of its image "
+                f"{_size(parsed)}: read the masks at the image size (data/datasets/faces/dataset.py, nearest)"
+            )
+        yield wanted, parsed
+
+
+def drawn_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(condition's mask, classes whose colours the image is drawn in), int64 (H, W) each, image by image.
+
+    A pixel's class is that of the nearest colour of data/labels.py, in RGB: what was drawn in them comes back exactly.
+    """
+    colours = PALETTE.astype(np.float64)
+    for number, (conditions, image) in enumerate(zip(observation.conditions, observation.images, strict=True)):
+        wanted = conditions.mask
+        if wanted is None:
+            raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
+        if wanted.shape != tuple(image.shape[1:]):
+            raise ConcordError(
+                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, its picture of classes "
+                f"{image.shape[2]}x{image.shape[1]}: give both at one size"
+            )
+        pixels = image.permute(1, 2, 0).double().cpu().numpy() * 255
+        yield wanted, np.square(pixels[:, :, None] - colours).sum(-1).argmin(-1)
+
+
+def _size(classes: np.ndarray) -> str:
+    return "x".join(map(str, classes.shape))
+
+
+def confusion_matrix(wanted: np.ndarray, parsed: np.ndarray) -> np.ndarray:
+    """Pixel counts int64 (19, 19) of two class maps of one shape."""
+    if wanted.shape != parsed.shape:
+        raise ValueError(f"class maps of shapes {wanted.shape} and {parsed.shape}: expected one shape")
+    check_classes(wanted, "condition 'mask'")
+    check_classes(parsed, "the parse")
+    pairs = wanted.astype(np.int64) * CLASSES + parsed
+    return np.bincount(pairs.ravel(), minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, float64 (19,) in [0, 1]; NaN for a class that neither side has."""
+    both = np.diagonal(confusion).astype(np.float64)
+    either = confusion.sum(axis=0) + confusion.sum(axis=1) - both
+    return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+
+
+def set_miou(confusion: np.ndarray) -> float:
+    """Mean IoU (%) of a whole set, from its summed confusion matrix, over every class that either side has.
+
+    The usual definition of segmentation papers (Long et al. 2015): one number a set, in which a class's pixels are
+    pooled over all images. `mask-miou` is its per-image sibling, which can be paired; the two differ.
+    """
+    iou = class_iou(confusion)
+    if np.isnan(iou).all():
+        raise ValueError("the confusion matrix is empty: no pixels were compared")
+    return float(100 * np.nanmean(iou))
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of each class's wanted pixels that the parse gives to it, float64 (19,); NaN for a class not wanted."""
+    wanted = confusion.sum(axis=1).astype(np.float64)
+    right = np.diagonal(confusion).astype(np.float64)
+    return np.divide(right, wanted, out=np.full(len(right), np.nan), where=wanted > 0)
+
+
+def by_class(values: np.ndarray) -> dict[str, float]:
+    """Values (19,), such as each class's IoU, under the classes' names; classes without a value are left out."""
+    return {name: float(value) for name, value in zip(CELEBAMASK_HQ, values, strict=True) if not np.isnan(value)}
+
+
+class ConfusionMetric(SetMetric):
+    """A set metric of the summed confusion matrix of all images; the 'features' of an image are its own matrix."""
+
+    unit = ""
+    higher_is_better = True
+    bounds = (0.0, 1.0)
+    minimum_n = 2  # the jackknife leaves one out
+    needs = frozenset({"mask"})
+    networks: ClassVar[tuple[str, ...]] = ("parser",)
+    features = CONFUSION
+    needs_reference = False
+
+    @abstractmethod
+    def of(self, confusion: np.ndarray) -> float:
+        """The value of a summed confusion matrix, float64 (19, 19), row = wanted class."""
+
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        return self.of(_summed(generated))
+
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        count = int(groups.max()) + 1
+        if groups.shape != (len(generated),) or count < 2:
+            raise ValueError(
+                f"groups {groups.shape}, {count} of them: expected two or more over {len(generated)} images"
+            )
+        whole = _summed(generated)
+        return np.array([self.of(whole - _summed(generated[groups == g])) for g in range(count)])
+
+
+def _summed(confusions: np.ndarray) -> np.ndarray:
+    """Rows (N, 361) of pixel counts -> float64 (19, 19); sums stay whole numbers far beyond any set's size."""
+    if confusions.ndim != 2 or confusions.shape[1] != CLASSES**2:
+        raise ValueError(f"confusion matrices of shape {confusions.shape}: expected (N, {CLASSES**2})")
+    return confusions.sum(axis=0, dtype=np.float64).reshape(CLASSES, CLASSES)

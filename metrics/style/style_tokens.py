@@ -1,0 +1,47 @@
+"""Style token distance: FreeDoM's distance between the Gram matrices of CLIP's tokens of an image and a reference.
+
+    || T_x^T T_x - T_s^T T_s ||_F,   T (196, 768): the patches' tokens after the third block of ViT-B/16     0 .., lower
+
+The energy that FreeDoM (Yu et al., ICCV 2023) guides styles with in its code; the class token is left out, nothing is
+normalised, and the matrices are sums over the tokens. The image is brought to 224 x 224 by a bicubic filter without
+antialiasing, the reference by Pillow's bilinear one, both without regard to their shape, as coded there. In the paper
+profile this network is a guide, not an independent judge.
+"""
+
+from __future__ import annotations
+
+from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.image.pairs import pillow_bilinear, style_references
+
+WORST = 1e9  # no upper end of its own: what a failed measurement counts as
+
+
+@register
+class StyleTokens(SampleMetric):
+    """Frobenius distance of unnormalised Gram matrices of CLIP's tokens."""
+
+    name = "style-token-distance"
+    label = "Style (CLIP tokens)"
+    unit = ""
+    higher_is_better = False
+    bounds = (0.0, WORST)
+    needs = frozenset({"style"})
+    networks = ("text-image",)
+
+    def score(self, observation: Observation) -> list[Score]:
+        import torch
+
+        from concord.metrics.networks.embedded.perceptual import token_gram_distance
+        from concord.metrics.networks.pretrained.clip_tokens import style_tokens
+
+        self.require_conditions(observation)
+        clip = observation.freedom.network("text-image")
+        with torch.inference_mode():
+            found = style_tokens(clip, observation.images)  # first: it says so where the network has no tokens
+            references, index = style_references(
+                observation.conditions, lambda picture: pillow_bilinear(picture, clip.size, clip.size)
+            )
+            wanted = style_tokens(clip, references)[index.to(found.device)]
+            # In float64: the sums over tokens are large and their difference is small.
+            distance = token_gram_distance(found.double(), wanted.double())
+        return self.scores(distance.tolist(), "tokens not finite")

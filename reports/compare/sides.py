@@ -1,0 +1,321 @@
+"""The two sides of a comparison, read from where they are: a results folder, a baseline folder, or a git revision.
+
+A side holds numbers alone: per-sample values, set metrics with their jackknife replicates, compact features, and the
+facts that must agree before two runs may be compared. A baseline (reports/baseline/<profile>) is such a side on disk:
+
+    baseline.json     format, profile, commit, protocols of the metrics, and the facts of every run
+    scores.parquet    run, request, metric, value, status      sets.parquet    run, metric, value, n, n_reference, ...
+    features.npz      float16 (n, D) features by run            metrics.json    means alone, for `dvc metrics`
+
+Baselines of format 1 (without features and protocols) are read too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concord.data.errors import ConcordError
+from concord.reports.assemble import MetricFacts, read_measured
+from concord.reports.compare import git as history
+
+if TYPE_CHECKING:
+    from concord.benchmarks.store.run import Run, Store
+
+FORMAT = 2
+BASELINE = Path(__file__).resolve().parents[1] / "baseline"
+FILES = ("baseline.json", "scores.parquet", "sets.parquet", "features.npz", "metrics.json")
+POOL = "pool"  # the kind of features that is kept: what FID and KID read
+REFERENCES = ("ground-truth", "shuffled")
+
+Reader = Callable[[str], "bytes | None"]
+"""name of a file -> its content, None where there is no such file"""
+
+
+@dataclass(frozen=True)
+class SideRun:
+    """One row of one request set. values: metric -> (n,) in request order; sets: metric -> (value, replicates)."""
+
+    facts: dict[str, Any]  # n, data, device, networks; where known profile, reference, commit
+    requests: list[str] = field(default_factory=list)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: dict[str, np.ndarray] = field(default_factory=dict)
+    sets: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
+    n_reference: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    features: np.ndarray | None = None  # (n, D)
+    unusable: str = ""  # why it cannot be compared at all
+
+    @property
+    def items(self) -> list[str]:
+        """The item of each request: its images under several seeds are one unit of sampling."""
+        return [request.rsplit("-", 1)[0] for request in self.requests]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: how it is called, its profile, and its runs by '<request set>/<row>'."""
+
+    label: str
+    profile: str
+    runs: dict[str, SideRun]
+    commit: str = "unknown"
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)  # metric -> what a value of it means
+
+
+# --------------------------------------------------------------------------------------------------- what a name means
+
+
+def open_side(name: str, profile: str, root: Path, results: Path, baseline: Path = BASELINE) -> Side:
+    """A side by its name: 'baseline', 'results' (the stored ones), a folder, or a revision of the repository `root`.
+
+    A folder goes before a revision of the same name. Raises ConcordError for what is none of them.
+    """
+    from concord.benchmarks.store.run import Store
+
+    if name == "baseline":
+        return baseline_folder(baseline / profile, f"committed baseline ({profile})")
+    folder = results / profile if name == "results" else Path(name)
+    if name == "results" or folder.is_dir():
+        if not folder.is_dir():
+            raise ConcordError(f"{folder}: no such folder; run `concord run SUITE` first")
+        for inside in (folder, folder / profile):
+            if (inside / "baseline.json").is_file():
+                return baseline_folder(inside, str(inside))
+        inside = folder / profile if (folder / profile).is_dir() else folder
+        return store_side(Store(inside), profile)
+    commit = history.resolve(root, name)
+    label = f"baseline of {name}" + ("" if commit.startswith(name) else f" ({commit[:12]})")
+    return revision_side(root, commit, profile, label)
+
+
+def revision_side(root: Path, commit: str, profile: str, label: str = "") -> Side:
+    """The baseline as it was committed at a revision."""
+    place = f"reports/baseline/{profile}"
+    if history.show(root, commit, f"{place}/baseline.json") is None:
+        raise ConcordError(
+            f"revision {commit[:12]} has no {place}; name one that has (`git log -- {place}` lists the commits that "
+            "changed it), or a results folder"
+        )
+    return read_side(lambda name: history.show(root, commit, f"{place}/{name}"), f"{commit[:12]}:{place}", label)
+
+
+def baseline_folder(folder: Path, label: str) -> Side:
+    """A baseline on disk; ConcordError when there is none."""
+    if not (folder / "baseline.json").is_file():
+        raise ConcordError(f"{folder}: no baseline yet: run `concord compare --accept`")
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if (folder / name).is_file() else None
+
+    return read_side(read, str(folder), label)
+
+
+# ------------------------------------------------------------------------------------------------------------ baseline
+
+
+def read_side(read: Reader, where: str, label: str = "") -> Side:
+    """A baseline from its files; ConcordError when it is damaged or of a format that is not known here."""
+    try:
+        content = json.loads(read("baseline.json") or b"")
+        version = int(content.get("format", 1))
+        if version <= FORMAT:
+            return _side(content, read, label or where)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        reason = f"damaged baseline ({' '.join(str(error).split())[:120]})"
+        raise ConcordError(f"{where}: {reason}; renew it with `concord compare --accept`") from None
+    raise ConcordError(
+        f"{where}: a baseline of format {version}, this Concord reads up to {FORMAT}; use the version that wrote it"
+    )
+
+
+def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
+    features = _features(read("features.npz"))
+    requests, values, failed = _samples(read("scores.parquet") or b"")
+    sets, n_reference = _sets(read("sets.parquet") or b"")
+    runs = {}
+    for name, facts in dict(content["runs"]).items():
+        if {"n", "data", "device", "networks"} - set(facts):
+            raise ValueError(f"run '{name}' lacks its facts")
+        ids = requests.get(name) or list(dict(content.get("requests") or {}).get(name, []))
+        if len(ids) != facts["n"] or any(len(v) != len(ids) for v in values.get(name, {}).values()):
+            raise ValueError(f"run '{name}' has scores of {len(ids)} of {facts['n']} requests")
+        runs[name] = SideRun(
+            dict(facts), ids, values.get(name, {}), failed.get(name, {}), sets.get(name, {}), n_reference.get(name, {}),
+            features=features.get(name),
+        )  # fmt: skip
+    profile = str(content["profile"])
+    return Side(label, profile, runs, str(content.get("commit", "unknown")), dict(content.get("protocols") or {}))
+
+
+def _samples(content: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Request ids, values and failures by run; a metric that was refused is left out."""
+    import pandas as pd
+
+    frame = pd.read_parquet(io.BytesIO(content))
+    requests: dict[str, list[str]] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    failed: dict[str, dict[str, np.ndarray]] = {}
+    for (run, metric), part in frame.groupby(["run", "metric"], sort=False, observed=True):
+        ids = part["request"].astype(str).tolist()
+        if requests.setdefault(str(run), ids) != ids:
+            raise ValueError(f"run '{run}': metric '{metric}' is of other requests than the others")
+        numbers, status = part["value"].to_numpy(np.float64), part["status"].astype(str)
+        if np.isfinite(numbers).all() and not status.str.startswith("refused").any():
+            values.setdefault(str(run), {})[str(metric)] = numbers
+            failed.setdefault(str(run), {})[str(metric)] = (status != "ok").to_numpy(dtype=bool)
+    return requests, values, failed
+
+
+def _sets(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Set metrics and the sizes of their references, by run."""
+    import pandas as pd
+
+    sets: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for row in pd.read_parquet(io.BytesIO(content)).to_dict("records"):
+        run, metric = str(row["run"]), str(row["metric"])
+        if row["status"] == "ok" and np.isfinite(row["value"]):
+            sets.setdefault(run, {})[metric] = (float(row["value"]), np.asarray(row["replicates"], np.float64))
+            sizes.setdefault(run, {})[metric] = int(row["n_reference"])
+    return sets, sizes
+
+
+def _features(content: bytes | None) -> dict[str, np.ndarray]:
+    if content is None:
+        return {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: np.asarray(file[name], np.float32) for name in file.files}
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def store_side(store: Store, profile: str, label: str = "") -> Side:
+    """The runs of a results folder. What is half-written is there too, with the reason why it cannot be compared.
+
+    Reference rows are left out, and so are rows of external methods, which are not this repository's to watch.
+    """
+    runs, commits, profiles = {}, set(), set()
+    for folder in sorted(path for path in store.root.glob("*/*") if path.is_dir()):
+        run = store.run(folder.parent.name, folder.name)
+        if run.row in REFERENCES or not (run.finished or (folder / "images").is_dir()):
+            continue
+        if not run.finished:
+            reason = "generation has not finished; the same `concord run` goes on from there"
+            runs[f"{run.request_set}/{run.row}"] = SideRun({}, unusable=reason)
+        elif not run.manifest.get("external"):
+            found = _read_run(run)
+            runs[f"{run.request_set}/{run.row}"] = found
+            commits.add(str(found.facts["commit"]))
+            profiles.add(str(found.facts["profile"]))
+    if not runs:
+        raise ConcordError(f"{store.root}: no scored runs to compare or accept; run `concord run SUITE` first")
+    if len(profiles) > 1:
+        raise ConcordError(
+            f"{store.root}: results of several profiles ({', '.join(sorted(profiles))}); keep them apart"
+        )
+    commit = ", ".join(sorted(commits)) or "unknown"
+    return Side(label or str(store.root), profiles.pop() if profiles else profile, runs, commit)
+
+
+def _read_run(run: Run) -> SideRun:
+    manifest = run.manifest
+    try:
+        facts = {
+            "n": len(run.ids),
+            "profile": str(manifest["profile"]),
+            "data": manifest["data"]["fingerprint"],
+            "device": str(manifest.get("device", "")).partition(":")[0],
+            "commit": str((manifest.get("provenance") or {}).get("git_commit")),
+        }
+        if not run.scored:
+            reason = f"not scored yet; run `concord score {run.request_set} {run.row}`"
+            return SideRun(facts, unusable=reason)
+        info = run.score_info
+        facts["networks"] = dict(info["networks"] or {})
+        facts["reference"] = (info.get("reference") or {}).get("fingerprint", "")
+        scores, sets = run.scores(), run.sets()
+        wanted = {str(name): _bare(str(name), False) for name in scores["metric"].unique()}
+        wanted |= {str(name): _bare(str(name), True) for name in sets["metric"].unique()}
+        measured = read_measured(run, wanted)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConcordError(
+            f"{run.path}: results of another version of Concord ({error} is missing or of another kind); "
+            f"remove the folder and run `concord run {run.request_set}` again"
+        ) from None
+    return SideRun(
+        facts, measured.requests, measured.values, measured.failed, measured.sets, measured.n_reference,
+        measured.refused, _pool(run),
+    )  # fmt: skip
+
+
+def _bare(name: str, is_set: bool) -> MetricFacts:
+    """What reading a score needs to know of its metric, which need not be registered any more."""
+    return MetricFacts(name, name, True, is_set)
+
+
+def _pool(run: Run) -> np.ndarray | None:
+    try:
+        requests, features = run.features(POOL)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # they only rank the samples of a set metric
+    return features if requests == run.ids and features.ndim == 2 else None
+
+
+# ----------------------------------------------------------------------------------------------------------- protocols
+
+
+def protocols(names: list[str]) -> dict[str, dict[str, Any]]:
+    """What a value of each registered metric means today: two values compare only where this agrees."""
+    from concord.metrics.base import SetMetric, all_metrics
+
+    known = all_metrics()
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name in known:
+            metric = known[name]
+            is_set = issubclass(metric, SetMetric)
+            found[name] = {
+                "unit": metric.unit,
+                "higher_is_better": metric.higher_is_better,
+                "bounds": [str(end) for end in metric.bounds],
+                "needs": sorted(metric.needs),
+                "networks": sorted(metric.networks),
+                "features": getattr(metric, "features", "") if is_set else "",
+                "code": _code(metric),
+            }
+    return found
+
+
+def _code(metric: type) -> str:
+    """A digest of the metric's file without its comments and docstrings; '' where there is no file."""
+    import ast
+    import hashlib
+    import inspect
+
+    try:
+        tree = ast.parse(Path(str(inspect.getsourcefile(metric))).read_text(encoding="utf-8"))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+
+
+def protocol_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which fact of a metric differs between two protocols; '' where none does or one side does not know."""
+    for key in sorted((before.keys() & now.keys()) - {"code"}):
+        if before[key] != now[key]:
+            return f"another protocol of the metric ({key}: {before[key]} in the base, {now[key]} now)"
+    return ""

@@ -1,0 +1,299 @@
+"""What is printed around a table: warnings above it, and below it all that one must know to read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from concord.reports.tables.measured import LEVELLED
+from concord.reports.tables.protocol import guidance_notes, guided_notes
+from concord.reports.tables.table import NOT_SCORED, TINY, Row
+from concord.reports.tables.trainings import with_budgets
+from concord.reports.tables.tuning import tuning_notes
+
+if TYPE_CHECKING:
+    from concord.benchmarks.store.run import Run, Store
+    from concord.benchmarks.suite import Suite
+    from concord.reports.published import DeclaredTable, Paper
+    from concord.reports.tables.measured import Measured, MetricFacts
+
+EMBEDDED = (
+    "Profile 'embedded': small networks trained on 64x64 drawn faces (SynthFaces) and scenes of objects (SynthScenes) "
+    "make the images and score them. "
+    "Its numbers are never comparable with the paper's in absolute terms; what can be compared is the order of the "
+    "rows, and whether a difference is there."
+)
+INTERVALS = (
+    "95 % intervals over the requests: Student's t for means of per-image values (where 5 images or more failed, the "
+    "bootstrap over items), Wilson for rates (of several things in one image: of as many as their likeness "
+    "leaves), delete-a-group jackknife for FID and KID (their interval "
+    "does not cover the choice of the reference images, which all rows share; FID is biased upwards by about 1/n, so "
+    "it compares only at equal n; the jackknife errs on the wide side where n is not much larger than the number of "
+    "features)."
+)
+TESTS = (
+    "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, "
+    "jackknife t for FID and KID; two-sided, Holm-corrected over all pairs and columns of the table."
+)
+
+
+def warnings_for(n: int | None, rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
+    """Sentences that stand above the table."""
+    warnings = []
+    if n is not None and n < TINY:
+        warnings.append(
+            f"n = {n}: far too few images for any conclusion. Intervals are wide or missing, no test can find a "
+            "difference, set metrics such as FID are refused. Read this as a check that everything runs."
+        )
+    for key, what in (("device", "devices"), ("git_commit", "commits"), ("dtype", "number formats")):
+        found = Counter(str(_provenance(run).get(key)) for name, run in runs.items() if _is_method(run))
+        if len(found) > 1:
+            listed = ", ".join(f"{_short(value)} ({count} rows)" for value, count in found.most_common())
+            warnings.append(f"The rows were made on different {what}: {listed}.")
+    failed = {row.title: row.failures for row in rows if row.failures}
+    if failed:
+        listed = ", ".join(f"{title} {count}" for title, count in failed.items())
+        warnings.append(f"Images on which a metric failed count with the metric's worst value: {listed}.")
+    return warnings
+
+
+def notes_for(
+    suite: Suite,
+    profile: str,
+    n: int | None,
+    rows: list[Row],
+    runs: Mapping[str, Run],
+    paper: Paper,
+    declared: DeclaredTable,
+    thresholds: Mapping[str, float],
+    facts: Mapping[str, MetricFacts],
+    n_reference: Mapping[str, int],
+) -> dict[str, list[str]]:
+    """Heading -> sentences, in the order in which they are printed."""
+    notes: dict[str, list[str]] = {}
+    size = [f"n = {n} requests in every row."] if n is not None else ["No row has been run yet."]
+    size += [
+        f"{facts[name].label}: {n} generated against {count} reference images."
+        for name, count in n_reference.items()
+        if count
+    ]
+    if profile == "embedded":
+        size.append(EMBEDDED)
+    for run in list(runs.values())[:1]:
+        size += [*_reference(run), *_left_out(run)]
+    notes["Size and profile"] = size
+    differences = [with_budgets(sentence) for sentence in suite.differences]
+    notes["Differences from the paper's protocol"] = differences or ["none stated in the suite file"]
+    notes["Levels"] = level_notes(facts)
+    notes["Guidance"] = guidance_notes(rows)
+    labels = {name: fact.label for name, fact in facts.items()}
+    notes["Scored by their own guide"] = guided_notes(rows, labels)
+    notes["Tuning"] = tuning_notes(suite, profile, runs)
+    answered = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
+    notes["The paper"] = paper_notes(paper, declared, answered)
+    if thresholds and suite.joint:
+        limits = ", ".join(
+            f"{facts[name].label} {'>=' if facts[name].higher_is_better else '<='} {value:.4g}"
+            for name, value in thresholds.items()
+        )
+        notes["Joint success"] = [
+            f"An image succeeds when it meets all of: {limits}. Thresholds: where {suite.joint.quantile:.0%} of the "
+            "ground-truth images, metric by metric, do worse. The ground-truth row's own rate follows from that choice."
+        ]
+    failures = [
+        f"{row.title}, {facts[name].label}: {cell.failures} of {row.n} images"
+        for row in rows
+        for name, cell in row.cells.items()
+        if cell.failures
+    ]
+    notes["Failures"] = failures or ["Every metric gave a value on every image."]
+    refused = sorted(
+        {f"{facts[name].label}: {cell.refused}" for row in rows for name, cell in row.cells.items()
+         if cell.refused and not cell.refused.startswith(f"{NOT_SCORED}:")}
+    )  # fmt: skip
+    if refused:
+        notes["Refused"] = refused
+    notes["External rows"] = external_notes(rows, runs)
+    notes["Intervals and tests"] = [INTERVALS, TESTS]
+    notes["Reference rows"] = [
+        f"Ceiling: the item's own image. Floor: another item's image{_floors(rows)}. {_method_count(rows)}".rstrip()
+    ] if any(row.role for row in rows) else []  # fmt: skip
+    return {heading: sentences for heading, sentences in notes.items() if sentences}
+
+
+def missing_judges(suite: Suite, store: Store, profile: str) -> dict[str, str]:
+    """metric -> why it cannot be scored here: which file is missing and what supplies it, or which row is not made.
+
+    Files are missing in profile 'paper' alone: the networks of 'embedded' are in the repo.
+    """
+    from concord.benchmarks.generators import PROFILE, metric_reason, unmade_original
+
+    original = None if suite.originals is None else store.run(suite.request_set, suite.originals)
+    found: dict[str, str | None] = dict(unmade_original(suite.metrics, original, suite.name))
+    if profile == PROFILE:
+        found |= {name: metric_reason(name) or found.get(name) for name in suite.metrics}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def not_scored_notes(
+    missing: Mapping[str, str], rows: Mapping[str, Measured], facts: Mapping[str, MetricFacts]
+) -> dict[str, list[str]]:
+    """One sentence a metric that some row lacks, or all of them where there is no row yet; none where nothing lacks."""
+    found = [
+        f"{facts[name].label} ({name}): {reason}"
+        for name, reason in missing.items()
+        if not rows or any(name not in row.values and name not in row.sets for row in rows.values())
+    ]
+    return {"Not scored": found} if found else {}
+
+
+def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
+    """How columns by level are averaged, or that the rows do not say their levels."""
+    if any("@" in name for name in facts):
+        said = [
+            "L2 to L6: the images whose layout has so many instances, each image alike. avg: every instance alike, so "
+            "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages. The levels are "
+            "parts of avg and are not tested by themselves."
+        ]
+        if "interaction-success" in facts:
+            label = facts["interaction-success"].label
+            said.append(f"{label}: every interaction alike; images whose layout names none do not enter it.")
+        return said
+    plain = [facts[name].label for name in LEVELLED if name in facts]
+    return [f"{', '.join(plain)}: means over images; the stored rows do not say their levels."] if plain else []
+
+
+def paper_notes(paper: Paper, declared: DeclaredTable, labels: Mapping[str, str]) -> list[str]:
+    """Citation, protocol, n, and what in the paper's print is unclear. labels: the paper's key -> our column's head."""
+    about = [f"{declared.label} of {paper.citation}", *paper.protocol]
+    about += [
+        f"The paper's {labels.get(key) or declared.head(key)} has n = {count}." for key, count in declared.n.items()
+    ]
+    if declared.note:
+        about.append(declared.note)
+    for place, why in declared.unclear.items():
+        row, _, key = place.rpartition(".")
+        where = f"{labels.get(key) or declared.head(key)} of {declared.titles[row]}"
+        about.append(f"The paper's {where} cannot be read for certain: {why}.")
+    return about
+
+
+def _method_count(rows: list[Row]) -> str:
+    absent = [row.title for row in rows if row.absent]
+    return f"Without results: {', '.join(absent)}." if absent else ""
+
+
+def _floors(rows: list[Row]) -> str:
+    methods = [row.title for row in rows if row.floor]
+    return f"; a method that is given no condition ({', '.join(methods)}), which does not compete" if methods else ""
+
+
+def _reference(run: Run) -> list[str]:
+    """Where the reference images are the requests' own folder, the ground truth is compared with itself."""
+    reference = run.score_info.get("reference") or {}
+    if not reference.get("own"):
+        return []
+    return [
+        f"FID and KID compare with the {reference.get('n')} images of the very folder that the requests come from: the "
+        "ground-truth row is part of its own reference, its values are no ceiling."
+    ]
+
+
+def _left_out(run: Run) -> list[str]:
+    left_out = run.manifest.get("left_out") or {}
+    return [f"{count} items were left out: {reason}." for reason, count in left_out.items()]
+
+
+def external_notes(rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
+    """For each row that was made outside Concord: by what, where, and how its costs are known."""
+    sentences = []
+    for row in rows:
+        manifest = runs[row.name].manifest if row.name in runs else {}
+        external = manifest.get("external")
+        if not external:
+            continue
+        origin, made = external["origin"], _provenance(runs[row.name])
+        how = f"images imported from {origin['folder']}" if external["kind"] == "folder" else (
+            f"made by the command `{origin['command']}`"
+        )  # fmt: skip
+        costs = ", ".join(f"{name.replace('_', ' ')} {known}" for name, known in external["costs"].items())
+        where = f"device {made.get('device')}, code {made.get('code')}"
+        sentences.append(f"{row.title}: {how}; {costs}; {where}.")
+    if sentences:
+        sentences.append(
+            "Seconds that Concord measured of a command hold its start and the loading of its models; its memory is "
+            "that of its processes, sampled, without a GPU's. What is declared, nobody measured here."
+        )
+    return sentences
+
+
+def _is_method(run: Run) -> bool:
+    return bool(run.manifest.get("evaluations_per_image")) and not run.manifest.get("external")
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    return dict(run.manifest.get("provenance") or {})
+
+
+def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
+    """What made the rows, one line a fact; facts that differ between rows are listed with their rows."""
+    facts: dict[str, str] = {}
+    methods = {name: run for name, run in runs.items() if _is_method(run)} or dict(runs)
+    for key, label in (("git_commit", "Commit"), ("device", "Device"), ("gpu", "GPU"), ("cpu", "Processor"),
+                       ("dtype", "Number format"), ("python", "Python"), ("platform", "Platform")):  # fmt: skip
+        by_value: dict[str, list[str]] = {}
+        for name, run in methods.items():
+            value = _provenance(run).get(key)
+            if value is not None:
+                by_value.setdefault(_short(str(value)), []).append(name)
+        if len(by_value) == 1:
+            facts[label] = next(iter(by_value))
+        elif by_value:
+            facts[label] = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+    for run in list(methods.values())[:1]:
+        packages = _provenance(run).get("packages") or {}
+        if packages:
+            facts["Packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
+        if run.manifest.get("batch_size"):
+            facts["Batch size"] = str(run.manifest["batch_size"])
+    weights: dict[str, str] = {}
+    for run in methods.values():
+        weights.update(run.manifest.get("weights") or {})
+    if weights:
+        facts["Generator weights (SHA-256)"] = ", ".join(
+            f"{name} {digest[:12]}" for name, digest in sorted(weights.items())
+        )
+    judges: dict[str, str] = {}
+    for run in runs.values():
+        judges.update(run.score_info.get("networks") or {})
+    if judges:
+        facts["Scoring weights (SHA-256)"] = ", ".join(
+            f"{name} {digest[:12]}" for name, digest in sorted(judges.items())
+        )
+    for run in list(runs.values())[:1]:
+        data = run.manifest.get("data") or {}
+        if data:
+            facts["Data"] = f"{data.get('name', '')} (fingerprint {str(data.get('fingerprint', ''))[:12]})".strip()
+    return facts
+
+
+def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> list[dict[str, Any]]:
+    """One dict a scoring network: name, its measured error against the exact truth, and the columns it scores."""
+    cards: dict[str, dict[str, Any]] = {}
+    for run in runs.values():
+        cards.update(run.score_info.get("cards") or {})
+    judges = []
+    for kind, card in sorted(cards.items()):
+        used = [fact.label for fact in facts.values() if kind in fact.networks]
+        name = str(card.get("name", kind))
+        shown = name if kind in name else f"{kind} ({name})"
+        judges.append({"name": shown, "held_out": card.get("held_out"), "columns": used})
+    return judges
+
+
+def _short(value: str) -> str:
+    """A commit by its first 12 digits, '+dirty' kept; anything else as it is."""
+    commit, sign, dirty = value.partition("+")
+    is_commit = len(commit) == 40 and set(commit) <= set("0123456789abcdef")
+    return commit[:12] + sign + dirty if is_commit else value

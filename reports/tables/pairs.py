@@ -1,0 +1,107 @@
+"""Rows of a table against each other: every pair in every column, corrected together, and what they let one mark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from concord.reports import statistics as st
+from concord.reports.published import DeclaredTable
+from concord.reports.tables.measured import Measured, sample_interval
+from concord.reports.tables.table import BEST, SECOND, TIED, Column, Comparison, Row
+
+ALPHA = 0.05
+Tested = tuple[float, float, float, float, str]
+
+
+def compare_rows(
+    rows: list[Row], columns: list[Column], measured: dict[str, Measured], declared: DeclaredTable
+) -> list[Comparison]:
+    """Every pair of methods in every measured column, paired over requests; Holm over all of them together."""
+    names = [row.name for row in rows if row.kind == "method" and row.name in measured]
+    found: list[Comparison] = []
+    for column in columns:
+        if column.part:
+            continue
+        able = [name for name in names if column.name in measured[name].values or column.name in measured[name].sets]
+        pairs = list(combinations([name for name in able if column.name not in measured[name].refused], 2))
+        for (a, b), (value, low, high, p, test) in zip(pairs, _test_pairs(column, pairs, measured), strict=True):
+            first, second = declared.value(a, column.paper_label), declared.value(b, column.paper_label)
+            paper = first - second if first is not None and second is not None else None
+            found.append(Comparison(column.name, a, b, value, low, high, p, math.nan, test, paper))
+    adjusted = st.holm([c.p for c in found])
+    return [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
+
+
+def _test_pairs(column: Column, pairs: list[tuple[str, str]], measured: dict[str, Measured]) -> list[Tested]:
+    if not pairs:
+        return []
+    name = column.name
+    if column.kind == "set":
+        tested = [st.paired_jackknife(*measured[a].sets[name], *measured[b].sets[name]) for a, b in pairs]
+        return [(t.value, t.low, t.high, t.p, "paired jackknife t") for t in tested]
+    items = measured[pairs[0][0]].items
+    differences = [measured[a].values[name] - measured[b].values[name] for a, b in pairs]
+    intervals = [
+        sample_interval(difference, items, failed=_either_failed(name, measured[a], measured[b]),
+                        weights=measured[a].weights.get(name))
+        for (a, b), difference in zip(pairs, differences, strict=True)
+    ]  # fmt: skip
+    if column.kind == "rate":
+        p_values = [st.paired_rate(measured[a].values[name], measured[b].values[name], items) for a, b in pairs]
+        test = "McNemar, exact" if len(set(items)) == len(items) else "sign flips over items"
+    else:
+        weights = measured[pairs[0][0]].weights.get(name, np.ones(len(items)))
+        weighted = np.stack([weights * difference for difference in differences], axis=1)
+        p_values, test = [float(p) for p in st.sign_flip(weighted, items)], "sign flips"
+    return [(i.value, i.low, i.high, p, test) for i, p in zip(intervals, p_values, strict=True)]
+
+
+def _either_failed(name: str, first: Measured, second: Measured) -> np.ndarray | None:
+    if name not in first.failed or name not in second.failed:
+        return None
+    return first.failed[name] | second.failed[name]
+
+
+def mark_rows(rows: list[Row], columns: list[Column], comparisons: list[Comparison]) -> list[Row]:
+    """Mark a column's best row where it beats every other method, and the second where it beats the rest.
+
+    Where the first does not beat all, it and those that it is not told from are marked as tied. Ceilings and floors
+    are passed over, and columns that are part of another one.
+    """
+    marks: dict[tuple[str, str], str] = {}
+    for column in columns:
+        if column.part:
+            continue
+        values = {
+            row.name: value
+            for row in rows
+            if not row.role and (cell := row.cells.get(column.name)) is not None and (value := cell.value) is not None
+        }
+        won = {
+            (winner, c.second if winner == c.first else c.first)
+            for c in comparisons
+            if c.column == column.name and (winner := c.winner(column.higher_is_better, ALPHA))
+        }
+        order = sorted(values, key=lambda name: values[name], reverse=column.higher_is_better)
+        if len(order) < 2:
+            continue
+        unbeaten = [name for name in order[1:] if (order[0], name) not in won]
+        if unbeaten:
+            marks.update({(name, column.name): TIED for name in [order[0], *unbeaten]})
+            continue
+        marks[order[0], column.name] = BEST
+        if len(order) > 2 and _beats_all(order[1], order[2:], won):
+            marks[order[1], column.name] = SECOND
+    return [
+        replace(row, cells={c: replace(cell, mark=marks.get((row.name, c), "")) for c, cell in row.cells.items()})
+        for row in rows
+    ]
+
+
+def _beats_all(name: str, others: Sequence[str], won: set[tuple[str, str]]) -> bool:
+    return all((name, other) in won for other in others)
