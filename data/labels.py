@@ -19,11 +19,11 @@ from concord.data.errors import ConcordError
 CELEBAMASK_HQ: tuple[str, ...] = (
     "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
     "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
-)  # fmt: skip
+)  # fmt: skip  # a table
 BISENET: tuple[str, ...] = (
     "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
     "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
-)  # fmt: skip
+)  # fmt: skip  # a table
 ORDERS: dict[str, tuple[str, ...]] = {"celebamask-hq": CELEBAMASK_HQ, "bisenet": BISENET}
 
 CLASSES = len(CELEBAMASK_HQ)  # 19, background included
@@ -38,7 +38,7 @@ HUMAN_NAMES: dict[str, str] = {
     "l_eye": "left eye", "r_eye": "right eye", "l_brow": "left eyebrow", "r_brow": "right eyebrow",
     "l_ear": "left ear", "r_ear": "right ear", "mouth": "mouth (inside)", "u_lip": "upper lip", "l_lip": "lower lip",
     "hair": "hair", "hat": "hat", "ear_r": "earring", "neck_l": "necklace", "neck": "neck", "cloth": "clothes",
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 # --------------------------------------------------------------------------------------------------------- conversions
@@ -88,28 +88,28 @@ def check_classes(mask: np.ndarray, what: str = "mask") -> np.ndarray:
 # hue at two depths, and every two colours far enough apart to tell on a thumbnail (tests/unit/test_labels.py).
 PALETTE: np.ndarray = np.array(
     [
-        (44, 48, 58),     # background
+        (44, 48, 58),  # background
         (244, 200, 168),  # skin
-        (226, 132, 62),   # nose
-        (92, 224, 240),   # glasses
-        (64, 140, 255),   # left eye
-        (22, 58, 176),    # right eye
-        (160, 110, 40),   # left eyebrow
-        (86, 62, 12),     # right eyebrow
+        (226, 132, 62),  # nose
+        (92, 224, 240),  # glasses
+        (64, 140, 255),  # left eye
+        (22, 58, 176),  # right eye
+        (160, 110, 40),  # left eyebrow
+        (86, 62, 12),  # right eyebrow
         (255, 140, 200),  # left ear
-        (206, 58, 150),   # right ear
-        (116, 0, 56),     # mouth, inside
-        (216, 28, 44),    # upper lip
+        (206, 58, 150),  # right ear
+        (116, 0, 56),  # mouth, inside
+        (216, 28, 44),  # upper lip
         (255, 104, 104),  # lower lip
-        (122, 78, 178),   # hair
-        (255, 216, 32),   # hat
-        (0, 214, 132),    # earring
-        (190, 250, 90),   # necklace
+        (122, 78, 178),  # hair
+        (255, 216, 32),  # hat
+        (0, 214, 132),  # earring
+        (190, 250, 90),  # necklace
         (190, 152, 134),  # neck
-        (42, 126, 98),    # clothes
+        (42, 126, 98),  # clothes
     ],
     dtype=np.uint8,
-)  # fmt: skip
+)
 
 
 def colourise(mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape
 
 UNET: dict[str, Any] = {
     "multipliers": (1, 1, 2), "attention": (4, 2), "heads": 4, "context": 24, "inputs": 3, "blocks": 1,
-}  # fmt: skip
+}  # fmt: skip  # a table
 SHAPE = collab.Shape(
     unet=UNetShape(channels=32, outputs=3, **UNET),
     influence=UNetShape(channels=32, outputs=1, **UNET),
@@ -47,10 +47,11 @@ def parts(shape: collab.Shape) -> dict[str, official.Shapes]:
             shape.text.width, shape.text.layers, shape.text.vocabulary
         ),
         "cond_stage_model.seg_mask_cond_stage_model.": {
-            "linear.weight": (shape.unet.context, 1024), "linear.bias": (shape.unet.context,),
+            "linear.weight": (shape.unet.context, 1024),
+            "linear.bias": (shape.unet.context,),
         },
         "first_stage_model.": official.autoencoder_layout(vae.channels, vae.multipliers, vae.latents, vae.blocks),
-    }  # fmt: skip
+    }
 
 
 DRAWN = {prefix: official.drawn(shapes, seed) for seed, (prefix, shapes) in enumerate(parts(SHAPE).items())}
@@ -64,9 +65,10 @@ def whole() -> dict[str, Tensor]:
 def of_one_expert(own: str) -> dict[str, Tensor]:
     """The file of one expert: `256_text.ckpt` or `256_mask.ckpt`."""
     names = {
-        f"model.{own}_unet.": "model.", f"cond_stage_model.{own}_cond_stage_model.": "cond_stage_model.",
+        f"model.{own}_unet.": "model.",
+        f"cond_stage_model.{own}_cond_stage_model.": "cond_stage_model.",
         "first_stage_model.": "first_stage_model.",
-    }  # fmt: skip
+    }
     state = {
         to + name.removeprefix(start): value
         for name, value in whole().items()

@@ -91,20 +91,30 @@ def write_run(
     if images:
         _write_images(path, row, ids)
     scores = [
-        {"suite": request_set, "method": row, "request": request, "metric": metric,
-         "value": 0.0 if metric == "mask-accuracy" and i < failures else float(value[i]),
-         "status": "no face found" if metric == "mask-accuracy" and i < failures else "ok"}
-        for metric, value in values.items() for i, request in enumerate(ids)
-    ]  # fmt: skip
+        {
+            "suite": request_set,
+            "method": row,
+            "request": request,
+            "metric": metric,
+            "value": 0.0 if metric == "mask-accuracy" and i < failures else float(value[i]),
+            "status": "no face found" if metric == "mask-accuracy" and i < failures else "ok",
+        }
+        for metric, value in values.items()
+        for i, request in enumerate(ids)
+    ]
     pd.DataFrame(scores).to_parquet(path / "scores.parquet", index=False)
     groups = np.arange(len(ids)) % min(GROUPS, len(ids))
     turned_down = "fid" in refused
     sets = {
-        "suite": request_set, "method": row, "metric": "fid", "n": len(ids), "n_reference": 1000,
+        "suite": request_set,
+        "method": row,
+        "metric": "fid",
+        "n": len(ids),
+        "n_reference": 1000,
         "value": float("nan") if turned_down else float(cost.mean()),
         "status": f"refused: n = {len(ids)}, at least 65 needed" if turned_down else "ok",
         "replicates": [] if turned_down else [float(cost[groups != g].mean()) for g in range(groups.max() + 1)],
-    }  # fmt: skip
+    }
     pd.DataFrame([sets]).to_parquet(path / "sets.parquet", index=False)
     np.savez(path / "features.npz", requests=np.array(ids), features_pool=np.zeros((len(ids), 4), np.float32))
     if trace:
@@ -136,19 +146,30 @@ def _write_manifests(path: Path, row: str, ids: Sequence[str], judges: dict[str,
     write_json(
         path / "run.json",
         {
-            "finished": True, "request_set": path.parent.name, "row": row, "method": None if is_reference else row,
-            "profile": "embedded", "params": {} if is_reference else {"preset": "paper", "steps": 50},
-            "conditions": ["text", "mask"], "n": len(ids), "image_size": 16,
-            "data": {"name": "synthfaces", "fingerprint": "f" * 64}, "left_out": {},
+            "finished": True,
+            "request_set": path.parent.name,
+            "row": row,
+            "method": None if is_reference else row,
+            "profile": "embedded",
+            "params": {} if is_reference else {"preset": "paper", "steps": 50},
+            "conditions": ["text", "mask"],
+            "n": len(ids),
+            "image_size": 16,
+            "data": {"name": "synthfaces", "fingerprint": "f" * 64},
+            "left_out": {},
             "weights": {} if is_reference else {"text-unet": "d" * 64},
             "provenance": {"git_commit": "e" * 40, "device": "cpu", "dtype": "float32", "packages": {"torch": "2"}},
-            "device": "cpu", "dtype": "float32", "batch_size": 32, "seconds_total": 40.0, "seconds_per_image": 0.61,
+            "device": "cpu",
+            "dtype": "float32",
+            "batch_size": 32,
+            "seconds_total": 40.0,
+            "seconds_per_image": 0.61,
             "peak_memory_bytes": 700 * 2**20,
             "evaluations_per_image": {} if is_reference else {"text-unet": 50.0, "mask-unet": 50.0},
             "shards": [{"shard": k // 64, "requests": list(ids[k : k + 64])} for k in range(0, len(ids), 64)],
             "requests": [{"id": request, "seed": 1} for request in ids],
         },
-    )  # fmt: skip
+    )
     cards = {kind: {"name": f"judge-{kind}", "held_out": {"pixel_accuracy": 0.973, "n": 1000}} for kind in judges}
     reference = {"name": "synthfaces", "fingerprint": "9" * 64 + ":1000", "n": 1000}
     write_json(path / "score.json", {"networks": judges, "cards": cards, "n": len(ids), "reference": reference})

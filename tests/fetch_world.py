@@ -24,10 +24,14 @@ def manifest(*sources: Any, name: str = "thing", file: dict[str, Any] | None = N
     """A manifest of one file; a source is a URL or the fields of one."""
     found = [{"url": source} if isinstance(source, str) else source for source in sources]
     facts = {
-        "name": name, "kind": "weights", "title": "A thing", "citation": "nobody", "needed_by": ["tests"],
+        "name": name,
+        "kind": "weights",
+        "title": "A thing",
+        "citation": "nobody",
+        "needed_by": ["tests"],
         "licence": {"name": "MIT", "consequence": "Free."},
         "files": [{"name": "thing.bin", "sha256": SHA256, "sources": found, **(file or {})}],
-    }  # fmt: skip
+    }
     return Manifest.model_validate({**facts, **changes})
 
 

@@ -9,7 +9,7 @@ from concord.data.datasets.layouts.layout import Layout
 RGB = {  # one well inside each range, seen with OpenCV's hue (half degrees)
     "red": (220, 20, 20), "blue": (20, 60, 220), "yellow": (230, 220, 20), "green": (20, 200, 40),
     "black": (10, 10, 10), "white": (245, 245, 245), "brown": (140, 80, 30),
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 class Perfect:

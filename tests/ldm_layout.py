@@ -33,9 +33,12 @@ def _under(prefix: str, shapes: Shapes) -> Shapes:
 
 def _residual(c: int, out: int, time: int) -> Shapes:
     found = {
-        **_both("in_layers.0", c), **_both("in_layers.2", out, c, 3, 3), **_both("emb_layers.1", out, time),
-        **_both("out_layers.0", out), **_both("out_layers.3", out, out, 3, 3),
-    }  # fmt: skip
+        **_both("in_layers.0", c),
+        **_both("in_layers.2", out, c, 3, 3),
+        **_both("emb_layers.1", out, time),
+        **_both("out_layers.0", out),
+        **_both("out_layers.3", out, out, 3, 3),
+    }
     return found | (_both("skip_connection", out, c, 1, 1) if c != out else {})
 
 
@@ -52,9 +55,14 @@ def _transformer(c: int, context: int) -> Shapes:
 
 
 def unet_layout(
-    channels: int, multipliers: Sequence[int], rates: Sequence[int], context: int, inputs: int, outputs: int,
+    channels: int,
+    multipliers: Sequence[int],
+    rates: Sequence[int],
+    context: int,
+    inputs: int,
+    outputs: int,
     blocks: int = 2,
-) -> Shapes:  # fmt: skip
+) -> Shapes:
     """`openaimodel.UNetModel` with one spatial transformer of depth 1 after each residual block at these rates."""
     time = 4 * channels
     found = {**_both("time_embed.0", time, channels), **_both("time_embed.2", time, time)}
@@ -183,13 +191,19 @@ def schedule_tables(start: float = 0.0015, end: float = 0.0195, steps: int = 100
     before = np.append(1.0, abar[:-1])
     variance = betas * (1 - before) / (1 - abar)
     tables = {
-        "betas": betas, "alphas_cumprod": abar, "alphas_cumprod_prev": before, "sqrt_alphas_cumprod": np.sqrt(abar),
-        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - abar), "log_one_minus_alphas_cumprod": np.log(1 - abar),
-        "sqrt_recip_alphas_cumprod": np.sqrt(1 / abar), "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / abar - 1),
-        "posterior_variance": variance, "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
+        "betas": betas,
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": np.sqrt(abar),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - abar),
+        "log_one_minus_alphas_cumprod": np.log(1 - abar),
+        "sqrt_recip_alphas_cumprod": np.sqrt(1 / abar),
+        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / abar - 1),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
         "posterior_mean_coef1": betas * np.sqrt(before) / (1 - abar),
         "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - abar),
-    }  # fmt: skip
+    }
     return {name: torch.tensor(value, dtype=torch.float32) for name, value in tables.items()}
 
 

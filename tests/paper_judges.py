@@ -105,8 +105,14 @@ def _seeing() -> dict[str, Any]:
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.zero_()
-        for name, bias in (("conv3_3_norm", 4), ("conv4_3_norm", 2), ("conv5_3_norm", 2), ("fc7", 2), ("conv6_2", 2),
-                           ("conv7_2", 2)):  # fmt: skip
+        for name, bias in (
+            ("conv3_3_norm", 4),
+            ("conv4_3_norm", 2),
+            ("conv5_3_norm", 2),
+            ("fc7", 2),
+            ("conv6_2", 2),
+            ("conv7_2", 2),
+        ):
             head = getattr(detector, f"{name}_mbox_conf")
             head.bias.copy_(torch.tensor([5.0] * (bias - 1) + [-5.0]))  # background everywhere ...
         detector.conv6_2_mbox_conf.bias.copy_(torch.tensor([-2.0, 2.0]))  # ... but at one scale

@@ -43,14 +43,15 @@ def write_files(folder: Path) -> dict[str, Any]:
     return {
         "celeba-hq-ddpm": folder / "celeba_hq.ckpt",
         "collab-256-codiff-mask-text": {
-            "codiff": folder / "256_codiff_mask_text.ckpt", "tokenizer": folder / "bert",
+            "codiff": folder / "256_codiff_mask_text.ckpt",
+            "tokenizer": folder / "bert",
         },
         "stable-diffusion-v1-4": folder / "stable-diffusion",
         "bisenet": folder / "79999_iter.pth",
         "ir-se50": folder / "model_ir_se50.pth",
         "mobilefacenet": folder / "mobilefacenet.pth.tar",
         "clip-vit-b-16": _write_clip(folder),
-    }  # fmt: skip
+    }
 
 
 def _write_clip(folder: Path) -> Path:
@@ -58,10 +59,11 @@ def _write_clip(folder: Path) -> Path:
     import open_clip
 
     config = {
-        "embed_dim": 16, "quick_gelu": True,
+        "embed_dim": 16,
+        "quick_gelu": True,
         "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }  # fmt: skip
+    }
     place = folder / "architectures"
     place.mkdir(exist_ok=True)
     (place / f"{CLIP}.json").write_text(json.dumps(config))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 
-KNOWN = set(re.findall(r"\w+", """
+KNOWN = set(
+    re.findall(
+        r"\w+",
+        """
     begin end documentclass usepackage ifPDFTeX else fi DeclareRobustCommand uni caption label centering
     footnotesize resizebox ifdim width linewidth toprule midrule bottomrule emph textbf parbox raggedleft
     tiny scriptsize begingroup endgroup sloppy subsection item textbackslash textasciicircum textasciitilde
     textless textgreater textbar textquotedbl textasciigrave uparrow downarrow rightarrow leftarrow approx
     geq leq times pm infty Delta alpha beta eta rho sigma star circ dagger textendash textemdash ldots
     textquotedblleft textquotedblright textquoteleft cdot ss
-"""))  # fmt: skip
+""",
+    )
+)
 TOKEN = re.compile(r"\\([A-Za-z]+|.)|([{}&$#%^_~])|([^\\{}&$#%^_~]+)", re.DOTALL)
 
 

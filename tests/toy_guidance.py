@@ -176,9 +176,14 @@ class Linear(Quadratic):
 
 
 def make_space(
-    model: Callable[[Tensor, int], Tensor], energies: Sequence[Energy], p: GuidedParams, rows: int,
-    decode: Callable[[Tensor], Tensor] = lambda x: x, method: str = "toy", driven: bool = False,
-) -> Space:  # fmt: skip
+    model: Callable[[Tensor, int], Tensor],
+    energies: Sequence[Energy],
+    p: GuidedParams,
+    rows: int,
+    decode: Callable[[Tensor], Tensor] = lambda x: x,
+    method: str = "toy",
+    driven: bool = False,
+) -> Space:
     """A space of given functions; the 'image' is what `decode` makes of the clean prediction."""
     named = {energy.condition: energy for energy in energies}
     ids = [f"r{i}" for i in range(rows)]

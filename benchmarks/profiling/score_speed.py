@@ -169,9 +169,13 @@ def run_concord(weights: Path, made: Path, real: Path, n: int) -> dict[str, floa
     perception = PaperPerception("cpu", paths)
     perception.networks["text-image"] = load_clip(weights / "clip.pt", name=CLIP_FILE, device=torch.device("cpu"))
     found = metrics.evaluate(
-        generated=made, reference=real, conditions=captions(n), metrics=METRICS, cache=False,
+        generated=made,
+        reference=real,
+        conditions=captions(n),
+        metrics=METRICS,
+        cache=False,
         perception=perception,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
     return found.values | {f"seconds: {kind}": seconds for kind, seconds in found.seconds.items()}
 
 
@@ -198,11 +202,22 @@ def clean_fid_features(weights: Path, *folders: Path) -> list[np.ndarray]:
 def run_torch_fidelity(weights: Path, made: Path, real: Path, n: int) -> dict[str, float]:
     import torch_fidelity
 
-    return dict(torch_fidelity.calculate_metrics(
-        input1=str(made), input2=str(real), cuda=False, isc=True, kid=True, prc=True, verbose=False, cache=False,
-        batch_size=32, feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights / FIDELITY),
-        kid_subset_size=min(1000, n),
-    ))  # fmt: skip
+    return dict(
+        torch_fidelity.calculate_metrics(
+            input1=str(made),
+            input2=str(real),
+            cuda=False,
+            isc=True,
+            kid=True,
+            prc=True,
+            verbose=False,
+            cache=False,
+            batch_size=32,
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(weights / FIDELITY),
+            kid_subset_size=min(1000, n),
+        )
+    )
 
 
 def run_lpips(weights: Path, made: Path, real: Path, batch: int = 32) -> dict[str, float]:
@@ -302,8 +317,9 @@ def speed(n: int, size: int, folder: Path) -> float:
     ours, ours_busy = (ours + again) / 2, (ours_busy + again_busy) / 2
     print(
         f"together {theirs:.1f} s, {theirs / ours:.2f} times as long as Concord; "
-        f"{theirs_busy:.1f} s of processors, {theirs_busy / ours_busy:.2f} times", flush=True,
-    )  # fmt: skip
+        f"{theirs_busy:.1f} s of processors, {theirs_busy / ours_busy:.2f} times",
+        flush=True,
+    )
     return theirs / ours
 
 
@@ -339,9 +355,13 @@ def memory(n: int, folder: Path) -> float:
 
         def score(chosen: str = chosen, judges: Perception = judges) -> dict[str, float]:
             return metrics.evaluate(
-                generated=folder / "made", reference=reference, conditions=captions(n), metrics=chosen, cache=False,
+                generated=folder / "made",
+                reference=reference,
+                conditions=captions(n),
+                metrics=chosen,
+                cache=False,
                 perception=judges,
-            ).values  # fmt: skip
+            ).values
 
         seconds, _, found = timed(score)
         told = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
@@ -355,9 +375,10 @@ def _peak() -> float:
 
 
 def main(
-    n: Annotated[int, "images of each side, 50 or more"] = 256, size: int = 256,
+    n: Annotated[int, "images of each side, 50 or more"] = 256,
+    size: int = 256,
     memory_of: Annotated[int, "0: no"] = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Measure speed, or with --memory-of N the peak memory of scoring N small images."""
     with tempfile.TemporaryDirectory() as name:
         if memory_of:

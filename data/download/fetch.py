@@ -300,8 +300,11 @@ def _pair(manifest: Manifest, lacking: list[File], given: Path) -> dict[File, Pa
     names = ", ".join(file.name for file in lacking)
     if given.is_dir():
         found = {file: given / file.name for file in lacking if (given / file.name).is_file()}
-        found |= {file: given / Path(file.name).name for file in lacking
-                  if file not in found and (given / Path(file.name).name).is_file()}  # fmt: skip
+        found |= {
+            file: given / Path(file.name).name
+            for file in lacking
+            if file not in found and (given / Path(file.name).name).is_file()
+        }
         if not found:
             raise ConcordError(f"{given}: expected {names} in it; it looks like {describe(given)}")
         return found
@@ -310,8 +313,10 @@ def _pair(manifest: Manifest, lacking: list[File], given: Path) -> dict[File, Pa
     same = [file for file in lacking if Path(file.name).name == given.name]
     if len(lacking) == 1 or len(same) == 1:
         return {(same or lacking)[0]: given}
-    raise ConcordError(f"{given}: {manifest.name} has {len(lacking)} files; expected {names}; name it as one of them, "
-                       "or give the folder that holds them")  # fmt: skip
+    raise ConcordError(
+        f"{given}: {manifest.name} has {len(lacking)} files; expected {names}; name it as one of them, "
+        "or give the folder that holds them"
+    )
 
 
 @dataclass(frozen=True)

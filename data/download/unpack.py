@@ -160,9 +160,14 @@ class _Target:
     """The folder that is filled: counts what is written, refuses what does not belong there."""
 
     def __init__(
-        self, archive: Path, folder: Path, most: int, total: int | None, count: int,
+        self,
+        archive: Path,
+        folder: Path,
+        most: int,
+        total: int | None,
+        count: int,
         progress: Callable[[int, int | None], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.archive, self.folder, self.most, self.total, self.progress = archive, folder, most, total, progress
         self.written = 0
         self.seen: set[str] = set()

@@ -69,8 +69,9 @@ def _strokes(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.nda
         for _ in range(3):
             points.append((points[-1][0] + step * np.cos(angle), points[-1][1] + step * np.sin(angle)))
             angle += rng.normal(0, 0.18)
-        cv2.polylines(canvas, [_fixed(np.array(points))], False, _tint(rng, colours), max(1, round(thick)),
-                      cv2.LINE_AA, _SHIFT)  # fmt: skip
+        cv2.polylines(
+            canvas, [_fixed(np.array(points))], False, _tint(rng, colours), max(1, round(thick)), cv2.LINE_AA, _SHIFT
+        )
     return canvas
 
 
@@ -151,9 +152,13 @@ def _washes(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.ndar
 
 
 _DRAW = {
-    "strokes": _strokes, "dots": _dots, "stripes": _stripes, "patches": _patches, "hatching": _hatching,
+    "strokes": _strokes,
+    "dots": _dots,
+    "stripes": _stripes,
+    "patches": _patches,
+    "hatching": _hatching,
     "washes": _washes,
-}  # fmt: skip
+}
 
 _SHIFT = 4
 

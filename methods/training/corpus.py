@@ -59,11 +59,15 @@ def _split(split: str) -> Corpus:
         faces = render_many(indices, progress=True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(
-                file, images=faces.images, masks=faces.masks, attributes=faces.attributes,
-                male=np.array([sex == "male" for sex in faces.sex]), identities=faces.identities,
+                file,
+                images=faces.images,
+                masks=faces.masks,
+                attributes=faces.attributes,
+                male=np.array([sex == "male" for sex in faces.sex]),
+                identities=faces.identities,
                 beard_and_age=np.array([c.beard_and_age for c in faces.captions]),
                 overall=np.array([c.overall for c in faces.captions]),
-            )  # fmt: skip
+            )
     with np.load(path, allow_pickle=False) as arrays:
         return Corpus(
             images=torch.from_numpy(arrays["images"]).movedim(-1, 1).contiguous(),

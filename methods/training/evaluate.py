@@ -77,8 +77,11 @@ def _classes(judge: Perception, images: torch.Tensor, faces: Corpus) -> dict[str
         found = torch.cat([c[name] for c in chunks]).argmax(1).cpu()
         right[name] = found == faces.attributes[:, ATTRIBUTES.index(name)]
     both = right["No_Beard"] & right["Young"]
-    return {"beard": float(right["No_Beard"].float().mean()), "age": float(right["Young"].float().mean()),
-            "both": float(both.float().mean())}  # fmt: skip
+    return {
+        "beard": float(right["No_Beard"].float().mean()),
+        "age": float(right["Young"].float().mean()),
+        "both": float(both.float().mean()),
+    }
 
 
 if __name__ == "__main__":

@@ -65,9 +65,11 @@ class TrainAutoencoder(Task):
         psnr = -10 * (decoded - images).square().mean((1, 2, 3)).log10()
         latents = torch.cat([self.autoencoder.encode(chunk) for chunk in images.split(100)])
         return {
-            "psnr_db": round(float(psnr.mean()), 2), "psnr_db_worst": round(float(psnr.min()), 2), "n": len(images),
+            "psnr_db": round(float(psnr.mean()), 2),
+            "psnr_db_worst": round(float(psnr.min()), 2),
+            "n": len(images),
             "latent_std": [round(float(s), 3) for s in latents.std((0, 2, 3))],
-        }  # fmt: skip
+        }
 
 
 def load_autoencoder(device: torch.device, name: str = "faces-autoencoder") -> Autoencoder:
@@ -284,9 +286,10 @@ class TrainDynamicDiffusers(Task):
             scores = [self.diffusers[e.condition](x_t, t, c) for e, c in zip(self.experts, encoded, strict=True)]
             weight = torch.stack(scores).softmax(0)
             losses = {
-                "eps_loss": mse_loss((weight * eps).sum(0), noise), "eps_loss_average": mse_loss(eps.mean(0), noise),
+                "eps_loss": mse_loss((weight * eps).sum(0), noise),
+                "eps_loss_average": mse_loss(eps.mean(0), noise),
                 **{f"eps_loss_{e.condition}": mse_loss(eps[m], noise) for m, e in enumerate(self.experts)},
-            }  # fmt: skip
+            }
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(value) / 16
         self.data = mine

@@ -99,9 +99,10 @@ class TrainParser(JudgeTask):
         names = CELEBAMASK_HQ
         return {
             "pixel_accuracy": round(float(hits.sum() / confusion.sum()), 4),
-            "miou": round(float(iou.nanmean()), 4), "n": 1000,
+            "miou": round(float(iou.nanmean()), 4),
+            "n": 1000,
             "iou": {name: round(float(value), 4) for name, value in zip(names, iou, strict=True)},
-        }  # fmt: skip
+        }
 
 
 class TrainParserJudge(TrainParser):
@@ -157,8 +158,9 @@ class TrainFeatures(JudgeTask):
         explained = 1 - (identity - wanted).square().mean() / wanted.var(0).mean()
         return {
             "accuracy": {**right, "Male": round(float((male == held_out.male).double().mean()), 4)},
-            "identity_r2": round(float(explained), 4), "n": 1000,
-        }  # fmt: skip
+            "identity_r2": round(float(explained), 4),
+            "n": 1000,
+        }
 
 
 class TrainFeaturesJudge(TrainFeatures):
@@ -238,9 +240,11 @@ class TrainTextImage(JudgeTask):
         truth = torch.tensor([meanings[tuple(row)] for row in facts.tolist()])
         found = (images @ pair.embed_texts(first).T).argmax(1).cpu()
         return {
-            "retrieval_top1_of_64": round(sum(top1) / rounds, 4), "n": 64 * rounds,
-            "beard_and_age_top1": round(float((found == truth).double().mean()), 4), "meanings": len(meanings),
-        }  # fmt: skip
+            "retrieval_top1_of_64": round(sum(top1) / rounds, 4),
+            "n": 64 * rounds,
+            "beard_and_age_top1": round(float((found == truth).double().mean()), 4),
+            "meanings": len(meanings),
+        }
 
 
 class TrainTextImageJudge(TrainTextImage):

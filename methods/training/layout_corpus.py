@@ -82,5 +82,11 @@ def _draw(indices: range) -> dict[str, np.ndarray]:
         colours[k, :level] = [COLOURS.index(str(name)) for name in layout.colours]
         for row, (subject, kind, other) in enumerate(made.interactions):
             interactions[k, row] = subject, INTERACTIONS.index(kind), other
-    return {"images": images, "instances": instances, "boxes": boxes, "categories": categories, "colours": colours,
-            "interactions": interactions}  # fmt: skip
+    return {
+        "images": images,
+        "instances": instances,
+        "boxes": boxes,
+        "categories": categories,
+        "colours": colours,
+        "interactions": interactions,
+    }

@@ -131,10 +131,13 @@ def detection_errors(detector: SceneDetector, held_out: Scenes) -> dict[str, Any
             made, false = made + extra, false + extra
     hits, tiny = np.array(found), np.array(small)
     return {
-        "found_at_iou_0.5": round(float(hits.mean()), 4), "found_small": round(float(hits[tiny].mean()), 4),
-        "mean_iou": round(float(np.mean(ious)), 4), "precision": round(1 - false / max(made, 1), 4),
-        "instances": len(hits), "n": len(held_out),
-    }  # fmt: skip
+        "found_at_iou_0.5": round(float(hits.mean()), 4),
+        "found_small": round(float(hits[tiny].mean()), 4),
+        "mean_iou": round(float(np.mean(ious)), 4),
+        "precision": round(1 - false / max(made, 1), 4),
+        "instances": len(hits),
+        "n": len(held_out),
+    }
 
 
 class TrainSceneSegmenter(Task):
@@ -198,10 +201,13 @@ def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str
             wrong.append(max(s for c, s in enumerate(shares) if c != true) >= SHARE)
             exact.append(colour_share(image, truth, COLOURS[true]) >= SHARE)
     return {
-        "mask_iou": round(float(np.mean(ious)), 4), "colour_right": round(float(np.mean(right)), 4),
+        "mask_iou": round(float(np.mean(ious)), 4),
+        "colour_right": round(float(np.mean(right)), 4),
         "colour_right_by_exact_masks": round(float(np.mean(exact)), 4),
-        "other_colour_too": round(float(np.mean(wrong)), 4), "instances": len(ious), "n": len(held_out),
-    }  # fmt: skip
+        "other_colour_too": round(float(np.mean(wrong)), 4),
+        "instances": len(ious),
+        "n": len(held_out),
+    }
 
 
 class TrainSceneInteractions(Task):
@@ -226,10 +232,12 @@ class TrainSceneInteractions(Task):
 
     def loss(self, generator: torch.Generator, batch: int) -> Tensor:
         counts = (batch // 2, batch - batch // 2 - batch // 8, batch // 8)
-        chosen = torch.cat([
-            rows[torch.randint(len(rows), (n,), generator=generator)]
-            for rows, n in zip(self.pairs, counts, strict=True)
-        ])  # fmt: skip
+        chosen = torch.cat(
+            [
+                rows[torch.randint(len(rows), (n,), generator=generator)]
+                for rows, n in zip(self.pairs, counts, strict=True)
+            ]
+        )
         images = self.corpus.pictures(chosen[:, 0])
         boxes = [self.corpus.boxes[chosen[:, 0], chosen[:, k]] for k in (1, 2)]
         mirrored = torch.rand(batch, generator=generator) < 0.5
@@ -238,8 +246,10 @@ class TrainSceneInteractions(Task):
         boxes = [torch.where(mirrored[:, None], flip, box) for flip, box in zip(turned, boxes, strict=True)]
         # a generated object never fills its box to the pixel
         shifts = [0.12 * (torch.rand(box.shape, generator=generator) - 0.5) for box in boxes]
-        boxes = [(box + s * (box[:, 2:] - box[:, :2]).repeat(1, 2)).to(self.device)
-                 for box, s in zip(boxes, shifts, strict=True)]  # fmt: skip
+        boxes = [
+            (box + s * (box[:, 2:] - box[:, :2]).repeat(1, 2)).to(self.device)
+            for box, s in zip(boxes, shifts, strict=True)
+        ]
         images = jitter(images, generator).to(self.device).contiguous(memory_format=torch.channels_last)
         logits = self.model(images, *boxes)
         return torch.nn.functional.cross_entropy(logits, chosen[:, 3].to(self.device), label_smoothing=0.02)
@@ -289,5 +299,7 @@ def interaction_errors(judge: SceneInteractions, held_out: Scenes, batch: int = 
         "interactions_right": round(float((found == true)[true > 0].float().mean()), 4),
         "by_kind": right,
         "pairs_without_one_given_none": round(float((found == 0)[true == 0].float().mean()), 4),
-        "interactions": int((true > 0).sum()), "pairs_without_one": int((true == 0).sum()), "n": len(held_out),
-    }  # fmt: skip
+        "interactions": int((true > 0).sum()),
+        "pairs_without_one": int((true == 0).sum()),
+        "n": len(held_out),
+    }

@@ -318,6 +318,7 @@ def success(images: Tensor, layouts: list[Layout]) -> dict[str, float]:
     related = [right for rights in seen.interactions for right in rights]
     return {
         "placed": round(float(np.mean([one.located for one in found])), 4),
-        "placed_and_coloured": round(float(np.mean([one.success for one in found])), 4), "instances": len(found),
+        "placed_and_coloured": round(float(np.mean([one.success for one in found])), 4),
+        "instances": len(found),
         **({"related": round(float(np.mean(related)), 4), "interactions": len(related)} if related else {}),
-    }  # fmt: skip
+    }

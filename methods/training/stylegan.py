@@ -54,9 +54,12 @@ def adversarial_loss(discriminator: nn.Module, fakes: Tensor, reals: Tensor) -> 
     (slope,) = torch.autograd.grad(toward, leaf, retain_graph=True)
     surrogate = (fakes * slope).sum()  # its gradient at the generator is L_G's, its value is of no use
     return (
-        softplus(logits).mean() + softplus(-discriminator(reals)).mean()
-        + surrogate - surrogate.detach() + toward.detach()
-    )  # fmt: skip
+        softplus(logits).mean()
+        + softplus(-discriminator(reals)).mean()
+        + surrogate
+        - surrogate.detach()
+        + toward.detach()
+    )
 
 
 def r1_penalty(discriminator: nn.Module, reals: Tensor) -> Tensor:

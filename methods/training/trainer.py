@@ -170,13 +170,20 @@ def train(
     if task.bits != 16:  # what is measured is what is kept
         model.load_state_dict(unpacked(packed(model.state_dict(), task.bits)))
     card = {
-        "task": task.name, "data": task.world, "data_seed": _world_seed(task.world), "seed": task.seed,
-        "recipe": asdict(recipe), "loss": round(recent, 6), "seconds": round(seconds, 1),
-        "device": _device(task.device), "torch": torch.__version__, "git_commit": _commit(),
+        "task": task.name,
+        "data": task.world,
+        "data_seed": _world_seed(task.world),
+        "seed": task.seed,
+        "recipe": asdict(recipe),
+        "loss": round(recent, 6),
+        "seconds": round(seconds, 1),
+        "device": _device(task.device),
+        "torch": torch.__version__,
+        "git_commit": _commit(),
         **({"trunk": _trunk(task.trunk)} if task.trunk and weight_path(task.trunk).is_file() else {}),
         "held_out": {**task.evaluate(model), **({"curve": curve} if curve else {})},
         **({"earlier": earlier} if earlier else {}),
-    }  # fmt: skip
+    }
     cards = [
         save_weights(name, state, {**card, "config": config}, task.folder, task.bits)
         for name, (state, config) in task.outputs(model).items()
@@ -232,13 +239,28 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 
 def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], step: int, seconds: float,
-    recent: float, recipe: Recipe, before: int, curve: list[dict[str, Any]],
-) -> None:  # fmt: skip
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: list[Tensor],
+    step: int,
+    seconds: float,
+    recent: float,
+    recipe: Recipe,
+    before: int,
+    curve: list[dict[str, Any]],
+) -> None:
     state = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step,
-        "seconds": seconds, "recent": recent, "recipe": asdict(recipe), "before": before, "curve": curve,
-    }  # fmt: skip
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "averaged": averaged,
+        "step": step,
+        "seconds": seconds,
+        "recent": recent,
+        "recipe": asdict(recipe),
+        "before": before,
+        "curve": curve,
+    }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
@@ -257,9 +279,12 @@ def _bar(name: str, total: int, first: int, show: bool) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
-    )  # fmt: skip
+    )
     with Progress(*columns, refresh_per_second=1) as bar:
         job = bar.add_task(name, total=total, completed=first, loss=float("nan"))
         yield lambda step, loss: bar.update(job, completed=step, loss=loss)

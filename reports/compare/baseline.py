@@ -105,17 +105,31 @@ def write_side(side: Side, folder: Path) -> None:
     import pandas as pd
 
     samples = [
-        pd.DataFrame({
-            "run": name, "request": run.requests, "metric": metric, "value": values,
-            "status": np.where(run.failed[metric], "failed", "ok"),
-        })
-        for name, run in side.runs.items() for metric, values in run.values.items()
-    ]  # fmt: skip
+        pd.DataFrame(
+            {
+                "run": name,
+                "request": run.requests,
+                "metric": metric,
+                "value": values,
+                "status": np.where(run.failed[metric], "failed", "ok"),
+            }
+        )
+        for name, run in side.runs.items()
+        for metric, values in run.values.items()
+    ]
     sets = [
-        {"run": name, "metric": metric, "value": value, "n": len(run.requests),
-         "n_reference": run.n_reference.get(metric, 0), "status": "ok", "replicates": list(map(float, replicates))}
-        for name, run in side.runs.items() for metric, (value, replicates) in run.sets.items()
-    ]  # fmt: skip
+        {
+            "run": name,
+            "metric": metric,
+            "value": value,
+            "n": len(run.requests),
+            "n_reference": run.n_reference.get(metric, 0),
+            "status": "ok",
+            "replicates": list(map(float, replicates)),
+        }
+        for name, run in side.runs.items()
+        for metric, (value, replicates) in run.sets.items()
+    ]
     columns = ["run", "metric", "value", "n", "n_reference", "status", "replicates"]
     frame = pd.concat(samples, ignore_index=True) if samples else pd.DataFrame(columns=["run", "request", "metric"])
     for name, table in (("scores.parquet", frame), ("sets.parquet", pd.DataFrame(sets, columns=columns))):

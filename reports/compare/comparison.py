@@ -262,10 +262,23 @@ def _sample_change(name: str, fact: MetricFacts, then: SideRun, now: SideRun, ma
     moved = [Moved(now.requests[i], float(old[i]), float(new[i]), float(losses[i])) for i in order if losses[i] != 0]
     loss = before - value if fact.higher_is_better else value - before
     return Change(
-        name, metric, fact.label, len(old), before, value, interval.low, interval.high, loss,
-        margins.of(metric).at(before), math.nan, error, df, identical=not moved,
-        failed=(int(then.failed[metric].sum()), int(now.failed[metric].sum())), moved=moved,
-    )  # fmt: skip
+        name,
+        metric,
+        fact.label,
+        len(old),
+        before,
+        value,
+        interval.low,
+        interval.high,
+        loss,
+        margins.of(metric).at(before),
+        math.nan,
+        error,
+        df,
+        identical=not moved,
+        failed=(int(then.failed[metric].sum()), int(now.failed[metric].sum())),
+        moved=moved,
+    )
 
 
 def _set_change(name: str, fact: MetricFacts, then: SideRun, now: SideRun, margins: Margins) -> Change:
@@ -273,10 +286,22 @@ def _set_change(name: str, fact: MetricFacts, then: SideRun, now: SideRun, margi
     tested = st.paired_jackknife(value, new, before, old)
     loss = before - value if fact.higher_is_better else value - before
     return Change(
-        name, fact.name, fact.label, len(now.requests), before, value, tested.low, tested.high, loss,
-        margins.of(fact.name).at(before), tested.p, tested.error, tested.df,
-        identical=value == before and np.array_equal(old, new), moved=_feature_moves(fact, then, now),
-    )  # fmt: skip
+        name,
+        fact.name,
+        fact.label,
+        len(now.requests),
+        before,
+        value,
+        tested.low,
+        tested.high,
+        loss,
+        margins.of(fact.name).at(before),
+        tested.p,
+        tested.error,
+        tested.df,
+        identical=value == before and np.array_equal(old, new),
+        moved=_feature_moves(fact, then, now),
+    )
 
 
 def _feature_moves(fact: MetricFacts, then: SideRun, now: SideRun) -> list[Moved]:

@@ -62,10 +62,16 @@ def cells(change: Change) -> tuple[str, ...]:
     if math.isfinite(change.low):
         interval = f"[{change.low:+.{decimals}f}, {change.high:+.{decimals}f}]"
     return (
-        change.run.partition("/")[2], change.label, str(change.n), _value(change, 0, decimals),
-        _value(change, 1, decimals), f"{change.difference:+.{decimals}f} {interval}", f"{change.margin:.3g}",
-        format_p(change.p_holm).removeprefix("p = ").removeprefix("p "), verdict_text(change, decimals),
-    )  # fmt: skip
+        change.run.partition("/")[2],
+        change.label,
+        str(change.n),
+        _value(change, 0, decimals),
+        _value(change, 1, decimals),
+        f"{change.difference:+.{decimals}f} {interval}",
+        f"{change.margin:.3g}",
+        format_p(change.p_holm).removeprefix("p = ").removeprefix("p "),
+        verdict_text(change, decimals),
+    )
 
 
 def _value(change: Change, side: int, decimals: int) -> str:
@@ -204,9 +210,21 @@ def to_json(result: Result) -> str:
         "counts": result.counts(),
         "changes": [
             {
-                "run": c.run, "suite": c.run.partition("/")[0], "row": c.run.partition("/")[2], "metric": c.metric,
-                "n": c.n, "base": c.before, "head": c.now, "difference": c.difference, "low": c.low, "high": c.high,
-                "margin": c.margin, "p": c.p, "p_holm": c.p_holm, "verdict": c.verdict, "smallest_loss": c.visible,
+                "run": c.run,
+                "suite": c.run.partition("/")[0],
+                "row": c.run.partition("/")[2],
+                "metric": c.metric,
+                "n": c.n,
+                "base": c.before,
+                "head": c.now,
+                "difference": c.difference,
+                "low": c.low,
+                "high": c.high,
+                "margin": c.margin,
+                "p": c.p,
+                "p_holm": c.p_holm,
+                "verdict": c.verdict,
+                "smallest_loss": c.visible,
                 "failed": list(c.failed),
                 "most_changed": [
                     {"request": m.request, "base": m.base, "head": m.head, "amount": m.amount} for m in c.moved
@@ -217,7 +235,7 @@ def to_json(result: Result) -> str:
         "incomparable": [{"run": i.run, "metric": i.metric or None, "reason": i.reason} for i in result.incomparable],
         "new": result.new,
         "notes": result.notes,
-    }  # fmt: skip
+    }
     return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -148,9 +148,14 @@ def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
         if len(ids) != facts["n"] or any(len(v) != len(ids) for v in values.get(name, {}).values()):
             raise ValueError(f"run '{name}' has scores of {len(ids)} of {facts['n']} requests")
         runs[name] = SideRun(
-            dict(facts), ids, values.get(name, {}), failed.get(name, {}), sets.get(name, {}), n_reference.get(name, {}),
+            dict(facts),
+            ids,
+            values.get(name, {}),
+            failed.get(name, {}),
+            sets.get(name, {}),
+            n_reference.get(name, {}),
             features=features.get(name),
-        )  # fmt: skip
+        )
     profile = str(content["profile"])
     return Side(label, profile, runs, str(content.get("commit", "unknown")), dict(content.get("protocols") or {}))
 
@@ -252,9 +257,15 @@ def _read_run(run: Run) -> SideRun:
             f"remove the folder and run `concord run {run.request_set}` again"
         ) from None
     return SideRun(
-        facts, measured.requests, measured.values, measured.failed, measured.sets, measured.n_reference,
-        measured.refused, _pool(run),
-    )  # fmt: skip
+        facts,
+        measured.requests,
+        measured.values,
+        measured.failed,
+        measured.sets,
+        measured.n_reference,
+        measured.refused,
+        _pool(run),
+    )
 
 
 def _bare(name: str, is_set: bool) -> MetricFacts:

@@ -34,7 +34,7 @@ INTERACTION = "#7a2fb5"
 FACE_LINES = (
     (0, 16, False), (17, 21, False), (22, 26, False), (27, 30, False), (31, 35, False),
     (36, 41, True), (42, 47, True), (48, 59, True), (60, 67, True),
-)  # fmt: skip
+)  # fmt: skip  # a table
 FONT = ["DejaVu Sans"]
 
 
@@ -62,7 +62,7 @@ class Shown:
 CONDITIONS = {
     "mask": "Mask", "identity": "Identity", "landmarks": "Landmarks", "style": "Style", "layout": "Layout",
     "masked_image": "Masked image", "source_image": "Source image",
-}  # fmt: skip
+}  # fmt: skip  # a table
 """Conditions that are drawn as pictures, in this order, with their headings."""
 
 
@@ -222,8 +222,14 @@ def new_figure(width_px: float, height_px: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a caption's letter becomes a box, no more
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": "Concord"},
-                       pil_kwargs={"compress_level": 4})  # fmt: skip
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=DPI,
+            facecolor=PAPER,
+            metadata={"Software": "Concord"},
+            pil_kwargs={"compress_level": 4},
+        )
 
 
 # A vector figure takes its colours from variables that follow the reader's scheme, as the pages do.
@@ -232,7 +238,7 @@ SCHEME = {
     GRID: ("grid", "#333a43"), EDGE: ("edge", "#565e69"),
     LINES[0]: ("line0", "#7ea6ff"), LINES[1]: ("line1", "#ff9a66"), LINES[2]: ("line2", "#5fd3a0"),
     LINES[3]: ("line3", "#c79bf0"), LINES[4]: ("line4", "#e0bb45"), LINES[5]: ("line5", "#ff8fb8"),
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 def save_plot(figure: Figure, path: Path) -> None:
@@ -291,8 +297,17 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
     for index, (name, heading) in enumerate(pictures):
         left = margin + text_width + index * (TILE + GAP) + (aside if index * (TILE + GAP) >= break_at else 0)
         lines = textwrap.wrap(heading, 21)[:2]
-        _write(figure, left + TILE / 2, head - 8, "\n".join(lines), 9, ha="center", va="bottom",
-               color=FAINT if (name, heading) in given else INK, linespacing=1.15)  # fmt: skip
+        _write(
+            figure,
+            left + TILE / 2,
+            head - 8,
+            "\n".join(lines),
+            9,
+            ha="center",
+            va="bottom",
+            color=FAINT if (name, heading) in given else INK,
+            linespacing=1.15,
+        )
         for position, request in enumerate(shown):
             top = head + position * (TILE + GAP)
             picture = _picture_of(request, name)
@@ -330,8 +345,15 @@ def _mask_legend(figure: Figure, masks: Sequence[np.ndarray], left: float, top: 
         advance = 17 + 5.6 * len(name) + 8
         if x + advance > left + room:
             x, y = left, y + 15
-        square = Rectangle((x / width, 1 - (y + 10) / height), 10 / width, 10 / height, transform=figure.transFigure,
-                           facecolor=colour, edgecolor=FAINT, linewidth=0.4)  # fmt: skip
+        square = Rectangle(
+            (x / width, 1 - (y + 10) / height),
+            10 / width,
+            10 / height,
+            transform=figure.transFigure,
+            facecolor=colour,
+            edgecolor=FAINT,
+            linewidth=0.4,
+        )
         figure.add_artist(square)
         _write(figure, x + 14, y - 1, name, 7, color=FAINT)
         x += advance
@@ -411,8 +433,14 @@ def influence_curve(traces: dict[str, dict[str, Any]], title: str, path: Path) -
             low, high = np.quantile(influence[:, :, branch], [0.1, 0.9], axis=0)
             colour = LINES[branch % len(LINES)]
             axes[number].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes[number].plot(steps, influence[:, :, branch].mean(axis=0), color=colour, linewidth=1.8,
-                              label=f"{branch_name} branch", linestyle=STYLES[branch % 4])  # fmt: skip
+            axes[number].plot(
+                steps,
+                influence[:, :, branch].mean(axis=0),
+                color=colour,
+                linewidth=1.8,
+                label=f"{branch_name} branch",
+                linestyle=STYLES[branch % 4],
+            )
         axes[number].set_title(name.replace("$", r"\$"), fontsize=9, color=INK)
         axes[number].set_xlim(float(steps.max()), float(steps.min()))  # time runs from noise (left) to image (right)
         axes[number].set_ylim(0, 1)

@@ -44,28 +44,36 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
     if cosines:
         title = "Cosine of the conditions' gradients along the sampling"
         n = len(next(iter(cosines.values()))["requests"])
-        found.append(Drawing(
-            f"{suite}/gradient-cosine.png", title,
-            f"Between the gradients of two conditions with respect to x_t, at every step at which all conditions pull; "
-            f"line: mean, band: 10th to 90th percentile of the {n} traced requests. Above 0 the two conditions pull "
-            "the same way, below 0 against each other, at 0 they do not know of each other. For Z-Magic the second "
-            "gradient is the one that its first condition has changed. Compare Figure 1 of the paper.",
-            "Curves of the cosine between two conditions' gradients over the steps: a panel for each pair of "
-            "conditions, a line for each method",
-            (source, title, _facts(cosines, COSINE)), partial(cosine_figure, cosines, title),
-        ))  # fmt: skip
+        found.append(
+            Drawing(
+                f"{suite}/gradient-cosine.png",
+                title,
+                "Between the gradients of two conditions with respect to x_t, at every step at which all conditions "
+                f"pull; line: mean, band: 10th to 90th percentile of the {n} traced requests. Above 0 the two conditions "
+                "pull the same way, below 0 against each other, at 0 they do not know of each other. For Z-Magic the "
+                "second gradient is the one that its first condition has changed. Compare Figure 1 of the paper.",
+                "Curves of the cosine between two conditions' gradients over the steps: a panel for each pair of "
+                "conditions, a line for each method",
+                (source, title, _facts(cosines, COSINE)),
+                partial(cosine_figure, cosines, title),
+            )
+        )
     losses = {title: trace for title, trace in traces.items() if LOSS in trace and np.asarray(trace[LOSS]).size}
     if losses:
         title = "Energy of each condition along the sampling"
         n = len(next(iter(losses.values()))["requests"])
-        found.append(Drawing(
-            f"{suite}/condition-loss.png", title,
-            f"Through the guide networks, at the clean image predicted at each step; line: mean, band: 10th to 90th "
-            f"percentile of the {n} traced requests. Lower is nearer to the condition; energies of different "
-            "conditions have different units. Compare Figure 3 of the paper.",
-            "Curves of each condition's energy over the steps: a panel for each condition, a line for each method",
-            (source, title, _facts(losses, LOSS)), partial(loss_figure, losses, title),
-        ))  # fmt: skip
+        found.append(
+            Drawing(
+                f"{suite}/condition-loss.png",
+                title,
+                "Through the guide networks, at the clean image predicted at each step; line: mean, band: 10th to 90th "
+                f"percentile of the {n} traced requests. Lower is nearer to the condition; energies of different "
+                "conditions have different units. Compare Figure 3 of the paper.",
+                "Curves of each condition's energy over the steps: a panel for each condition, a line for each method",
+                (source, title, _facts(losses, LOSS)),
+                partial(loss_figure, losses, title),
+            )
+        )
     return found
 
 
@@ -158,8 +166,17 @@ def _finish(figure: Any, traces: Traces, title: str, path: Path) -> None:
     width, height = figure.get_size_inches() * 100
     rows = -(-len(labels) // 4)
     figure.tight_layout(rect=(0, (14 + 17 * rows) / height, 1, 1 - 8 / height))
-    figure.legend([lines[label] for label in labels], labels, loc="lower left", ncols=4, fontsize=8, frameon=False,
-                  labelcolor=INK, bbox_to_anchor=(10 / width, 2 / height), handlelength=3)  # fmt: skip
+    figure.legend(
+        [lines[label] for label in labels],
+        labels,
+        loc="lower left",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+        bbox_to_anchor=(10 / width, 2 / height),
+        handlelength=3,
+    )
     save_plot(figure, path)
 
 

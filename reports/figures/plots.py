@@ -41,24 +41,32 @@ def drawings(suite: str, table: Table) -> list[Drawing]:
     columns, rows = pareto_columns(table), pareto_rows(table)
     if columns and len(rows) > 1:
         title = "Quality against seconds"
-        found.append(Drawing(
-            f"{suite}/pareto.png", title,
-            "Each point is a method: seconds an image (logarithmic, measured on the machine of this run) against the "
-            "metric with its 95 % interval. The line joins those that no other method beats in both by their values "
-            "alone; whether a difference stands is for the tests to say.",
-            f"Points of {len(rows)} methods: seconds an image against {', '.join(c.label for c in columns)}",
-            (source, title, _facts(rows, columns)), partial(pareto_figure, rows, columns, title),
-        ))  # fmt: skip
+        found.append(
+            Drawing(
+                f"{suite}/pareto.png",
+                title,
+                "Each point is a method: seconds an image (logarithmic, measured on the machine of this run) against "
+                "the metric with its 95 % interval. The line joins those that no other method beats in both by their "
+                "values alone; whether a difference stands is for the tests to say.",
+                f"Points of {len(rows)} methods: seconds an image against {', '.join(c.label for c in columns)}",
+                (source, title, _facts(rows, columns)),
+                partial(pareto_figure, rows, columns, title),
+            )
+        )
     for sweep in sweeps(table):
         title = f"{sweep.points[0][1].method}: metrics against {sweep.parameter}"
         rows = [row for _, row in sweep.points]
-        found.append(Drawing(
-            f"{suite}/sweep-{sweep.method}-{sweep.parameter.replace('/', '.')}.png", title,
-            f"Rows that differ in {sweep.parameter} alone, each with its 95 % interval; seconds an image as they were "
-            "measured on the machine of this run, once.",
-            f"Curves of each metric and of the seconds an image against {sweep.parameter}",
-            (source, title, _facts(rows, overall(table))), partial(sweep_figure, sweep, overall(table), title),
-        ))  # fmt: skip
+        found.append(
+            Drawing(
+                f"{suite}/sweep-{sweep.method}-{sweep.parameter.replace('/', '.')}.png",
+                title,
+                f"Rows that differ in {sweep.parameter} alone, each with its 95 % interval; seconds an image as they "
+                "were measured on the machine of this run, once.",
+                f"Curves of each metric and of the seconds an image against {sweep.parameter}",
+                (source, title, _facts(rows, overall(table))),
+                partial(sweep_figure, sweep, overall(table), title),
+            )
+        )
     return found
 
 
@@ -70,10 +78,12 @@ def overall(table: Table) -> list[Column]:
 def _facts(rows: Sequence[Row], columns: Sequence[Column]) -> list[Any]:
     return [
         [row.title, sorted(row.params.items(), key=str), row.cost.seconds_per_image]
-        + [(c.label, c.higher_is_better, row.cells[c.name].value, row.cells[c.name].low, row.cells[c.name].high)
-           for c in columns]
+        + [
+            (c.label, c.higher_is_better, row.cells[c.name].value, row.cells[c.name].low, row.cells[c.name].high)
+            for c in columns
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- Pareto
@@ -115,9 +125,17 @@ def pareto_figure(rows: Sequence[Row], columns: Sequence[Column], title: str, pa
             cell = row.cells[column.name]
             reach = [[value - cell.low], [cell.high - value]] if cell.has_interval else None
             handles[_plain(row.title)] = axes.errorbar(
-                seconds, value, yerr=reach, color=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
-                markersize=7, linestyle="none", elinewidth=1.3, capsize=2.5, zorder=2,
-            )  # fmt: skip
+                seconds,
+                value,
+                yerr=reach,
+                color=LINES[index % len(LINES)],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=7,
+                linestyle="none",
+                elinewidth=1.3,
+                capsize=2.5,
+                zorder=2,
+            )
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.12)
         _seconds_ticks(axes, [seconds for seconds, _ in points])
@@ -223,8 +241,16 @@ def _finish(figure: Any, handles: Mapping[str, Any], title: str, path: Path) -> 
     figure.suptitle(_plain(title), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)
     figure.tight_layout(rect=(0, (14 + 17 * math.ceil(len(handles) / 4)) / height, 1, 1 - 8 / height))
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="lower left", ncols=4, fontsize=8, frameon=False,
-                      labelcolor=INK, bbox_to_anchor=(10 / width, 2 / height))  # fmt: skip
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="lower left",
+            ncols=4,
+            fontsize=8,
+            frameon=False,
+            labelcolor=INK,
+            bbox_to_anchor=(10 / width, 2 / height),
+        )
     save_plot(figure, path)
 
 

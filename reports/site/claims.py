@@ -58,10 +58,20 @@ def claims_of(pages: Sequence[Page]) -> list[Claim]:
             ends = (comparison.first, comparison.second) if first_wins else (comparison.second, comparison.first)
             low, high = sorted((sign * comparison.low, sign * comparison.high))
             reach = f" [{column.format(low)}, {column.format(high)}]" if low == low and high == high else ""
-            found.append(Claim(
-                titles[ends[0]], titles[ends[1]], column.label, page.name, page.title, table.paper_title, verdict,
-                column.signed(sign * comparison.difference) + reach, f"{sign * declared:+.4g}", comparison.p_holm,
-            ))  # fmt: skip
+            found.append(
+                Claim(
+                    titles[ends[0]],
+                    titles[ends[1]],
+                    column.label,
+                    page.name,
+                    page.title,
+                    table.paper_title,
+                    verdict,
+                    column.signed(sign * comparison.difference) + reach,
+                    f"{sign * declared:+.4g}",
+                    comparison.p_holm,
+                )
+            )
     return found
 
 

@@ -31,8 +31,10 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown],
         page.figures.append(drawn.link(*drawing[:4]))
     columns = method_columns(page.table, shown)
     titles = {row.name: row.title for row in page.table.rows}
-    seen = [[s.id, s.text, *(getattr(s, name) for name in figures.CONDITIONS), s.truth, sorted(s.images.items())]
-            for s in shown]  # fmt: skip
+    seen = [
+        [s.id, s.text, *(getattr(s, name) for name in figures.CONDITIONS), s.truth, sorted(s.images.items())]
+        for s in shown
+    ]
     if columns:
         page.grid = f"{suite.name}/grid.png"
         title = f"{suite.title}: the same requests across methods"
@@ -94,9 +96,7 @@ class Drawn:
         with Image.open(self.folder / file) as image:
             width, height = (round(side * 100 / figures.DPI) for side in image.size)
         vector = file.removesuffix(".png") + ".svg"
-        return FigureLink(
-            file, title, text, alt, vector if (self.folder / vector).is_file() else "", (width, height)
-        )  # fmt: skip
+        return FigureLink(file, title, text, alt, vector if (self.folder / vector).is_file() else "", (width, height))
 
 
 def feed(digest: Any, value: Any) -> None:

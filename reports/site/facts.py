@@ -15,7 +15,7 @@ FACTS = (
     ("git_commit", "Commit"), ("device", "Device"), ("gpu", "GPU"), ("cuda", "CUDA"), ("cpu", "Processor"),
     ("cores", "Cores"), ("threads", "Threads"), ("dtype", "Number format"), ("platform", "Platform"),
     ("python", "Python"), ("packages", "Packages"),
-)  # fmt: skip
+)  # fmt: skip  # a table
 
 
 @dataclass

@@ -169,8 +169,14 @@ def _render(
         text = environment.get_template(template).render(here=file, **common, **values)
         write_bytes(folder / file, text.encode())
 
-    write("index.html", "index.html", claims=claims, tally=tally(claims), machine=machine_facts(runs),
-          weights=weights_of(runs))  # fmt: skip
+    write(
+        "index.html",
+        "index.html",
+        claims=claims,
+        tally=tally(claims),
+        machine=machine_facts(runs),
+        weights=weights_of(runs),
+    )
     write("methods.html", "methods.html", methods=methods)
     write("papers.html", "papers.html", papers=listed_papers(pages, alone))
     for page in pages:

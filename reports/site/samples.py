@@ -75,8 +75,10 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path
         seen = {"truth": request.truth, **request.images}
         if request.layout is not None:
             units = THUMBNAIL * 100 / figures.DPI
-            seen = {name: None if one is None else figures.boxes_over(one, request.layout, units)
-                    for name, one in seen.items()}  # fmt: skip
+            seen = {
+                name: None if one is None else figures.boxes_over(one, request.layout, units)
+                for name, one in seen.items()
+            }
         for name, picture in {**given, **seen}.items():
             if picture is not None:
                 sample.files[name] = _thumbnail(folder, suite.name, picture, exact=name in ("mask", *LINED))

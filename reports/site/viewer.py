@@ -45,10 +45,14 @@ def write_viewer(
     run = next(iter(measured.values())).run
     decimals = {column.name: column.decimals for column in page.table.columns}
     metrics = [
-        {"name": fact.name, "label": fact.label, "higher": fact.higher_is_better,
-         "decimals": min(4, decimals.get(fact.name, 2) + 1)}
+        {
+            "name": fact.name,
+            "label": fact.label,
+            "higher": fact.higher_is_better,
+            "decimals": min(4, decimals.get(fact.name, 2) + 1),
+        }
         for fact in shared
-    ]  # fmt: skip
+    ]
     titles = {row.name: row.title for row in page.table.rows}
     rows = [name for name in titles if name in measured]
     given = [

@@ -403,9 +403,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def main(
-    trials: Annotated[int, "tables of each kind"] = 100, n: int = 128, rows: int = 6, items: int = 64, seeds: int = 8,
-    steps: int = 10, weight: float = 1.0, folder: Path = Path("results/experiment"), seed: int = 0,
-) -> None:  # fmt: skip
+    trials: Annotated[int, "tables of each kind"] = 100,
+    n: int = 128,
+    rows: int = 6,
+    items: int = 64,
+    seeds: int = 8,
+    steps: int = 10,
+    weight: float = 1.0,
+    folder: Path = Path("results/experiment"),
+    seed: int = 0,
+) -> None:
     """Make the bank where it is not there, run all trials, print the tables; exit code 1 where A/A alarms too often."""
     if seeds < 2 or trials < 1 or n < 2 or rows < 1:
         raise ConcordError("expected --seeds 2 or more, --n 2 or more, and at least one trial and one row")
@@ -426,11 +433,18 @@ def main(
     for loss in LOSSES:
         found, ended = loss_rates(bank, loss.name, trials, n, rows, margins, seed)
         lines_ = [
-            (one.label, f"{one.true_loss:+.4g}", f"{one.margin:.3g}", f"{100 * one.stated:.1f} %", str(one.found),
-             f"{100 * one.stated_any:.1f} %", str(one.differs),
-             ", ".join(f"{count} {name}" for name, count in one.verdicts.items()))
+            (
+                one.label,
+                f"{one.true_loss:+.4g}",
+                f"{one.margin:.3g}",
+                f"{100 * one.stated:.1f} %",
+                str(one.found),
+                f"{100 * one.stated_any:.1f} %",
+                str(one.differs),
+                ", ".join(f"{count} {name}" for name, count in one.verdicts.items()),
+            )
             for one in found
-        ]  # fmt: skip
+        ]
         heads = (
             "Metric",
             "true loss",

@@ -176,8 +176,9 @@ def jackknife_covers(metric: Callable[[], SetMetric], n: int, shift: float) -> E
 def seeds_cover(metric: Callable[[], SetMetric], n: int, shift: float) -> Experiment:
     def run(rng: np.random.Generator, trials: int) -> Iterator[bool]:
         found, reference = metric(), reference_features()
-        values = np.array([[found.compute(generated_features(rng, n, shift), reference) for _ in range(SETS)]
-                           for _ in range(trials)])  # fmt: skip
+        values = np.array(
+            [[found.compute(generated_features(rng, n, shift), reference) for _ in range(SETS)] for _ in range(trials)]
+        )
         truth = float(values.mean())
         for row in values:
             yield holds(st.seed_interval(row), truth)
@@ -314,18 +315,21 @@ def _cases() -> Iterator[Case]:
     for name, method, share in (("mean (t)", st.mean_interval, 1.0), ("bootstrap", _quick_bootstrap, 0.5)):
         for draw, items, unequal in ((normal, 16, False), (normal, 32, True), (skewed, 64, False)):
             yield coverage(
-                name, f"{WORDS[draw]}, {items} items of {'1 to 7' if unequal else '4'} images",
-                clustered_mean_covers(method, draw, items, 4, unequal), share,
-            )  # fmt: skip
+                name,
+                f"{WORDS[draw]}, {items} items of {'1 to 7' if unequal else '4'} images",
+                clustered_mean_covers(method, draw, items, 4, unequal),
+                share,
+            )
     for n, rate in ((50, 0.2), (128, 0.05), (128, 0.5), (128, 0.9), (512, 0.95), (3000, 0.01)):
         yield coverage("rate (Wilson)", f"rate {rate:g}, n = {n} (exact)", wilson_coverage(n, rate))
     for n, rate in ((10, 0.01), (100, 0.01)):
         yield coverage("rate (Wilson)", f"rate {rate:g}, n = {n} (exact)", wilson_coverage(n, rate), checked=False)
     for items, rate, alike in ((16, 0.8, 0.3), (64, 0.8, 0.3), (64, 0.95, 0.1), (128, 0.5, 0.3)):
         yield coverage(
-            "rate, clustered", f"rate {rate:g}, {items} items of 4, correlation {alike:g}",
+            "rate, clustered",
+            f"rate {rate:g}, {items} items of 4, correlation {alike:g}",
             clustered_rate_covers(items, 4, rate, alike),
-        )  # fmt: skip
+        )
     for n, shift in ((20, 0.3), (64, 0.3), (256, 0.3), (256, 0.05)):
         name, run = f"n = {n}, D = {WIDE}, shift {shift:g}", jackknife_covers(kid, n, shift)
         yield coverage("KID, jackknife", name, run, 0.5, shift > 0.1)

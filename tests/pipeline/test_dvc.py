@@ -163,9 +163,13 @@ def test_dvc_shows_metrics_and_plots_and_compares_commits(project: Path) -> None
         )
 
     environment = os.environ | {
-        "DVC_SITE_CACHE_DIR": str(project / "site"), "DVC_NO_ANALYTICS": "1", "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
-    }  # fmt: skip
+        "DVC_SITE_CACHE_DIR": str(project / "site"),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
     baseline(12.0)
     call(str(project / "bin/concord"), "report", "--results", "results", "--profile", "embedded")
     dvc = (sys.executable, "-m", "dvc")

@@ -79,8 +79,9 @@ def repro(project: Path) -> list[str]:
     (project / "log.txt").unlink(missing_ok=True)
     environment = os.environ | {
         "PATH": f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "DVC_SITE_CACHE_DIR": str(project / "site"), "DVC_NO_ANALYTICS": "1",
-    }  # fmt: skip
+        "DVC_SITE_CACHE_DIR": str(project / "site"),
+        "DVC_NO_ANALYTICS": "1",
+    }
     command = [sys.executable, "-m", "dvc", "repro"]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -47,8 +47,12 @@ def write(tmp_path: Path) -> Write:
 
     def yaml(fault: str = "", **keys: Any) -> Path:
         path = tmp_path / "theirs.yaml"
-        spec = {"name": "theirs", "title": "Their method", "conditions": ["text", "mask"],
-                "command": f"{PROGRAM} {{requests}} {{output}} {fault}".strip()}  # fmt: skip
+        spec = {
+            "name": "theirs",
+            "title": "Their method",
+            "conditions": ["text", "mask"],
+            "command": f"{PROGRAM} {{requests}} {{output}} {fault}".strip(),
+        }
         path.write_text(json.dumps({**spec, **keys}))  # JSON is YAML
         return path
 
@@ -122,8 +126,9 @@ def test_memory_is_that_of_the_command_and_its_children(tmp_path: Path) -> None:
     code = f"import time; held = bytearray({size}); time.sleep(1)"
     yaml = tmp_path / "hungry.yaml"
     inner = shlex.quote(f"{shlex.quote(sys.executable)} -I -S -c {shlex.quote(code)}; exit $?")
-    yaml.write_text(json.dumps({"name": "hungry", "conditions": ["text"],
-                                "command": f"sh -c {inner} {{requests}} {{output}}"}))  # fmt: skip
+    yaml.write_text(
+        json.dumps({"name": "hungry", "conditions": ["text"], "command": f"sh -c {inner} {{requests}} {{output}}"})
+    )
     spec = load_external(yaml).spec
     assert spec is not None
     code_of_exit, memory = command._run(spec, spec.command.format(requests="", output=""), tmp_path, tmp_path)

@@ -40,13 +40,17 @@ def facts(plain: str, archive: str) -> dict[str, object]:
     """A manifest of a file without a known hash, and an archive."""
     unpacking = {"into": "tree", "expects": ["part0", "part6"], "most_bytes": 50_000_000}
     return {
-        "name": "thing", "kind": "weights", "title": "A thing", "citation": "nobody", "needed_by": ["tests"],
+        "name": "thing",
+        "kind": "weights",
+        "title": "A thing",
+        "citation": "nobody",
+        "needed_by": ["tests"],
         "licence": {"name": "MIT", "consequence": "Free."},
         "files": [
             {"name": "plain.bin", "sources": [{"url": plain}]},
             {"name": "tree.zip", "sources": [{"url": archive}], "unpack": unpacking},
         ],
-    }  # fmt: skip
+    }
 
 
 def check_whole(cache: Path) -> tuple[bool, bool]:

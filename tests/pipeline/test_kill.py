@@ -37,8 +37,20 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     patch.setenv("PYTHONPATH", f"{toy_world.HERE}{os.pathsep}{toy_world.ROOT}")  # the server starts from these alone
 
     def begin(results: Path) -> BaseProcess:
-        arguments = ["run", str(suite), "--data", str(tree), "--limit", str(N), "--results", str(results),
-                     "--plugin", str(toy_world.TOY), "--batch-size", "22"]  # fmt: skip
+        arguments = [
+            "run",
+            str(suite),
+            "--data",
+            str(tree),
+            "--limit",
+            str(N),
+            "--results",
+            str(results),
+            "--plugin",
+            str(toy_world.TOY),
+            "--batch-size",
+            "22",
+        ]
         process = server.Process(target=toy_world.run_concord, args=(arguments, str(folder / "output.txt")))
         process.start()
         return process

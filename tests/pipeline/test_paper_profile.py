@@ -62,7 +62,7 @@ ROWS = [
     ("order-identity-landmarks", "z-magic-landmarks-first"),
     ("text-style", "text-only"), ("text-style", "style-aligned"), ("text-style", "ugd"), ("text-style", "freedom"),
     ("text-style", "z-magic"),
-]  # fmt: skip
+]  # fmt: skip  # a table
 
 
 QUICK = ("collaborative", "z-magic-landmarks-first", "style-aligned")
@@ -130,9 +130,12 @@ def test_bf16_is_another_run_near_the_first(files: dict[str, Any], tree: Path, t
 
 @pytest.mark.parametrize(
     ("generator", "suite", "row"),
-    [("collaborative-256", "face-generation", "collaborative"), ("celeba-hq-ddpm", "identity-landmarks", "z-magic"),
-     ("stable-diffusion-v1-4", "text-style", "freedom")],
-)  # fmt: skip
+    [
+        ("collaborative-256", "face-generation", "collaborative"),
+        ("celeba-hq-ddpm", "identity-landmarks", "z-magic"),
+        ("stable-diffusion-v1-4", "text-style", "freedom"),
+    ],
+)
 def test_measured_rates_serve_the_estimate(
     files: dict[str, Any], tree: Path, tmp_path: Path, generator: str, suite: str, row: str
 ) -> None:

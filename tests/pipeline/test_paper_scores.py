@@ -23,9 +23,11 @@ pytestmark = pytest.mark.slow  # four suites through the whole of Inception, VGG
 N = 4
 Cli = Callable[..., Any]
 SUITES = {
-    "face-generation": "collaborative", "identity-segmentation-text": "freedom", "identity-landmarks": "z-magic",
+    "face-generation": "collaborative",
+    "identity-segmentation-text": "freedom",
+    "identity-landmarks": "z-magic",
     "text-style": "text-only,freedom",
-}  # fmt: skip
+}
 """Suite -> the rows that are made here besides the reference rows; among them every metric of the faces' suites."""
 
 
@@ -125,9 +127,10 @@ def assert_hashes(scored: Run, metrics: list[str], world: Path) -> None:
 
 def test_originals_are_at_distance_nothing_from_themselves(made: dict[str, tuple[Any, dict[str, Run]]]) -> None:
     for suite, metric in (
-        ("identity-segmentation-text", "segmentation-distance"), ("identity-segmentation-text", "identity-l2"),
+        ("identity-segmentation-text", "segmentation-distance"),
+        ("identity-segmentation-text", "identity-l2"),
         ("identity-landmarks", "landmark-l2"),
-    ):  # fmt: skip
+    ):
         values = {}
         for row, scored in made[suite][1].items():
             scores = scored.scores()
@@ -173,8 +176,9 @@ def test_fid_is_the_papers_protocol_on_the_stored_pictures(
     sides = [[image for _, image in scored.images()], [item.image(32) for item in train]]
     pictures = [torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2).float() / 255 for side in sides]
     for metric, name, kind in (
-        ("fid", "inception-fidelity", "pool"), ("fid-legacy", "inception-pytorch-fid", "pool-legacy")
-    ):  # fmt: skip
+        ("fid", "inception-fidelity", "pool"),
+        ("fid-legacy", "inception-pytorch-fid", "pool-legacy"),
+    ):
         network = load_inception(world / "cache" / "weights" / name / paper_judges.first_file(name))
         with torch.inference_mode():
             ours, real = (network(side, (kind,))[kind].double().numpy() for side in pictures)
@@ -231,8 +235,10 @@ def test_what_is_missing_is_told_in_its_column_below_it_and_at_the_end(
         assert cells[label].startswith("**not scored, see below**"), label
     assert "Mask (%) not scored" in cells["Joint success (%) ↑"]
     assert "0.0" in cells["FID ↓"]
-    parser = ("parsenet (model.pth) is missing: `concord weights fetch parsenet`, or "
-              "`concord weights fetch parsenet --from-file PATH` for a copy of your own")  # fmt: skip
+    parser = (
+        "parsenet (model.pth) is missing: `concord weights fetch parsenet`, or "
+        "`concord weights fetch parsenet --from-file PATH` for a copy of your own"
+    )
     assert f"- Mask (%) (mask-accuracy): {parser}" in lines
     assert f"not scored: Mask mIoU (%) (mask-miou): {parser}" in lines
     assert any(line.startswith("not scored: FID (pytorch-fid) (fid-legacy): inception-pytorch-fid") for line in lines)

@@ -58,12 +58,13 @@ def write_buffalo(folder: Path) -> Path:
 
     weights = []
     steps = [
-        helper.make_node("Conv", ["input.1", add("w", rng.normal(0, 0.1, (8, 3, 8, 8)).astype(np.float32))], ["c"],
-                         strides=[8, 8]),
+        helper.make_node(
+            "Conv", ["input.1", add("w", rng.normal(0, 0.1, (8, 3, 8, 8)).astype(np.float32))], ["c"], strides=[8, 8]
+        ),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Flatten", ["r"], ["f"]),
         helper.make_node("Gemm", ["f", add("m", rng.normal(0, 0.1, (8 * 14 * 14, 512)).astype(np.float32))], ["683"]),
-    ]  # fmt: skip
+    ]
     face = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["n", 3, 112, 112])
     vector = helper.make_tensor_value_info("683", TensorProto.FLOAT, ["n", 512])
     embedder = helper.make_graph(steps, "embedder", [face], [vector], weights)
@@ -124,8 +125,10 @@ def test_arcface_takes_the_zip_and_nothing_lands_elsewhere(buffalo: Path, arcfac
         writer.writestr("../evil.txt", "no")
     zipped = load_arcface(archive)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
-        "buffalo_l.zip", "det_10g.onnx", "w600k_r50.onnx",
-    ]  # fmt: skip
+        "buffalo_l.zip",
+        "det_10g.onnx",
+        "w600k_r50.onnx",
+    ]
     images = faces_to_find()[:1]
     assert torch.equal(zipped.embed_faces(images)[0], arcface.embed_faces(images)[0])
 

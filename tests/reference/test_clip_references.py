@@ -221,8 +221,11 @@ def test_every_weight_file_has_the_published_architecture(
     assert config["embed_dim"] == embedding
     vision = config["vision_cfg"]
     assert (vision["layers"], vision["width"], vision["patch_size"], vision["image_size"]) == (
-        layers, width, patch, size,
-    )  # fmt: skip
+        layers,
+        width,
+        patch,
+        size,
+    )
 
 
 def test_files_that_are_missing_broken_or_of_another_network_are_named(tmp_path: Path) -> None:

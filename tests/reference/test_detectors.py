@@ -41,20 +41,36 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("groundingdino")
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     tokenizer = BertTokenizer.from_pretrained(str(folder))
-    small = {"encoder_layers": 1, "encoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_layers": 2,
-             "decoder_ffn_dim": 32, "decoder_attention_heads": 2, "num_queries": 30, "d_model": 32}  # fmt: skip
+    small = {
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 2,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 32,
+        "decoder_attention_heads": 2,
+        "num_queries": 30,
+        "d_model": 32,
+    }
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(
-            image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 4], window_size=4,
+            image_size=64,
+            embed_dim=16,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 4, 4],
+            window_size=4,
             out_features=["stage2", "stage3", "stage4"],
         ),
         text_config=BertConfig(
-            vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
             max_position_embeddings=64,
         ).to_dict(),
         max_text_len=32,
         **small,
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = GroundingDinoForObjectDetection(config)
@@ -79,9 +95,17 @@ def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("sam")
     vision = SamVisionConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8, output_channels=16,
-        mlp_dim=32, window_size=4, global_attn_indexes=[1], num_pos_feats=8,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        output_channels=16,
+        mlp_dim=32,
+        window_size=4,
+        global_attn_indexes=[1],
+        num_pos_feats=8,
+    )
     prompt = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4)
     decoder = SamMaskDecoderConfig(
         hidden_size=16, mlp_dim=32, num_hidden_layers=2, num_attention_heads=2, iou_head_hidden_dim=16
@@ -95,9 +119,11 @@ def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = SamModel(SamConfig(**parts))
     network.save_pretrained(folder)
     images = SamImageProcessor(
-        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 32},
+        size={"longest_edge": 64},
+        pad_size={"height": 64, "width": 64},
+        mask_size={"longest_edge": 32},
         mask_pad_size={"height": 32, "width": 32},
-    )  # fmt: skip
+    )
     SamProcessor(images).save_pretrained(folder)
     return folder
 

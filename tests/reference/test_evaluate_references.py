@@ -57,10 +57,13 @@ def ours(world: Path, few: None) -> Evaluation:
     weights = world / "weights"
     paths = {"features": weights / tools.FIDELITY, "lpips-alex": weights / "hub" / "checkpoints" / tools.ALEXNET}
     return metrics.evaluate(
-        generated=world / "made", reference=world / "real", cache=world / "cache", batch_size=5,
+        generated=world / "made",
+        reference=world / "real",
+        cache=world / "cache",
+        batch_size=5,
         metrics="fid,sfid,fid-tf,kid-tf,precision-tf,recall-tf,inception-score-tf,lpips",
         perception=PaperPerception("cpu", paths),  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def test_fid_is_that_of_clean_fids_features(world: Path, ours: Evaluation) -> None:
@@ -79,10 +82,21 @@ def test_tensorflow_protocol_is_torch_fidelitys(world: Path, ours: Evaluation) -
     """One split and one subset of all images, where its samples are everything and its order is nothing."""
     fidelity = pytest.importorskip("torch_fidelity")
     found = fidelity.calculate_metrics(
-        input1=str(world / "made"), input2=str(world / "real"), cuda=False, isc=True, kid=True, prc=True,
-        isc_splits=1, kid_subsets=1, kid_subset_size=N, verbose=False, cache=False, batch_size=6,
-        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(world / "weights" / tools.FIDELITY),
-    )  # fmt: skip
+        input1=str(world / "made"),
+        input2=str(world / "real"),
+        cuda=False,
+        isc=True,
+        kid=True,
+        prc=True,
+        isc_splits=1,
+        kid_subsets=1,
+        kid_subset_size=N,
+        verbose=False,
+        cache=False,
+        batch_size=6,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(world / "weights" / tools.FIDELITY),
+    )
     assert found["kernel_inception_distance_mean"] > 1e-3
     assert ours["kid-tf"].value == pytest.approx(found["kernel_inception_distance_mean"], rel=1e-3)
     assert found["precision"] > found["recall"]  # exchanging the sides would be seen

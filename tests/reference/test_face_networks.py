@@ -415,8 +415,11 @@ def test_bisenet_passes_a_gradient_to_the_picture(bisenet_file: Path) -> None:
 
 
 LOADERS: dict[str, Callable[..., Any]] = {
-    "bisenet": load_bisenet, "parsenet": load_parsenet, "ir-se50": load_ir_se50, "mobilefacenet": load_mobilefacenet,
-}  # fmt: skip
+    "bisenet": load_bisenet,
+    "parsenet": load_parsenet,
+    "ir-se50": load_ir_se50,
+    "mobilefacenet": load_mobilefacenet,
+}
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -35,8 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.zero_()
-        for name, bias in (("conv3_3_norm", 4), ("conv4_3_norm", 2), ("conv5_3_norm", 2), ("fc7", 2), ("conv6_2", 2),
-                           ("conv7_2", 2)):  # fmt: skip
+        for name, bias in (
+            ("conv3_3_norm", 4),
+            ("conv4_3_norm", 2),
+            ("conv5_3_norm", 2),
+            ("fc7", 2),
+            ("conv6_2", 2),
+            ("conv7_2", 2),
+        ):
             head = getattr(detector, f"{name}_mbox_conf")
             head.bias.copy_(torch.tensor([5.0] * (bias - 1) + [-5.0]))  # background everywhere ...
         detector.conv6_2_mbox_conf.bias.copy_(torch.tensor([-2.0, 2.0]))  # ... but at one scale
@@ -97,7 +103,9 @@ def test_noise_floor_is_face_alignments_decoding_of_perfect_heatmaps() -> None:
     centre, side = crop_of(points)
     place = (points - centre) / (side / CELLS) + CELLS / 2
     rows = np.arange(CELLS) + 0.5
-    heat = np.exp(-((rows[None, None, :] - place[:, 0, None, None]) ** 2) / 2
-                  - (rows[None, :, None] - place[:, 1, None, None]) ** 2 / 2)[None]  # fmt: skip
+    heat = np.exp(
+        -((rows[None, None, :] - place[:, 0, None, None]) ** 2) / 2
+        - (rows[None, :, None] - place[:, 1, None, None]) ** 2 / 2
+    )[None]
     _, found, _ = utils.get_preds_fromhm(heat, centre, side / 200)
     assert (found[0] + 0.5 == quantised(points)).all()

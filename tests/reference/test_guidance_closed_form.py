@@ -66,9 +66,13 @@ def corrector(
     """The production step of a method with Bayes' own step size."""
     names = tuple(c.name for c in conditions)
     method = make(
-        kind, rules=dict.fromkeys(NAMES, "score"), strengths=dict.fromkeys(NAMES, 1.0), order=names,
-        windows=dict.fromkeys(NAMES, (-1, 1000)), **params,
-    )  # fmt: skip
+        kind,
+        rules=dict.fromkeys(NAMES, "score"),
+        strengths=dict.fromkeys(NAMES, 1.0),
+        order=names,
+        windows=dict.fromkeys(NAMES, (-1, 1000)),
+        **params,
+    )
     energies = [
         Quadratic(
             c.name, torch.tensor([c.a], dtype=torch.float64), torch.full((rows, 1), c.y, dtype=torch.float64), c.v

@@ -71,11 +71,16 @@ def test_the_interaction_model_knows_interactions_and_no_colours() -> None:
 def styled(name: str, style: bool, **params: Any) -> torch.Tensor:
     """Images with or without the reference picture of each scene."""
     asked = [
-        Request.make("weights", str(k), 0, Conditions(
-            layout=None if name == "layout-style" else one.layout, style=reference(one.index) if style else None
-        ))
+        Request.make(
+            "weights",
+            str(k),
+            0,
+            Conditions(
+                layout=None if name == "layout-style" else one.layout, style=reference(one.index) if style else None
+            ),
+        )
         for k, one in enumerate(scenes())
-    ]  # fmt: skip
+    ]
     return make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
 
 

@@ -24,15 +24,20 @@ COSINE = Schedule(
     torch.cumprod(
         torch.tensor(
             [
-                1 - min(1 - math.cos((t + 8.008) / 1008.008 * math.pi / 2) ** 2
-                        / math.cos((t - 1 + 8.008) / 1008.008 * math.pi / 2) ** 2, 0.999)
+                1
+                - min(
+                    1
+                    - math.cos((t + 8.008) / 1008.008 * math.pi / 2) ** 2
+                    / math.cos((t - 1 + 8.008) / 1008.008 * math.pi / 2) ** 2,
+                    0.999,
+                )
                 for t in range(1, 1001)
             ],
             dtype=torch.float64,
         ),
         dim=0,
     )
-)  # fmt: skip
+)
 """ADM's cosine schedule (Nichol and Dhariwal 2021), which the paper trains with on ImageNet."""
 
 

@@ -43,7 +43,7 @@ def test_all_modes_occur_among_the_parts(tree):
 def test_the_masks_are_those_of_g_mask(tree):
     """Against a plain retelling of MaskGAN's g_mask.py: blue channel not 0, parts in the order of its list."""
     order = ["skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
-             "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"]  # fmt: skip
+             "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"]  # fmt: skip  # a table
     for face in open_faces(tree):
         expected = np.zeros((512, 512), np.int64)
         for number, part in enumerate(order, start=1):

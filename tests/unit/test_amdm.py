@@ -281,8 +281,9 @@ def test_three_models_in_their_order() -> None:
     assert float((found - latents(make(Three, unit_norm=True), asked)).abs().max()) > 1e-3
     # a third model of weight 0 changes nothing: printed weights of (w, 1) are (w, sqrt(1 - w^2), 0)
     two = latents(make(step_sizes=(1.0, 2.0), weights=[0.6], step_unit="absolute"), requests(2))
-    with_third = make(Three, step_sizes=(1.0, 2.0, 0.0), weights=[0.6, 1.0], step_unit="absolute",
-                      order=["text", "mask", "style"])  # fmt: skip
+    with_third = make(
+        Three, step_sizes=(1.0, 2.0, 0.0), weights=[0.6, 1.0], step_unit="absolute", order=["text", "mask", "style"]
+    )
     torch.testing.assert_close(latents(with_third, asked), two)
 
 
@@ -326,9 +327,16 @@ def test_official_preset_is_the_authors_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "others"), [({}, 3), ({"aggregation_steps": 0}, 0), ({"aggregation_steps": 6}, 6), ({"eta": 1.0}, 3),
-                           ({"preset": "official"}, 4), ({"optimise": False}, 3)],
-)  # fmt: skip
+    ("params", "others"),
+    [
+        ({}, 3),
+        ({"aggregation_steps": 0}, 0),
+        ({"aggregation_steps": 6}, 6),
+        ({"eta": 1.0}, 3),
+        ({"preset": "official"}, 4),
+        ({"optimise": False}, 3),
+    ],
+)
 def test_the_correction_evaluates_no_network(params: dict[str, Any], others: int) -> None:
     """An added model costs s evaluations (one more where the window opens a step late), theta_1 always T."""
     bank, asked = ToyBank(), requests(3)

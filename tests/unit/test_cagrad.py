@@ -71,9 +71,13 @@ def test_more_tasks_are_scipys_minimum(n: int) -> None:
         mine = g[:, row].numpy()
         scale = np.linalg.norm(mine)
         solved = minimize(
-            lambda w, m=mine / scale: dual(m, w[None], c)[0], np.full(n, 1 / n), method="SLSQP", bounds=[(0, 1)] * n,
-            constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-14, "maxiter": 500},
-        )  # fmt: skip
+            lambda w, m=mine / scale: dual(m, w[None], c)[0],
+            np.full(n, 1 / n),
+            method="SLSQP",
+            bounds=[(0, 1)] * n,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
         ours = (mine @ found[row].numpy()).min() / scale**2  # equals the dual's minimum
         assert ours == pytest.approx(solved.fun, abs=1e-6)
         assert ours <= solved.fun + 1e-12  # no solver finds less

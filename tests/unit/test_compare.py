@@ -93,8 +93,22 @@ def test_a_significant_loss_inside_the_margin_is_the_same(store: Store, baseline
 
 
 def change_of(loss: float, half: float, margin: float, p_holm: float) -> Change:
-    return Change("s/r", "m", "M", 50, 10, 10 - loss, -loss - half, -loss + half, loss, margin, p_holm, half / 2, 49,
-                  p_holm=p_holm)  # fmt: skip
+    return Change(
+        "s/r",
+        "m",
+        "M",
+        50,
+        10,
+        10 - loss,
+        -loss - half,
+        -loss + half,
+        loss,
+        margin,
+        p_holm,
+        half / 2,
+        49,
+        p_holm=p_holm,
+    )
 
 
 @pytest.mark.parametrize(

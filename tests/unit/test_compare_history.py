@@ -24,9 +24,13 @@ from concord.reports.compare.sides import open_side, store_side
 
 PLACE = "reports/baseline/embedded"
 QUIET = {
-    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b",
-    "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
-}  # fmt: skip
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@b",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@b",
+}
 
 
 def call_git(folder: Path, *arguments: str) -> str:
@@ -161,8 +165,10 @@ def test_history_has_a_verdict_for_each_step(repository: Path) -> None:
         "Another parser",
     ]
     assert [point.step for point in lines["mask-accuracy"]] == [
-        "first", "worse", "scored by other weights of 'parser' than the base",
-    ]  # fmt: skip
+        "first",
+        "worse",
+        "scored by other weights of 'parser' than the base",
+    ]
     assert [point.joined for point in lines["mask-accuracy"]] == [False, True, False]
     assert [point.joined for point in lines["text-similarity"]] == [False, True, True]  # no parser looks at text
     first, second, _ = (point.interval.value for point in lines["mask-accuracy"])

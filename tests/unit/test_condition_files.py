@@ -39,17 +39,20 @@ def test_captions_meet_their_images(tmp_path: Path, images: ImageSet, name: str)
     assert read_captions(tmp_path / name, images) == CAPTIONS
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("c.txt", "one\ntwo\n", "2 captions for 3 images; expected one for each, in order"),
-    ("c.txt", "one\n\nten\n", "the caption of '2.png' is empty or no text"),
-    ("c.json", '{"1": "one", "2": "two"}', "no caption for '10.png' (1 of 3 have none)"),
-    ("c.json", '{"1": "one", "2": 2, "10": "ten"}', "the caption of '2.png' is empty or no text"),
-    ("c.json", '"one"', "expected a list of captions or a mapping"),
-    ("c.json", "{", "not valid JSON"),
-    ("c.jsonl", '{"image": "1", "caption": "one"}\n{', "line 2: not valid JSON"),
-    ("c.jsonl", '{"image": "1"}', "line 1: expected an image (image, file_name, name, id) and a caption"),
-    ("c.csv", "file,caption\n1,one\n", "line 2: expected an image"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.txt", "one\ntwo\n", "2 captions for 3 images; expected one for each, in order"),
+        ("c.txt", "one\n\nten\n", "the caption of '2.png' is empty or no text"),
+        ("c.json", '{"1": "one", "2": "two"}', "no caption for '10.png' (1 of 3 have none)"),
+        ("c.json", '{"1": "one", "2": 2, "10": "ten"}', "the caption of '2.png' is empty or no text"),
+        ("c.json", '"one"', "expected a list of captions or a mapping"),
+        ("c.json", "{", "not valid JSON"),
+        ("c.jsonl", '{"image": "1", "caption": "one"}\n{', "line 2: not valid JSON"),
+        ("c.jsonl", '{"image": "1"}', "line 1: expected an image (image, file_name, name, id) and a caption"),
+        ("c.csv", "file,caption\n1,one\n", "line 2: expected an image"),
+    ],
+)
 def test_captions_that_do_not_fit(tmp_path: Path, images: ImageSet, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConcordError) as error:

@@ -17,9 +17,14 @@ SCHEDULE = Schedule.scaled_linear()
 
 def diffusers_ddim() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, timestep_spacing="leading",
-    )  # fmt: skip
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -159,8 +159,13 @@ def test_order_and_shards_change_no_set_metric(sides: tuple[np.ndarray, np.ndarr
 def test_mixed_sizes_keep_each_images_place(sides: tuple[np.ndarray, np.ndarray]) -> None:
     """Batches are by size; rows and features go back to their images."""
     items = [picture if k % 3 else pictures(k, 1, 24)[0] for k, picture in enumerate(sides[0])]
-    found = evaluate(generated=items, reference=items, conditions=[f"c{k}" for k in range(70)],
-                     metrics="text-similarity,toy-distance,fid", batch_size=8)  # fmt: skip
+    found = evaluate(
+        generated=items,
+        reference=items,
+        conditions=[f"c{k}" for k in range(70)],
+        metrics="text-similarity,toy-distance,fid",
+        batch_size=8,
+    )
     alone = [
         evaluate(generated=items[k : k + 1], conditions=[f"c{k}"], metrics="text-similarity").values["text-similarity"]
         for k in range(0, 70, 7)
@@ -180,8 +185,13 @@ def test_originals_are_looked_at_once(sides: tuple[np.ndarray, np.ndarray], tmp_
         for path in tmp_path.glob(f"*{suffix}"):
             path.rename(tmp_path / name / path.name)
     toy = judges()
-    found = evaluate(generated=tmp_path / "made", reference=tmp_path / "real", metrics="fid,toy-distance",
-                     perception=toy, cache=tmp_path / "cache")  # fmt: skip
+    found = evaluate(
+        generated=tmp_path / "made",
+        reference=tmp_path / "real",
+        metrics="fid,toy-distance",
+        perception=toy,
+        cache=tmp_path / "cache",
+    )
     assert toy.seen["features"] == 120
     assert found["fid"].value == pytest.approx(FID().compute(*map(features_of, (sides[0][:60], sides[1]))), rel=1e-9)
     (kept,) = (tmp_path / "cache").glob("*.npz")
@@ -217,9 +227,14 @@ def test_reference_features_are_kept_under_what_they_follow_from(
 
 
 def test_every_part_of_the_key_counts() -> None:
-    keys = [ReferenceKey("a", 1, "pool", "w"), ReferenceKey("b", 1, "pool", "w"), ReferenceKey("a", 2, "pool", "w"),
-            ReferenceKey("a", 1, "pool-legacy", "w"), ReferenceKey("a", 1, "pool", "v"),
-            ReferenceKey("a", 1, "pool", "w", "float64")]  # fmt: skip
+    keys = [
+        ReferenceKey("a", 1, "pool", "w"),
+        ReferenceKey("b", 1, "pool", "w"),
+        ReferenceKey("a", 2, "pool", "w"),
+        ReferenceKey("a", 1, "pool-legacy", "w"),
+        ReferenceKey("a", 1, "pool", "v"),
+        ReferenceKey("a", 1, "pool", "w", "float64"),
+    ]
     assert len({key.digest for key in keys}) == 6
 
 
@@ -241,13 +256,16 @@ def test_statistics_stand_for_the_images(sides: tuple[np.ndarray, np.ndarray], t
     assert found.values == pytest.approx({"kid": KID().compute(x, y), "fid": FID().compute(x, y)}, rel=1e-9)
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"mu": np.zeros(3), "sigma": np.eye(4)}, "sigma of shape (4, 4); expected (D,) and (D, D)"),
-    ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma holds NaN"),
-    ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not symmetric"),
-    ({"mu": np.zeros(3), "sigma": np.eye(3)}, "statistics of 3 dimensions beside features of 48"),
-    ({"feats": np.zeros(3)}, "feats of shape (3,); expected finite features (N, D)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "sigma of shape (4, 4); expected (D,) and (D, D)"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu or sigma holds NaN"),
+        ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not symmetric"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "statistics of 3 dimensions beside features of 48"),
+        ({"feats": np.zeros(3)}, "feats of shape (3,); expected finite features (N, D)"),
+    ],
+)
 def test_bad_statistics(sides: tuple[np.ndarray, np.ndarray], tmp_path: Path, arrays: Any, message: str) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     assert message in refusal(generated=sides[0], reference=tmp_path / "x.npz", metrics="fid")
@@ -395,8 +413,14 @@ def test_tf32_is_off_while_scoring_and_back_afterwards() -> None:
 
 def test_embedded_judges_score_arrays() -> None:
     """The committed networks, end to end."""
-    found = metrics.evaluate(generated=pictures(0, 20, 64), reference=pictures(1, 20, 64), metrics="kid",
-                             profile="embedded", device="cpu", cache=False)  # fmt: skip
+    found = metrics.evaluate(
+        generated=pictures(0, 20, 64),
+        reference=pictures(1, 20, 64),
+        metrics="kid",
+        profile="embedded",
+        device="cpu",
+        cache=False,
+    )
     assert np.isfinite(found["kid"].value)
     assert len(found.networks["features"]) == 64
 

@@ -65,8 +65,20 @@ def evil_table() -> Table:
         Row("c", "C", "method", {"m": Cell(paper=1.0)}, absent=f"not run: {EVIL}"),
         Row("t", EVIL, "ceiling", {"m": Cell(-3.0)}, n=2),
     ]
-    return Table(f"evil {EVIL}"[:9], EVIL, "embedded", [column], rows, n=2, paper_title=EVIL, warnings=[EVIL],
-                 refusal=EVIL, notes={EVIL: [EVIL]}, provenance={EVIL: EVIL}, judges=[{"name": EVIL}])  # fmt: skip
+    return Table(
+        f"evil {EVIL}"[:9],
+        EVIL,
+        "embedded",
+        [column],
+        rows,
+        n=2,
+        paper_title=EVIL,
+        warnings=[EVIL],
+        refusal=EVIL,
+        notes={EVIL: [EVIL]},
+        provenance={EVIL: EVIL},
+        judges=[{"name": EVIL}],
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- LaTeX

@@ -17,7 +17,7 @@ import toy_world
 from PIL import Image
 
 from concord.benchmarks.external import exchange
-from concord.benchmarks.external.method import check_free, export_suite, import_folder  # fmt: skip
+from concord.benchmarks.external.method import check_free, export_suite, import_folder
 from concord.benchmarks.planner import Plan
 from concord.benchmarks.run.generate import is_current
 from concord.benchmarks.store.run import Run
@@ -47,7 +47,7 @@ def everything() -> Conditions:
         return rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
     return Conditions(
-        text="Une dame âgée <b>sourit</b>,\r\n\"so\" 微笑 \u2028 end",
+        text='Une dame âgée <b>sourit</b>,\r\n"so" 微笑 \u2028 end',
         mask=rng.integers(0, 19, (16, 16)),
         identity=picture(),
         landmarks=rng.uniform(0, 16, (68, 2)).astype(np.float32),
@@ -55,7 +55,7 @@ def everything() -> Conditions:
         layout=Layout.of("a photo of two", boxes, ["a red bird", "an orange"]),
         masked_image=(picture(), rng.random((16, 16)) < 0.5),
         source_image=picture(),
-    )  # fmt: skip
+    )
 
 
 def read_back(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +87,9 @@ def test_every_condition_is_read_back_as_it_was_asked(tmp_path: Path) -> None:
     exchange.write_requests(tmp_path, requests, given.names())
     lines = outside.requests_in(tmp_path / "requests.jsonl")
     assert [(line["id"], line["seed"], line["image"]) for line in lines] == [
-        ("a-0", 2**63 - 1, "a-0.png"), ("b ü-1", 0, "b ü-1.png"),
-    ]  # fmt: skip
+        ("a-0", 2**63 - 1, "a-0.png"),
+        ("b ü-1", 0, "b ü-1.png"),
+    ]
     found = read_back(tmp_path, lines[0]["conditions"])
     assert given.masked_image is not None
     assert given.layout is not None
@@ -202,9 +203,13 @@ def test_an_import_is_a_finished_run(planned: Callable[..., Plan], answered: Pat
 
 def test_declared_costs_are_kept_as_declared(planned: Callable[..., Plan], answered: Path) -> None:
     declared = {
-        "seconds_per_image": 1.25, "peak_memory_bytes": 2**30, "evaluations_per_image": {"unet": 100},
-        "device": "NVIDIA A100", "code": "example.org @ 1a2b", "weights": {"model.ckpt": "ab" * 32},
-    }  # fmt: skip
+        "seconds_per_image": 1.25,
+        "peak_memory_bytes": 2**30,
+        "evaluations_per_image": {"unet": 100},
+        "device": "NVIDIA A100",
+        "code": "example.org @ 1a2b",
+        "weights": {"model.ckpt": "ab" * 32},
+    }
     (answered / "result.json").write_text(json.dumps(declared))
     manifest = Run(import_folder(planned(), answered, "mine")[0].path).manifest
     assert (manifest["seconds_per_image"], manifest["peak_memory_bytes"]) == (1.25, 2**30)
@@ -290,7 +295,7 @@ BAD_ANSWERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no requests": (lambda f: (f / "requests.jsonl").unlink(), r"requests.jsonl: is not as it was exported"),
     "no export": (lambda f: (f / "export.json").unlink(), r"is no export; expected a folder that `concord export`"),
     "no folder": (shutil.rmtree, r"exchange: no such folder"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD_ANSWERS)
@@ -344,10 +349,15 @@ def test_data_that_changed_since_the_export_are_noticed(
 def test_names_that_are_taken(toy: str, planned: Callable[..., Plan], answered: Path, toy_suite: Path) -> None:
     plan = planned()
     for name, words in (
-        ("toy", "taken: a registered method"), ("collaborative", "taken: a registered method"),
-        ("ground-truth", "kept for Concord's own use"), ("reference", "kept for"), ("a,b", "expected letters"),
-        ("../up", "expected letters"), ("", "expected letters"), ("x" * 65, "at most 64"),
-    ):  # fmt: skip
+        ("toy", "taken: a registered method"),
+        ("collaborative", "taken: a registered method"),
+        ("ground-truth", "kept for Concord's own use"),
+        ("reference", "kept for"),
+        ("a,b", "expected letters"),
+        ("../up", "expected letters"),
+        ("", "expected letters"),
+        ("x" * 65, "at most 64"),
+    ):
         with pytest.raises(ConcordError, match=words):
             import_folder(plan, answered, name)
     ablation = related_suites("influence-ablation")

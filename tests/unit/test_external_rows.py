@@ -14,7 +14,7 @@ import outside
 import pytest
 import toy_world
 
-from concord.benchmarks.external.method import (  # fmt: skip
+from concord.benchmarks.external.method import (
     Spec,
     export_suite,
     external_runs,
@@ -121,7 +121,7 @@ BAD_SPECS = {
     "timeout": ({"timeout": 0}, "'timeout'"),
     "type": ({"timeout": "long"}, "'timeout'.*'long'"),
     "files": ({"files": ["absent.py"]}, "'files' names .*absent.py, which is not there"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD_SPECS)

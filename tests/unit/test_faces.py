@@ -299,8 +299,10 @@ def test_a_plain_folder_of_index_masks(tmp_path):
         save(tmp_path / f"{name}.png", np.zeros((8, 8), np.uint8))
     dataset = open_faces(tmp_path)
     assert [(face.id, face.text, face.has_image) for face in dataset] == [
-        ("7", None, False), ("12", None, False), ("anna", None, False),
-    ]  # fmt: skip
+        ("7", None, False),
+        ("12", None, False),
+        ("anna", None, False),
+    ]
     assert dataset.missing == []
     (tmp_path / "words.json").write_text(json.dumps({"7": "Seven.", "12.png": "Twelve.", "anna": "Anna."}))
     assert [face.text for face in open_faces(tmp_path)] == ["Seven.", "Twelve.", "Anna."]
@@ -333,8 +335,12 @@ def test_missing_things_are_listed_and_do_not_stop_the_reader(face_tree):
     path.write_text(json.dumps(captions))
     dataset = open_faces(root)
     assert [(lack.id, lack.what) for lack in dataset.missing] == [
-        ("1", "image"), ("2", "mask"), ("3", "caption"), ("5380", "image"), ("5380", "mask"),
-    ]  # fmt: skip
+        ("1", "image"),
+        ("2", "mask"),
+        ("3", "caption"),
+        ("5380", "image"),
+        ("5380", "mask"),
+    ]
     assert [face.id for face in dataset] == ["0", "1", "2", "3"]
     assert not dataset["1"].has_image
     assert not dataset["2"].has_mask
@@ -445,8 +451,9 @@ def test_unknown_parts_and_other_files_are_set_aside(face_tree):
     (root / "CelebA-HQ-img/.hidden").write_text("")
     strays = list_tree(root).strays
     assert sorted(path for path, _, _ in strays) == [
-        "CelebA-HQ-img/Thumbs.txt", "CelebAMask-HQ-mask-anno/0/00000_moustache.png",
-    ]  # fmt: skip
+        "CelebA-HQ-img/Thumbs.txt",
+        "CelebAMask-HQ-mask-anno/0/00000_moustache.png",
+    ]
     assert len(open_faces(root)["0"].mask_files) == 5
 
 

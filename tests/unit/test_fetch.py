@@ -176,8 +176,11 @@ def test_a_lasting_refusal_leads_to_the_next_source_at_once(tmp_path, server, st
 
 
 def test_when_every_source_fails_each_reason_is_told(tmp_path, server):
-    sources = [server.add("/a", CONTENT, Answer(status=404)), server.add("/b", OTHER, Answer()),
-               {"url": "http://example.invalid/x", "status": "dead", "note": "gone since 2020"}]  # fmt: skip
+    sources = [
+        server.add("/a", CONTENT, Answer(status=404)),
+        server.add("/b", OTHER, Answer()),
+        {"url": "http://example.invalid/x", "status": "dead", "note": "gone since 2020"},
+    ]
     fetcher, _, _ = make(tmp_path)
     line = refusal(fetcher, manifest(*sources))
     assert "answered 404" in line
@@ -257,13 +260,17 @@ def test_google_drives_quota_page_is_told(tmp_path, server):
 
 def test_a_folder_of_google_drive_is_searched(tmp_path, server):
     def entry(identity: str, name: str, kind: str) -> str:
-        return (f'<div class="flip-entry" id="entry-{identity}"><a href="https://drive.google.com/{kind}/{identity}">'
-                f'<div class="flip-entry-title">{name}</div></a></div>')  # fmt: skip
+        return (
+            f'<div class="flip-entry" id="entry-{identity}"><a href="https://drive.google.com/{kind}/{identity}">'
+            f'<div class="flip-entry-title">{name}</div></a></div>'
+        )
 
     top = entry("T1", "text", "drive/folders") + entry("X1", "thing.bin", "file/d")
     inner = entry("ID1", "a &amp; b.bin", "file/d")
-    pages = [Answer(body=page.encode(), kind="text/html", fields={"id": folder})
-             for folder, page in (("F1", top), ("T1", inner))]  # fmt: skip
+    pages = [
+        Answer(body=page.encode(), kind="text/html", fields={"id": folder})
+        for folder, page in (("F1", top), ("T1", inner))
+    ]
     server.add("/embeddedfolderview", b"", *pages)
     server.add("/download", CONTENT, Answer(fields={"id": "ID1"}))
     fetcher, _, _ = make(tmp_path, server)

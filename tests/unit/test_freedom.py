@@ -26,9 +26,11 @@ def own(count: int) -> list[torch.Generator]:
 def test_a_step_on_a_linear_model_is_the_one_worked_out_by_hand() -> None:
     """x_t = 1.2, eps = 0.3 x_t, E = (2 x_0|t - 1)^2 / (2 * 0.5), DDIM without noise from t = 501 to 491."""
     space = make_space(
-        lambda x, t: 0.3 * x, [Quadratic("mask", torch.tensor([[2.0]]), torch.tensor([[1.0]]), 0.5)],
-        FreeDoM.Params(strengths={"mask": 0.7}), 1,
-    )  # fmt: skip
+        lambda x, t: 0.3 * x,
+        [Quadratic("mask", torch.tensor([[2.0]]), torch.tensor([[1.0]]), 0.5)],
+        FreeDoM.Params(strengths={"mask": 0.7}),
+        1,
+    )
     method = make(FreeDoM, strengths={"mask": 0.7})
     step = Step("ddim", ToyBank.schedule, 501, 491, None)
     with torch.enable_grad():
@@ -158,9 +160,13 @@ def test_a_text_driven_model_takes_the_text() -> None:
         text, free = (bank.expert(n).bind([request.conditions], bank.schedule) for n in ("text", "unconditional"))
         generators = [torch.Generator().manual_seed(request.seed)]
         x_0 = ddim(
-            lambda x, t, text=text, free=free: free(x, t) + 2 * (text(x, t) - free(x, t)), bank.schedule, generators,
-            SHAPE, "cpu", 6,
-        )  # fmt: skip
+            lambda x, t, text=text, free=free: free(x, t) + 2 * (text(x, t) - free(x, t)),
+            bank.schedule,
+            generators,
+            SHAPE,
+            "cpu",
+            6,
+        )
         images.append(bank.autoencoder.decode(x_0))
     torch.testing.assert_close(zero.generate(asked), torch.cat(images), rtol=1e-4, atol=1e-5)
     trace = Trace("condition-loss")

@@ -92,9 +92,14 @@ def folder(store: Store) -> Path:
 
 
 PAGES = (
-    "index.html", "face-generation.html", "influence-ablation.html", "methods.html", "method-collaborative.html",
-    "papers.html", "collaborative-diffusion-table-a4.html",
-)  # fmt: skip
+    "index.html",
+    "face-generation.html",
+    "influence-ablation.html",
+    "methods.html",
+    "method-collaborative.html",
+    "papers.html",
+    "collaborative-diffusion-table-a4.html",
+)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -133,9 +138,17 @@ def test_captions_are_shown_as_text_never_as_html(folder: Path) -> None:
 def test_the_page_says_what_the_table_says(folder: Path) -> None:
     text = " ".join("".join(check(folder / "face-generation.html").text).split())
     for needed in (
-        "paper: 80.25", "not yet", "n = 64 requests in every row", "never comparable with the paper's",
-        "judge-parser", "Composable − Collaborative Diffusion", "is better", "cannot tell", "eeeeeeeeeeee", "steps",
-    ):  # fmt: skip
+        "paper: 80.25",
+        "not yet",
+        "n = 64 requests in every row",
+        "never comparable with the paper's",
+        "judge-parser",
+        "Composable − Collaborative Diffusion",
+        "is better",
+        "cannot tell",
+        "eeeeeeeeeeee",
+        "steps",
+    ):
         assert needed in text, needed
     assert "Mask (%): Collaborative Diffusion beats all others" in "".join(check(folder / "index.html").text)
 
@@ -233,18 +246,30 @@ def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> N
         path = write_run(root, row, n=4)
     steps = np.arange(900, -1, -100)
     np.savez(
-        path / "trace.npz", requests=np.array(["27000-0", "27001-0"]),
-        **{"condition-loss": np.ones((2, 10, 2)), "condition-loss_steps": steps,
-           "condition-loss_names": np.array(["identity", "landmarks"]), "gradient-cosine": np.zeros((2, 10, 1)),
-           "gradient-cosine_steps": steps, "gradient-cosine_names": np.array(["identity|landmarks"])},
-    )  # fmt: skip
+        path / "trace.npz",
+        requests=np.array(["27000-0", "27001-0"]),
+        **{
+            "condition-loss": np.ones((2, 10, 2)),
+            "condition-loss_steps": steps,
+            "condition-loss_names": np.array(["identity", "landmarks"]),
+            "gradient-cosine": np.zeros((2, 10, 1)),
+            "gradient-cosine_steps": steps,
+            "gradient-cosine_names": np.array(["identity|landmarks"]),
+        },
+    )
     points = np.full((68, 2), 8.0, np.float32)
-    given = Conditions(text="a caption", mask=np.zeros((16, 16), np.int64), landmarks=points,
-                       identity=np.full((16, 16, 3), 90, np.uint8))  # fmt: skip
+    given = Conditions(
+        text="a caption",
+        mask=np.zeros((16, 16), np.int64),
+        landmarks=points,
+        identity=np.full((16, 16, 3), 90, np.uint8),
+    )
     suite = make_suite(
-        conditions=["identity", "landmarks"], metrics=["fid"], joint=None,
+        conditions=["identity", "landmarks"],
+        metrics=["fid"],
+        joint=None,
         rows=[Row(name="composable", method="composable"), Row(name="collaborative", method="collaborative")],
-    )  # fmt: skip
+    )
     (page,) = write_report([suite], Store(root), "embedded", {"face-generation": {"27000-0": given}}, FACTS)
     assert [name for name, _ in page.sample_columns][:3] == ["identity", "landmarks", "truth"]  # no mask: not asked for
     assert page.samples[0].text == ""

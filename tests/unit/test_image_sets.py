@@ -67,9 +67,14 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert open_images(tmp_path / "real").names == ["1.png"]
 
 
-@pytest.mark.parametrize(("name", "options", "tolerance"), [
-    ("x.png", {}, 0), ("x.webp", {"lossless": True}, 0), ("x.jpg", {"quality": 98, "subsampling": 0}, 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("x.png", {}, 0),
+        ("x.webp", {"lossless": True}, 0),
+        ("x.jpg", {"quality": 98, "subsampling": 0}, 12),
+    ],
+)
 def test_formats(tmp_path: Path, name: str, options: dict[str, object], tolerance: int) -> None:
     smooth = cv2.resize(picture(0, 3), (24, 24), interpolation=cv2.INTER_LINEAR)
     found = open_images(write(tmp_path / name, smooth, **options)).load(0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from concord.data.errors import ConcordError
-from concord.data.labels import (  # fmt: skip
+from concord.data.labels import (
     BISENET,
     CELEBAMASK_HQ,
     CLASSES,

@@ -111,9 +111,7 @@ def test_two_models_are_algorithm_one() -> None:
     """Algorithm 1 spelt out: s steps of both, equation 9, equation 10, then the first model."""
     w, s, share, guidance = 0.6, 2, (0.1, 0.2), 2.0
     asked = requests(3)
-    images = make(
-        AmdmLayouts, aggregation_steps=s, weights=(w,), step_sizes=share, guidance=guidance
-    ).generate(asked)  # fmt: skip
+    images = make(AmdmLayouts, aggregation_steps=s, weights=(w,), step_sizes=share, guidance=guidance).generate(asked)
     schedule = BANK.schedule
     models = [BANK.layout_expert(k).bind([one.conditions for one in asked], schedule, guidance) for k in TWO]
     size = float(torch.tensor(LATENT).prod()) ** 0.5
@@ -190,7 +188,7 @@ def test_models_of_another_schedule_are_refused(monkeypatch: pytest.MonkeyPatch)
     model = BANK.experts["attribute"]
     monkeypatch.setattr(
         model, "bind", lambda given, schedule, guidance: LayoutExpert.bind(model, given, other, guidance)
-    )  # fmt: skip
+    )
     with pytest.raises(ConcordError, match="model 'attribute' has another noise schedule"):
         make(AmdmLayouts).generate(requests())
 
@@ -201,9 +199,7 @@ def test_models_of_another_schedule_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_the_sum_of_predictions_is_its_equation() -> None:
     asked, w = requests(), 0.8
     conditions = [one.conditions for one in asked]
-    plain, null = (
-        [BANK.layout_expert(k).bind(conditions, BANK.schedule, g) for k in TWO] for g in (1.0, 0.0)
-    )  # fmt: skip
+    plain, null = ([BANK.layout_expert(k).bind(conditions, BANK.schedule, g) for k in TWO] for g in (1.0, 0.0))
 
     def denoise(x_t: torch.Tensor, t: int) -> torch.Tensor:
         own, none = ([model(x_t, t) for model in models] for models in (plain, null))

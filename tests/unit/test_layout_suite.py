@@ -115,10 +115,12 @@ def test_stages_of_one_file_share_one_where_they_are_too_many() -> None:
         return {"methods": method, "source": source, "suites": suites, "data": "mark"}
 
     makers = {
-        ("faces", "a"): maker("a", "methods/one.py", "x,y"), ("faces", "b"): maker("b", "methods/one.py", "y,z"),
-        ("faces", "c"): maker("c", "methods/c.py", "x"), ("faces", "reference"): maker("reference", "makers.py", "x"),
+        ("faces", "a"): maker("a", "methods/one.py", "x,y"),
+        ("faces", "b"): maker("b", "methods/one.py", "y,z"),
+        ("faces", "c"): maker("c", "methods/c.py", "x"),
+        ("faces", "reference"): maker("reference", "makers.py", "x"),
         ("layouts", "reference"): maker("reference", "makers.py", "w"),
-    }  # fmt: skip
+    }
     single = _stages(makers, 5)
     assert list(single) == ["a", "b", "c", "reference", "reference-layouts"]
     merged = _stages(makers, 4)
@@ -233,8 +235,9 @@ def test_the_table_by_level_with_wilsons_intervals(done: Plan) -> None:
     row = table.row("interactdiffusion")
 
     def expected(values: np.ndarray, number: np.ndarray) -> st.Interval:
-        things = [(i, k < round(v * n / 100)) for i, (v, n) in enumerate(zip(values, number, strict=True))
-                  for k in range(n)]  # fmt: skip
+        things = [
+            (i, k < round(v * n / 100)) for i, (v, n) in enumerate(zip(values, number, strict=True)) for k in range(n)
+        ]
         return st.rate_interval([float(hit) for _, hit in things], [str(i) for i, _ in things])
 
     for column, values, number in (

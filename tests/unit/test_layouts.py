@@ -73,9 +73,11 @@ def test_a_folder_with_the_file_is_enough(tmp_path: Path) -> None:
 def test_migcs_yaml_is_read(tmp_path: Path) -> None:
     content = {
         "a photo of a black cat and a red bird and a black cat": {
-            "a black cat": [BOX, OTHER], "a red bird": [[0.0, 0.0, 0.25, 1.0]], "coco_id": "41",
+            "a black cat": [BOX, OTHER],
+            "a red bird": [[0.0, 0.0, 0.25, 1.0]],
+            "coco_id": "41",
         }
-    }  # fmt: skip
+    }
     path = write(tmp_path, yaml.safe_dump(content), "mig_bench_anno.yaml")
     layouts = open_layouts(path)
     layout = layouts["41"]
@@ -187,8 +189,10 @@ def test_every_defect_is_named_with_its_entry(tmp_path: Path, kind: str, bad: An
 def test_all_defects_of_a_file_are_found_in_one_run(tmp_path: Path) -> None:
     path = write(tmp_path, {"0": with_segment([2, 0, 3, 1], "a pink cup"), "1": entry(caption="")})
     assert [defect.kind for defect in inspect_layouts(path).defects] == [
-        "box outside the image", "unknown colour", "empty caption",
-    ]  # fmt: skip
+        "box outside the image",
+        "unknown colour",
+        "empty caption",
+    ]
     with pytest.raises(ConcordError, match="and 2 more defects"):
         open_layouts(path)
 
@@ -223,10 +227,15 @@ def test_defects_of_the_yaml(tmp_path: Path, kind: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.json", "{"), ("b.json", "[1, 2]"), ("c.json", ""), ("d.yaml", "a: [1"), ("e.yaml", "- 1"), ("f.yaml", ""),
+        ("a.json", "{"),
+        ("b.json", "[1, 2]"),
+        ("c.json", ""),
+        ("d.yaml", "a: [1"),
+        ("e.yaml", "- 1"),
+        ("f.yaml", ""),
         ("g.yaml", "!!python/object/apply:os.getcwd []"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: str) -> None:
     with pytest.raises(ConcordError, match=f"{name}: (not valid|holds no)") as error:
         inspect_layouts(write(tmp_path, content, name))

@@ -29,7 +29,7 @@ NAMES = {
     "celebamask-hq", "celeba-dialog", "coco-mig", "collab-256-vae", "collab-256-text", "collab-256-mask",
     "collab-256-codiff-mask-text", "collab-512-vae", "collab-512-text", "collab-512-mask",
     "collab-512-codiff-mask-text", "celeba-hq-ddpm", "stable-diffusion-v1-4",
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 GOOD = """
 name: thing
@@ -158,8 +158,12 @@ def test_a_missing_file_is_told_with_source_licence_and_command(cache):
     with pytest.raises(ConcordError) as caught:
         weight_file("thing")
     line = str(caught.value)
-    for part in (str(cache / "weights/thing/thing.bin"), "https://example.org/thing.bin", "MIT",
-                 "`concord weights fetch thing`"):  # fmt: skip
+    for part in (
+        str(cache / "weights/thing/thing.bin"),
+        "https://example.org/thing.bin",
+        "MIT",
+        "`concord weights fetch thing`",
+    ):
         assert part in line
     assert "\n" not in line
 

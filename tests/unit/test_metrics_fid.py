@@ -104,9 +104,12 @@ def test_dead_and_repeated_dimensions() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    n=st.integers(2, 40), m=st.integers(2, 40), d=st.integers(1, 24),
-    scale=st.sampled_from([1e-3, 1.0, 1e3]), seed=st.integers(0, 10**6),
-)  # fmt: skip
+    n=st.integers(2, 40),
+    m=st.integers(2, 40),
+    d=st.integers(1, 24),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    seed=st.integers(0, 10**6),
+)
 def test_any_shape_agrees_with_the_nuclear_norm(n: int, m: int, d: int, scale: float, seed: int) -> None:
     x, y = rng(seed).normal(size=(n, d)) * scale, rng(seed + 1).normal(0.3, 1.7, size=(m, d)) * scale
     expected = nuclear(x, y)

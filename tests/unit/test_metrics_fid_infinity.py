@@ -38,8 +38,12 @@ LIMIT = D * 0.1**2 + float(np.square(SCALES * 0.2).sum())
 
 
 def test_finds_the_limit_that_fid_is_above(reference: np.ndarray) -> None:
-    values = np.array([(FIDInfinity().compute(x, reference), FID().compute(x, reference))
-                       for x in (drawn(256, s) for s in range(1, 61))])  # fmt: skip
+    values = np.array(
+        [
+            (FIDInfinity().compute(x, reference), FID().compute(x, reference))
+            for x in (drawn(256, s) for s in range(1, 61))
+        ]
+    )
     error = values.std(axis=0, ddof=1) / np.sqrt(60)
     bias = values.mean(axis=0) - LIMIT
     assert Target.of(Moments.of(reference)).distance(gaussian(0.1, 1.2)) == pytest.approx(LIMIT, rel=1e-9)

@@ -47,8 +47,9 @@ def test_the_order_and_the_split_of_a_batch_change_nothing() -> None:
     images, wanted = pictures(4), pictures(4, seed=1)
     whole = IdentityDistance().score(observe(images, people(wanted), FaceSeer()))
     back = IdentityDistance().score(observe(images.flip(0), people(wanted.flip(0)), FaceSeer()))[::-1]
-    parts = [IdentityDistance().score(observe(images[i : i + 1], people(wanted[i : i + 1]), FaceSeer()))[0]
-             for i in range(4)]  # fmt: skip
+    parts = [
+        IdentityDistance().score(observe(images[i : i + 1], people(wanted[i : i + 1]), FaceSeer()))[0] for i in range(4)
+    ]
     for other in (back, parts):
         assert [score.value for score in other] == pytest.approx([score.value for score in whole], abs=1e-7)
 

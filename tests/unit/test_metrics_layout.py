@@ -111,8 +111,10 @@ def test_two_instances_of_one_category_are_looked_for_once_and_compared_each() -
 
 def test_box_iou_has_no_plus_one() -> None:
     assert box_iou(np.array([0, 0, 10, 10]), np.array([[5, 0, 15, 10], [10, 0, 20, 10], [0, 0, 10, 10]])).tolist() == [
-        pytest.approx(50 / 150, abs=1e-15), 0.0, 1.0,
-    ]  # fmt: skip
+        pytest.approx(50 / 150, abs=1e-15),
+        0.0,
+        1.0,
+    ]
     assert box_iou(np.array([0.0, 0, 1, 1]), np.zeros((0, 4))).shape == (0,)
     assert box_iou(np.zeros(4), np.zeros((1, 4))).tolist() == [0.0]  # no area, no overlap, no NaN
     with pytest.raises(ValueError, match="expected"):
@@ -123,9 +125,7 @@ def test_box_iou_has_no_plus_one() -> None:
 @given(st.lists(st.integers(0, 16), min_size=8, max_size=8))
 def test_box_iou_counts_squares(corners: list[int]) -> None:
     """Against counting the unit squares of a 16 x 16 board."""
-    a, b = (
-        [min(c[0], c[1]), min(c[2], c[3]), max(c[0], c[1]), max(c[2], c[3])] for c in (corners[:4], corners[4:])
-    )  # fmt: skip
+    a, b = ([min(c[0], c[1]), min(c[2], c[3]), max(c[0], c[1]), max(c[2], c[3])] for c in (corners[:4], corners[4:]))
     board = [inside((16, 16), np.array(box) / 16) for box in (a, b)]
     either = int((board[0] | board[1]).sum())
     expected = int((board[0] & board[1]).sum()) / either if either else 0.0
@@ -189,10 +189,14 @@ def colours_of(hue: int, saturation: int, value: int) -> set[str]:
     h, s, v = hue, saturation, value
     bright = s >= 50 and v >= 70
     table = {
-        "red": bright and (h <= 9 or h >= 159), "blue": bright and 90 <= h <= 128, "yellow": bright and 25 <= h <= 35,
-        "green": bright and 36 <= h <= 89, "black": v <= 30, "white": s <= 43 and v >= 221,
+        "red": bright and (h <= 9 or h >= 159),
+        "blue": bright and 90 <= h <= 128,
+        "yellow": bright and 25 <= h <= 35,
+        "green": bright and 36 <= h <= 89,
+        "black": v <= 30,
+        "white": s <= 43 and v >= 221,
         "brown": 6 <= h <= 25 and s >= 43 and v >= 35,
-    }  # fmt: skip
+    }
     return {name for name, is_it in table.items() if is_it}
 
 
@@ -219,11 +223,25 @@ def test_every_colour_of_a_fine_grid_against_the_table() -> None:
 @pytest.mark.parametrize(
     ("hue", "names"),
     [
-        (0, {"red"}), (5, {"red"}), (6, {"red", "brown"}), (9, {"red", "brown"}), (10, {"brown"}), (24, {"brown"}),
-        (25, {"brown", "yellow"}), (26, {"yellow"}), (35, {"yellow"}), (36, {"green"}), (89, {"green"}), (90, {"blue"}),
-        (128, {"blue"}), (129, set()), (158, set()), (159, {"red"}), (179, {"red"}),
+        (0, {"red"}),
+        (5, {"red"}),
+        (6, {"red", "brown"}),
+        (9, {"red", "brown"}),
+        (10, {"brown"}),
+        (24, {"brown"}),
+        (25, {"brown", "yellow"}),
+        (26, {"yellow"}),
+        (35, {"yellow"}),
+        (36, {"green"}),
+        (89, {"green"}),
+        (90, {"blue"}),
+        (128, {"blue"}),
+        (129, set()),
+        (158, set()),
+        (159, {"red"}),
+        (179, {"red"}),
     ],
-)  # fmt: skip
+)
 def test_hue_borders(hue: int, names: set[str]) -> None:
     import cv2
 
@@ -235,10 +253,15 @@ def test_hue_borders(hue: int, names: set[str]) -> None:
 @pytest.mark.parametrize(
     ("rgb", "names"),
     [
-        ((30, 30, 30), {"black"}), ((31, 31, 31), set()), ((220, 220, 220), set()), ((221, 221, 221), {"white"}),
-        ((70, 0, 0), {"red"}), ((69, 0, 0), set()), ((0, 30, 0), {"black"}),
+        ((30, 30, 30), {"black"}),
+        ((31, 31, 31), set()),
+        ((220, 220, 220), set()),
+        ((221, 221, 221), {"white"}),
+        ((70, 0, 0), {"red"}),
+        ((69, 0, 0), set()),
+        ((0, 30, 0), {"black"}),
     ],
-)  # fmt: skip
+)
 def test_borders_of_saturation_and_value(rgb: tuple[int, int, int], names: set[str]) -> None:
     pixel = np.array([[rgb]], np.uint8)
     assert {name for name in COLOUR_RANGES if has_colour(pixel, name).all()} == names
@@ -379,9 +402,12 @@ def test_the_embedded_profile_says_what_its_detector_knows() -> None:
 # --------------------------------------------------------------------------------------------------------- interactions
 
 TWO = Layout.of(
-    "two", [(0.1, 0.1, 0.4, 0.5), (0.6, 0.5, 0.9, 0.9)], ["a red bird", "a blue cup"], "1",
+    "two",
+    [(0.1, 0.1, 0.4, 0.5), (0.6, 0.5, 0.9, 0.9)],
+    ["a red bird", "a blue cup"],
+    "1",
     [(0, "holding", 1), (1, "link", 0)],
-)  # fmt: skip
+)
 
 
 class Judge:
@@ -401,9 +427,11 @@ def test_an_interaction_is_of_its_kind_between_its_pair() -> None:
     image = paint(TWO)
     instances = evaluate_layout(image, TWO, eyes, eyes)
     for kind, subject, other, expected in (
-        ("holding", 0, 1, [True, False]), ("link", 1, 0, [False, True]), ("link", 0, 1, [False, False]),
+        ("holding", 0, 1, [True, False]),
+        ("link", 1, 0, [False, True]),
+        ("link", 0, 1, [False, False]),
         ("on", 0, 1, [False, False]),
-    ):  # fmt: skip
+    ):
         assert evaluate_interactions(image, TWO, instances, Judge(kind, subject, other)) == expected
 
 

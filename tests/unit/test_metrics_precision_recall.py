@@ -151,6 +151,10 @@ def test_too_few_images_and_bad_features_are_named() -> None:
     names = ("precision", "recall", "precision-tf", "recall-tf", "precision-prdc", "recall-prdc")
     facts = [get_metric(name) for name in names]
     assert [(m.k, m.closed, m.features) for m in facts] == [  # type: ignore[attr-defined]
-        (3, True, "pool"), (3, True, "pool"), (3, True, "pool-tf"), (3, True, "pool-tf"),
-        (5, False, "pool"), (5, False, "pool"),
-    ]  # fmt: skip
+        (3, True, "pool"),
+        (3, True, "pool"),
+        (3, True, "pool-tf"),
+        (3, True, "pool-tf"),
+        (5, False, "pool"),
+        (5, False, "pool"),
+    ]

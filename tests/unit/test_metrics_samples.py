@@ -47,7 +47,7 @@ def face_mask(size: int = 64) -> np.ndarray:
     mask = np.zeros((size, size), dtype=np.int64)
     unit = size // 16
     boxes = {13: (1, 12, 2, 14), 1: (3, 13, 4, 12), 17: (13, 15, 6, 10), 18: (14, 16, 1, 15),
-             4: (6, 7, 9, 11), 5: (6, 7, 5, 7), 2: (7, 10, 7, 9), 11: (11, 12, 6, 10)}  # fmt: skip
+             4: (6, 7, 9, 11), 5: (6, 7, 5, 7), 2: (7, 10, 7, 9), 11: (11, 12, 6, 10)}  # fmt: skip  # a table
     for part, (top, bottom, left, right) in boxes.items():
         mask[top * unit : bottom * unit, left * unit : right * unit] = part
     return mask
@@ -96,9 +96,10 @@ def test_a_missing_condition_is_named(name: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- masks
 
 maps = st.integers(0, 2**32 - 1).map(
-    lambda seed: np.random.default_rng(seed).choice(CLASSES, p=np.random.default_rng(seed).dirichlet(np.full(19, 0.2)),
-                                                    size=(2, 6, 5))
-)  # fmt: skip
+    lambda seed: np.random.default_rng(seed).choice(
+        CLASSES, p=np.random.default_rng(seed).dirichlet(np.full(19, 0.2)), size=(2, 6, 5)
+    )
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -81,12 +81,21 @@ def test_sees_what_moved_where_pooled_features_do_not() -> None:
 def test_each_protocol_has_its_name_and_its_features() -> None:
     kinds = {m.name: m.features for m in (FID, FIDLegacy, FIDTensorFlow, SFID, SFIDTensorFlow, FDDINOv2)}
     assert kinds == {
-        "fid": "pool", "fid-legacy": "pool-legacy", "fid-tf": "pool-tf",
-        "sfid": "spatial", "sfid-tf": "spatial-tf", "fd-dinov2": "dinov2",
-    }  # fmt: skip
+        "fid": "pool",
+        "fid-legacy": "pool-legacy",
+        "fid-tf": "pool-tf",
+        "sfid": "spatial",
+        "sfid-tf": "spatial-tf",
+        "fd-dinov2": "dinov2",
+    }
     assert [get_metric(name).label for name in kinds] == [
-        "FID", "FID (pytorch-fid)", "FID (TF)", "sFID", "sFID (TF)", "FD-DINOv2",
-    ]  # fmt: skip
+        "FID",
+        "FID (pytorch-fid)",
+        "FID (TF)",
+        "sFID",
+        "sFID (TF)",
+        "FD-DINOv2",
+    ]
     columns = [metric.paper_key for metric in all_metrics().values() if metric.paper_key]
     assert len(columns) == len(set(columns))  # no paper's column is answered by two protocols
     sets = [metric for metric in all_metrics().values() if issubclass(metric, SetMetric)]

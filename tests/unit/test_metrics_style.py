@@ -143,8 +143,19 @@ class Judges:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 4), (4, 4), (4, 6), (6, 6), (6, 8))]
-        parts = [layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(inplace=True), nn.MaxPool2d(2), layers[2],
-                 nn.ReLU(inplace=True), layers[3], nn.ReLU(inplace=True), nn.MaxPool2d(2), layers[4]]  # fmt: skip
+        parts = [
+            layers[0],
+            nn.ReLU(inplace=True),
+            layers[1],
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            layers[2],
+            nn.ReLU(inplace=True),
+            layers[3],
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            layers[4],
+        ]
         self.vgg = VGG19(nn.Sequential(*parts)).requires_grad_(False)
         self.seen: list[int] = []
         self.vgg.register_forward_pre_hook(lambda module, inputs: self.seen.append(len(inputs[0])))
@@ -176,8 +187,10 @@ def test_vgg19_keeps_the_convolutions_before_their_relu(judges: Judges) -> None:
     found = judges.vgg(images)
     assert [tuple(x.shape[1:]) for x in found] == [(4, 16, 16), (4, 16, 16), (6, 8, 8), (6, 8, 8), (8, 4, 4)]
     assert all(x.min() < 0 for x in found)
-    first = judges.vgg.layers[0]((images - torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-                                 / torch.tensor([0.229, 0.224, 0.225])[:, None, None])  # fmt: skip
+    first = judges.vgg.layers[0](
+        (images - torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    )
     assert torch.allclose(found[0], first, atol=1e-6)
     assert torch.allclose(found[1], judges.vgg.layers[2](torch.relu(first)), atol=1e-6)
 

@@ -296,7 +296,10 @@ def task(monkeypatch: pytest.MonkeyPatch) -> training.TrainMultiTask:
 
 def test_the_loss_is_equation_6(task: training.TrainMultiTask) -> None:
     assert {n: (r.start, r.stop) for n, r in task.split(32).items()} == {
-        "masked-image": (0, 16), "mask": (16, 26), "label": (26, 32)}  # fmt: skip
+        "masked-image": (0, 16),
+        "mask": (16, 26),
+        "label": (26, 32),
+    }
     loss, told = task.terms(generator(), 16)
     shares = {"masked-image": 8, "mask": 5, "label": 3}
     heads = {head: kind.name for kind in MODALITIES.values() for head in kind.heads}

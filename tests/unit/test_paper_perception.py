@@ -112,8 +112,10 @@ def test_kinds_of_one_network_share_its_pass() -> None:
     found = judges.features(IMAGES, ("pool", "dinov2", "spatial", "pool-legacy", "pool", "logits-tf"))
     assert list(found) == ["pool", "dinov2", "spatial", "pool-legacy", "logits-tf"]
     assert asked == [
-        ("features", ("pool", "spatial", "logits-tf")), ("dinov2", ("dinov2",)), ("features-legacy", ("pool-legacy",)),
-    ]  # fmt: skip
+        ("features", ("pool", "spatial", "logits-tf")),
+        ("dinov2", ("dinov2",)),
+        ("features-legacy", ("pool-legacy",)),
+    ]
 
 
 def test_hash_of_a_folder_follows_its_weights_alone(tmp_path: Path) -> None:

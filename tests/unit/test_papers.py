@@ -115,8 +115,9 @@ def test_a_paper_value_stands_at_the_nearest_metric_of_the_suite_alone() -> None
     table = declared_table("collaborative-diffusion", "table-1")
     assert table.keys_of({"fid": "fid", "fid-legacy": None, "kid": None}) == {"fid-legacy": "fid"}
     assert table.keys_of({"fid": "fid", "kid": None, "mask-accuracy": "mask_percent"}) == {
-        "fid": "fid", "mask-accuracy": "mask_percent",
-    }  # fmt: skip
+        "fid": "fid",
+        "mask-accuracy": "mask_percent",
+    }
 
 
 # --------------------------------------------------------------------------------------------- tables without a suite

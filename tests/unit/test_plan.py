@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import concord.data.checkpoints
 from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
 from concord.benchmarks.plan.sources import source_hash, weights_current
-from concord.benchmarks.planner import (  # fmt: skip
+from concord.benchmarks.planner import (
     Options,
     Plan,
     PlannedRequest,
@@ -195,9 +195,12 @@ def test_a_profiles_own_settings_of_a_suite() -> None:
             check_shared(suite, other)
     by_name = {suite.name: suite for suite in suites}
     for name, row, steps in (
-        ("face-generation", "collaborative", 50), ("identity-landmarks", "z-magic", 100),
-        ("segmentation-text", "freedom", 100), ("text-style", "ugd", 500), ("text-style", "style-aligned", 50),
-    ):  # fmt: skip
+        ("face-generation", "collaborative", 50),
+        ("identity-landmarks", "z-magic", 100),
+        ("segmentation-text", "freedom", 100),
+        ("text-style", "ugd", 500),
+        ("text-style", "style-aligned", 50),
+    ):
         found = by_name[name].row(row)
         assert found.method is not None
         assert make_params(get_method(found.method), found.params).steps == steps  # type: ignore[attr-defined]

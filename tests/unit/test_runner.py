@@ -228,8 +228,11 @@ def test_shards_of_a_longer_plan_are_removed(plan: Plan, large_tree: Path, toy_s
     fewer = replace(plan.requests, requests=plan.requests.requests[:70])
     generate(plan, requests=fewer)
     assert sorted(path.name for path in (run.path / "images").iterdir()) == [
-        "00000.json", "00000.tar", "00001.json", "00001.tar",
-    ]  # fmt: skip
+        "00000.json",
+        "00000.tar",
+        "00001.json",
+        "00001.tar",
+    ]
     assert Run(run.path).manifest["n"] == 70
 
 

@@ -164,8 +164,10 @@ def test_the_detector_looks_at_each_image_anew() -> None:
 def test_learning_lowers_the_losses(corpus: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout_judges, "scenes", lambda split, limit=None: corpus)
     for kind in (
-        layout_judges.TrainSceneDetector, layout_judges.TrainSceneSegmenter, layout_judges.TrainSceneInteractions,
-    ):  # fmt: skip
+        layout_judges.TrainSceneDetector,
+        layout_judges.TrainSceneSegmenter,
+        layout_judges.TrainSceneInteractions,
+    ):
         monkeypatch.setattr(kind, "config", {"width": 8})
         task = kind(torch.device("cpu"))
         optimizer = torch.optim.Adam(task.model.parameters(), 5e-3)

@@ -214,12 +214,15 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
     found = {(defect.kind, defect.path) for defect in check_scenes(root).defects}
     for wanted in (
         ("unreadable picture", "styles/5.png"),
-        ("unreadable picture", "images/0.png"), ("unreadable picture", "images/1.png"),
-        ("picture of the wrong size", "images/2.png"), ("instance out of range", "instances/3.png"),
-        ("instance not seen", "instances/3.png"), ("wrong interaction", "interactions.json, entry '4'"),
+        ("unreadable picture", "images/0.png"),
+        ("unreadable picture", "images/1.png"),
+        ("picture of the wrong size", "images/2.png"),
+        ("instance out of range", "instances/3.png"),
+        ("instance not seen", "instances/3.png"),
+        ("wrong interaction", "interactions.json, entry '4'"),
         ("wrong interaction", "interactions.json, entry '5'"),
         ("box outside the image", "mig_bench.json, entry '6'"),
-    ):  # fmt: skip
+    ):
         assert wanted in found
     assert len(found) == 9
     (root / "interactions.json").write_text('{"0": [1]}')

@@ -50,8 +50,18 @@ def refused(*arguments: object) -> str:
 
 def test_table_and_rows(folders: Path) -> None:
     out = folders / "rows.parquet"
-    result = score("--images", folders / "made", "--reference", folders / "real", "--captions",
-                   folders / "captions.txt", "--metrics", "fid,kid,text-similarity", "--out", out)  # fmt: skip
+    result = score(
+        "--images",
+        folders / "made",
+        "--reference",
+        folders / "real",
+        "--captions",
+        folders / "captions.txt",
+        "--metrics",
+        "fid,kid,text-similarity",
+        "--out",
+        out,
+    )
     assert result.exit_code == 0, result.output
     table = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert {"fid", "kid", "text-similarity"} <= set(table)
@@ -69,8 +79,17 @@ def test_table_and_rows(folders: Path) -> None:
 
 
 def test_json_holds_everything_and_nothing_else(folders: Path) -> None:
-    result = score("--images", folders / "made", "--reference", folders / "real", "--metrics", "kid", "--json",
-                   "--intervals", "--no-cache")  # fmt: skip
+    result = score(
+        "--images",
+        folders / "made",
+        "--reference",
+        folders / "real",
+        "--metrics",
+        "kid",
+        "--json",
+        "--intervals",
+        "--no-cache",
+    )
     facts = json.loads(result.stdout)
     (kid,) = facts["metrics"]
     assert (kid["metric"], kid["n"], kid["n_reference"], len(kid["replicates"])) == ("kid", 60, 60, 32)
@@ -90,9 +109,15 @@ def test_statistics_written_by_one_call_are_the_reference_of_the_next(folders: P
     values = [result["metrics"][0]["value"] for result in results]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
     assert "name fid, fid-legacy or fid-tf" in refused(
-        "--images", folders / "made", "--captions", folders / "captions.txt", "--metrics", "text-similarity",
-        "--save-statistics", path,
-    )  # fmt: skip
+        "--images",
+        folders / "made",
+        "--captions",
+        folders / "captions.txt",
+        "--metrics",
+        "text-similarity",
+        "--save-statistics",
+        path,
+    )
     assert "ends in .npz" in refused(
         "--images", folders / "made", "--reference", path, "--metrics", "fid", "--save-statistics", folders / "x.csv"
     )
@@ -106,8 +131,16 @@ def test_csv_and_failures(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     toy.embed_images = lambda images: inner(images).index_fill(0, torch.tensor([1]), float("nan"))
     monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *_, **__: toy))
     out = folders / "rows.csv"
-    result = score("--images", folders / "made", "--captions", folders / "captions.txt", "--metrics",
-                   "text-similarity", "--out", out)  # fmt: skip
+    result = score(
+        "--images",
+        folders / "made",
+        "--captions",
+        folders / "captions.txt",
+        "--metrics",
+        "text-similarity",
+        "--out",
+        out,
+    )
     assert result.exit_code == 0, result.output
     rows = pd.read_csv(out)
     assert (rows["status"] != "ok").sum() == 2  # one of each batch

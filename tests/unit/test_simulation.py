@@ -7,10 +7,18 @@ from concord.reports import statistics as st
 from concord.reports.validation import simulate as sim
 
 QUICK = (
-    "normal, n = 16", "10 % failures, n = 256", "skewed, n = 128", "normal, 16 items of 4 images",
-    "rate 0.9, n = 128 (exact)", "rate 0.8, 64 items of 4, correlation 0.3", "n = 64, D = 16, shift 0.3",
-    "5 x 32, D = 16, shift 0.3", "normal, 8 items of 4 images", "rate 0.7, n = 32", "sign flips, n = 16",
-)  # fmt: skip
+    "normal, n = 16",
+    "10 % failures, n = 256",
+    "skewed, n = 128",
+    "normal, 16 items of 4 images",
+    "rate 0.9, n = 128 (exact)",
+    "rate 0.8, 64 items of 4, correlation 0.3",
+    "n = 64, D = 16, shift 0.3",
+    "5 x 32, D = 16, shift 0.3",
+    "normal, 8 items of 4 images",
+    "rate 0.7, n = 32",
+    "sign flips, n = 16",
+)
 
 
 @pytest.mark.parametrize(

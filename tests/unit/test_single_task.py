@@ -180,9 +180,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CPU = torch.device("cpu")
 TASKS = [
-    single.TrainUnconditional, single.TrainClassConditional, single.TrainSegmentation, single.TrainClassifier,
-    single.TrainMultiTaskGeneration, single.TrainMultiTaskSegmentation,
-]  # fmt: skip
+    single.TrainUnconditional,
+    single.TrainClassConditional,
+    single.TrainSegmentation,
+    single.TrainClassifier,
+    single.TrainMultiTaskGeneration,
+    single.TrainMultiTaskSegmentation,
+]
 
 
 @pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.name)
@@ -262,7 +266,9 @@ def test_equal_recipes() -> None:
         assert (kind.recipe, kind.trunk, kind.needs) == (joint.recipe, joint.trunk, joint.needs)
     for tuned in (single.TrainMultiTaskGeneration, single.TrainMultiTaskClassifier, single.TrainMultiTaskSegmentation):
         assert (tuned.trunk, tuned.needs[-1]) == ("mt-faces", "mt-faces")
-    sizes = [sum(p.numel() for p in MultiTaskUNet(**config).parameters()) for config in (
-        {}, {"modalities": ["label"], "heads": False}, {"modalities": ["mask"], "planes": ["image"]})]  # fmt: skip
+    sizes = [
+        sum(p.numel() for p in MultiTaskUNet(**config).parameters())
+        for config in ({}, {"modalities": ["label"], "heads": False}, {"modalities": ["mask"], "planes": ["image"]})
+    ]
     assert max(sizes) < 1.12 * min(sizes)  # heads and planes apart, one size
     assert Aggregation.make(BANK.schedule, 0).drift.shape == (0, 1000)

@@ -204,8 +204,14 @@ def test_the_overview_says_machine_time_and_weights(store: Store, folder: Path) 
 
 def test_a_method_page_has_parameters_citation_and_rows(folder: Path) -> None:
     text = " ".join((folder / "method-collaborative.html").read_text(encoding="utf-8").split())
-    for needed in ("Collaborative Diffusion", "preset paper", "<dt>steps</dt><dd><code>50</code>", "2304.10530",
-                   'href="face-generation.html"', "<dt>text-unet</dt><dd>50</dd>"):  # fmt: skip
+    for needed in (
+        "Collaborative Diffusion",
+        "preset paper",
+        "<dt>steps</dt><dd><code>50</code>",
+        "2304.10530",
+        'href="face-generation.html"',
+        "<dt>text-unet</dt><dd>50</dd>",
+    ):
         assert needed in text, needed
 
 
@@ -233,8 +239,10 @@ def test_a_method_page_draws_its_history_where_the_baseline_has_one(
     monkeypatch.setattr(history, "draw", lambda found, path: _blank_picture(path))
     draw_histories(methods, store, "embedded", tmp_path)
     assert {method.name: bool(method.history) for method in methods} == {
-        "text-only": False, "composable": True, "collaborative": False,  # one commit alone is no history
-    }  # fmt: skip
+        "text-only": False,
+        "composable": True,
+        "collaborative": False,  # one commit alone is no history
+    }
 
 
 def _blank_picture(path: Path) -> None:
@@ -395,8 +403,16 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 def row(name: str, steps: float, value: float | None, seconds: float | None = 1.0) -> TableRow:
     cells = {"m": Cell(value, (value or 0) - 1, (value or 0) + 1)}
-    return TableRow(name, name, "method", cells, n=4, cost=Cost(seconds), method="x",
-                    params={"preset": "paper", "guidance": {"s": steps}})  # fmt: skip
+    return TableRow(
+        name,
+        name,
+        "method",
+        cells,
+        n=4,
+        cost=Cost(seconds),
+        method="x",
+        params={"preset": "paper", "guidance": {"s": steps}},
+    )
 
 
 def table(rows: list[TableRow]) -> Table:

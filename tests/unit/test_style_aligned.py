@@ -34,7 +34,7 @@ class SmallExpert(nn.Module):
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
             attention_head_dim=2, norm_num_groups=4,
-        )  # fmt: skip
+        )  # fmt: skip  # a table
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.named_parameters():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toy_world
 
-from concord.benchmarks.suite import (  # fmt: skip
+from concord.benchmarks.suite import (
     Row,
     check_shared,
     load_suite,
@@ -79,13 +79,18 @@ def test_unknown_suite_lists_the_known() -> None:
         ({"metrics": "metrics: [fid, joint-success]", "joint": ""}, ["joint-success", "joint"]),
         ({"joint": "joint: {metrics: [kid, lpips], quantile: 0.05}"}, ["joint", "'lpips'"]),
         ({"joint": "joint: {metrics: [fid, kid], quantile: 0.05}"}, ["joint", "'fid'", "no value per image"]),
-        ({"metrics": "metrics: [text-similarity, psnr, joint-success]",
-          "joint": "joint: {metrics: [text-similarity, psnr], quantile: 0.05}"}, ["'psnr'", "ground truth itself"]),
+        (
+            {
+                "metrics": "metrics: [text-similarity, psnr, joint-success]",
+                "joint": "joint: {metrics: [text-similarity, psnr], quantile: 0.05}",
+            },
+            ["'psnr'", "ground truth itself"],
+        ),
         ({"joint": "joint: {metrics: [fid, kid], quantil: 0.05}"}, ["unknown key 'joint.quantil'", "quantile"]),
         ({"reference": "reference: [best]"}, ["'reference.0'", "'ground-truth'"]),
         ({"conditions": "conditions: [text]"}, ["metric 'mask-accuracy'", "'mask'"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes(toy: str, tmp_path: Path, changes: dict[str, str], words: list[str]) -> None:
     refused(toy_world.write_suite(tmp_path, **changes), *words)
 
@@ -106,7 +111,7 @@ def test_mistakes(toy: str, tmp_path: Path, changes: dict[str, str], words: list
         ("{name: toy, method: text-only}", ["'text-only'", "does not take condition 'mask'", "text"]),
         ("{name: toy, method: composable, conditions: [text]}", ["'composable'", "needs 2"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_rows(toy: str, tmp_path: Path, row: str, words: list[str]) -> None:
     path = toy_world.write_suite(tmp_path)
     path.write_text(path.read_text().replace("{name: toy, method: toy}", row))

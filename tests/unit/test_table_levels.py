@@ -74,9 +74,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, dict[str, Lay
 
 
 def suite() -> Suite:
-    return Suite(name="coco-mig", title="COCO-MIG", paper="amdm", table="table-1", dataset="layouts",
-                 conditions=["layout"], rows=[Row(name=name, method=name) for name in ROWS],
-                 metrics=["instance-success", "layout-miou"])  # fmt: skip
+    return Suite(
+        name="coco-mig",
+        title="COCO-MIG",
+        paper="amdm",
+        table="table-1",
+        dataset="layouts",
+        conditions=["layout"],
+        rows=[Row(name=name, method=name) for name in ROWS],
+        metrics=["instance-success", "layout-miou"],
+    )
 
 
 def test_every_column_is_the_benchmarks_own_average(made: tuple[Table, dict[str, LayoutTable], Store]) -> None:

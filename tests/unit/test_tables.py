@@ -88,8 +88,10 @@ def test_a_method_without_conditions_is_a_floor_that_does_not_compete() -> None:
         TableRow("free", "free", "method", {"m": Cell(9.0)}, floor=True),
         *(TableRow(name, name, "method", {"m": Cell(value)}) for name, value in (("a", 3.0), ("b", 1.0))),
     ]
-    tests = [Comparison("m", "a", "b", 2.0, 1.0, 3.0, 0.001, 0.01, "t"),
-             Comparison("m", "free", "a", 6.0, 5.0, 7.0, 0.001, 0.01, "t")]  # fmt: skip
+    tests = [
+        Comparison("m", "a", "b", 2.0, 1.0, 3.0, 0.001, 0.01, "t"),
+        Comparison("m", "free", "a", 6.0, 5.0, 7.0, 0.001, 0.01, "t"),
+    ]
     assert [r.cells["m"].mark for r in mark_rows(rows, [column], tests)] == ["", BEST, ""]
     assert [r.role for r in rows] == ["floor", "", ""]
 
@@ -101,8 +103,10 @@ def test_reference_rows_never_compete(table: Table) -> None:
     assert truth.value > best.value
     assert all(cell.mark == "" for row in table.references for cell in row.cells.values())
     assert {name for c in table.comparisons for name in (c.first, c.second)} == {
-        "text-only", "composable", "collaborative"
-    }  # fmt: skip
+        "text-only",
+        "composable",
+        "collaborative",
+    }
 
 
 def test_all_pairs_of_all_columns_are_corrected_together(table: Table) -> None:
@@ -193,11 +197,19 @@ def test_markdown_cells(table: Table) -> None:
 def test_under_the_table_stands_what_one_must_know(table: Table) -> None:
     markdown = to_markdown(table)
     for needed in (
-        "n = 64", "Profile `embedded`", "never comparable with the paper's in absolute terms",
-        "The paper's images have 256x256 pixels; here 64x64.", "50 test images", "64 generated against 1000 reference",
-        "judge-parser: pixel accuracy 0.973 (n = 1000)", "Text (%) &gt;= ", "Every metric gave a value on every image",
-        "eeeeeeee", "text-unet dddddddddddd", "parser aaaaaaaaaaaa",
-    ):  # fmt: skip
+        "n = 64",
+        "Profile `embedded`",
+        "never comparable with the paper's in absolute terms",
+        "The paper's images have 256x256 pixels; here 64x64.",
+        "50 test images",
+        "64 generated against 1000 reference",
+        "judge-parser: pixel accuracy 0.973 (n = 1000)",
+        "Text (%) &gt;= ",
+        "Every metric gave a value on every image",
+        "eeeeeeee",
+        "text-unet dddddddddddd",
+        "parser aaaaaaaaaaaa",
+    ):
         assert needed in markdown, needed
     assert "| 64 | 0 | 0.61 | 700 | 100 |" in markdown
 

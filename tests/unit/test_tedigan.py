@@ -64,8 +64,9 @@ class ToyBank:
             for layer in self.network.layers:
                 layer.strength.data.fill_(0.2)  # type: ignore[operator]
             self.encoders = {
-                "mask": MaskToCode(LAYERS, WIDTH, 8, SIDE), "text": TextToCode(LAYERS, WIDTH, 6, 16),
-            }  # fmt: skip
+                "mask": MaskToCode(LAYERS, WIDTH, 8, SIDE),
+                "text": TextToCode(LAYERS, WIDTH, 6, 16),
+            }
             for encoder in self.encoders.values():  # a trained encoder does not stay at the mean
                 for layer in encoder.modules():
                     if isinstance(layer, nn.Linear):
@@ -203,9 +204,11 @@ def test_the_objective_is_the_sum_of_its_terms() -> None:
     )
     for k in range(2):
         expected = (
-            3 * float(((images[k] - target[k]) ** 2).mean()) + 5 * float((images[k] - target[k]).abs().max())
-            + 7 * float(((code[k] - first[k]) ** 2).mean()) + 11 * float(images[k].mean())
-        )  # fmt: skip
+            3 * float(((images[k] - target[k]) ** 2).mean())
+            + 5 * float((images[k] - target[k]).abs().max())
+            + 7 * float(((code[k] - first[k]) ** 2).mean())
+            + 11 * float(images[k].mean())
+        )
         assert float(objective(images, code)[k]) == pytest.approx(expected, rel=1e-5)
 
 

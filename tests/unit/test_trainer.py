@@ -219,7 +219,10 @@ def test_a_curve_is_of_the_averaged_weights_and_changes_nothing(tmp_path: Path) 
     (resumed,) = train(again, checkpoints=tmp_path / "ck", every_seconds=0, progress=False)
     assert resumed["held_out"]["curve"] == curve
     (longer,) = train(
-        Measured(torch.device("cpu"), tmp_path / "killed"), steps=40, further=True, checkpoints=tmp_path / "c2",
+        Measured(torch.device("cpu"), tmp_path / "killed"),
+        steps=40,
+        further=True,
+        checkpoints=tmp_path / "c2",
         progress=False,
-    )  # fmt: skip
+    )
     assert [point["step"] for point in longer["held_out"]["curve"]] == [160, 200]

@@ -115,14 +115,20 @@ def test_strangeness_is_the_mahalanobis_distance() -> None:
 def a_search(**changes: object) -> Search:
     done = [trial({"strengths.mask": 2.5}, 0.5)]
     entry = {
-        "method": "dial", "conditions": ["mask"], "chosen": {"strengths.mask": 2.5}, "objective": 0.5, "seconds": 1.0,
-        "weights": {}, "commit": "c", "trials": [one.model_dump() for one in done],
-    }  # fmt: skip
+        "method": "dial",
+        "conditions": ["mask"],
+        "chosen": {"strengths.mask": 2.5},
+        "objective": 0.5,
+        "seconds": 1.0,
+        "weights": {},
+        "commit": "c",
+        "trials": [one.model_dump() for one in done],
+    }
     fields = {
         "request_set": "toys", "profile": "embedded", "seed": 0, "n": 2, "budget": 1, "items": "tree, 0 to 1",
         "ranges": {"strengths.mask": [0.1, 10]}, "objective": "words", "floor": {}, "ceiling": {},
         "rows": {"dial": entry},
-    }  # fmt: skip
+    }  # fmt: skip  # a table
     return Search.model_validate({**fields, **changes})
 
 
@@ -171,9 +177,13 @@ class ARun:
 def test_a_report_says_how_much_was_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", tmp_path)
     suite = make_suite(
-        name="toys", rows=[Row(name="dial", method="dial", tuned="dial"),
-                           Row(name="dial-last", method="dial", tuned="dial"), Row(name="plain", method="plain")],
-    )  # fmt: skip
+        name="toys",
+        rows=[
+            Row(name="dial", method="dial", tuned="dial"),
+            Row(name="dial-last", method="dial", tuned="dial"),
+            Row(name="plain", method="plain"),
+        ],
+    )
     assert tuning_notes(make_suite(), "embedded", {}) == []
     assert "Nothing was tuned: dial, dial-last take the papers' values" in tuning_notes(suite, "embedded", {})[0]
     search_ = a_search()
@@ -182,10 +192,14 @@ def test_a_report_says_how_much_was_tuned(tmp_path: Path, monkeypatch: pytest.Mo
     runs = {"dial": ARun({"net": "1" * 64}), "dial-last": ARun({"net": "2" * 64})}
     notes = "\n".join(tuning_notes(suite, "embedded", runs))  # type: ignore[arg-type]
     for needed in (
-        "1 trials for each method, each of 2 images of validation faces (tree, 0 to 1)", "strengths.mask 0.1 to 10",
-        "Objective: words.", "dial: strengths.mask = 2.5 (objective 0.500).", "found for dial).",
-        "dial-last: net had other weights when it was tuned; tune it again.", "Not tuned: plain.",
-    ):  # fmt: skip
+        "1 trials for each method, each of 2 images of validation faces (tree, 0 to 1)",
+        "strengths.mask 0.1 to 10",
+        "Objective: words.",
+        "dial: strengths.mask = 2.5 (objective 0.500).",
+        "found for dial).",
+        "dial-last: net had other weights when it was tuned; tune it again.",
+        "Not tuned: plain.",
+    ):
         assert needed in notes, needed
     assert "dial: net had other weights" not in notes
     assert "Nothing was tuned" in tuning_notes(suite, "paper", {})[0]

@@ -53,9 +53,13 @@ def test_what_the_workflows_run_exists() -> None:
 
 @pytest.mark.parametrize(
     ("status", "ends", "says"),
-    [(0, 0, ""), (1, 1, "::error title=Worse beyond the margin"), (3, 0, "::warning title=Cannot be compared"),
-     (2, 2, "::error title=No comparison")],
-)  # fmt: skip
+    [
+        (0, 0, ""),
+        (1, 1, "::error title=Worse beyond the margin"),
+        (3, 0, "::warning title=Cannot be compared"),
+        (2, 2, "::error title=No comparison"),
+    ],
+)
 def test_the_gate_fails_on_one_and_explains_three(tmp_path: Path, status: int, ends: int, says: str) -> None:
     (script,) = [step["run"] for step in steps("compare") if "concord compare" in step.get("run", "")]
     (tmp_path / ".venv/bin").mkdir(parents=True)

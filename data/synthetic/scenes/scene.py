@@ -357,10 +357,12 @@ def _fitted(points: Points) -> Points:
 
 def _heart() -> Points:
     turns = [2 * math.pi * k / 32 for k in range(32)]
-    return _fitted([
-        (16 * math.sin(a) ** 3, -13 * math.cos(a) + 5 * math.cos(2 * a) + 2 * math.cos(3 * a) + math.cos(4 * a))
-        for a in turns
-    ])  # fmt: skip
+    return _fitted(
+        [
+            (16 * math.sin(a) ** 3, -13 * math.cos(a) + 5 * math.cos(2 * a) + 2 * math.cos(3 * a) + math.cos(4 * a))
+            for a in turns
+        ]
+    )
 
 
 def _star() -> Points:
@@ -405,4 +407,4 @@ _SHAPES: dict[str, list[tuple[str, Points]]] = {
         ("body", [*_round(0.5, 0.54, 0.5, 0.54, 180, 360), (0.83, 0.42), (0.67, 0.54), (0.5, 0.42), (0.33, 0.54),
                   (0.17, 0.42)]),
     ],
-}  # fmt: skip
+}  # fmt: skip  # a table

@@ -53,8 +53,14 @@ def with_boxes(picture: Image.Image, layout: Layout) -> Image.Image:
     for number, box in enumerate(layout.boxes * np.array([*picture.size, *picture.size])):
         colour = _BOXES[number % len(_BOXES)]
         draw.rectangle([round(v) for v in (box[0], box[1], box[2] - 1, box[3] - 1)], outline=colour, width=2)
-        draw.text((box[0] + 4, box[1] + 2), str(number), fill=colour, font=ImageFont.load_default(size=14),
-                  stroke_width=1, stroke_fill=(255, 255, 255))  # fmt: skip
+        draw.text(
+            (box[0] + 4, box[1] + 2),
+            str(number),
+            fill=colour,
+            font=ImageFont.load_default(size=14),
+            stroke_width=1,
+            stroke_fill=(255, 255, 255),
+        )
     return copy
 
 

@@ -75,9 +75,13 @@ def _watched(scenes: Iterator[Scene], total: int, progress: bool) -> Iterator[Sc
 def world_of(indices: range, world_seed: int = WORLD_SEED) -> dict[str, Any]:
     """What world.json says of a folder: two that say the same hold the same."""
     return {
-        "note": _NOTE, "world_seed": world_seed, "renderer_version": RENDERER_VERSION, "tree_version": TREE_VERSION,
-        "scenes": len(indices), "indices": {"start": indices.start, "stop": indices.stop},
-    }  # fmt: skip
+        "note": _NOTE,
+        "world_seed": world_seed,
+        "renderer_version": RENDERER_VERSION,
+        "tree_version": TREE_VERSION,
+        "scenes": len(indices),
+        "indices": {"start": indices.start, "stop": indices.stop},
+    }
 
 
 def write_scenes(
@@ -173,9 +177,17 @@ class SceneCheck:
     def to_json(self) -> str:
         """The whole as JSON text."""
         kinds = dict(Counter(defect.kind for defect in self.defects))
-        return json.dumps({"root": self.root.as_posix(), "counts": self.counts, "kinds": kinds,
-                           "defects": [asdict(defect) for defect in self.defects], "notes": self.notes},
-                          indent=1, ensure_ascii=False)  # fmt: skip
+        return json.dumps(
+            {
+                "root": self.root.as_posix(),
+                "counts": self.counts,
+                "kinds": kinds,
+                "defects": [asdict(defect) for defect in self.defects],
+                "notes": self.notes,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
 
     def summary(self) -> str:
         """One line: clean, or how many defects of which kinds."""

@@ -37,10 +37,15 @@ KIND = "the DDPM of CelebA-HQ"
 BETAS = (1e-4, 0.02, 1000)
 
 _BLOCK = {"norm1": "norm1", "conv1": "conv1", "temb_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-          "nin_shortcut": "conv_shortcut"}  # fmt: skip
+          "nin_shortcut": "conv_shortcut"}  # fmt: skip  # a table
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-_TOP = {"temb.dense.0": "time_embedding.linear_1", "temb.dense.1": "time_embedding.linear_2", "conv_in": "conv_in",
-        "norm_out": "conv_norm_out", "conv_out": "conv_out"}  # fmt: skip
+_TOP = {
+    "temb.dense.0": "time_embedding.linear_1",
+    "temb.dense.1": "time_embedding.linear_2",
+    "conv_in": "conv_in",
+    "norm_out": "conv_norm_out",
+    "conv_out": "conv_out",
+}
 _MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attn_1": "attentions.0"}
 
 
@@ -110,8 +115,12 @@ def load_celeba_ddpm(
     with unfilled():
         unet = (architecture or Architecture()).build()
     load_strictly(unet, renamed(state, len(unet.config["block_out_channels"]), path), path, KIND)
-    card = {"name": NAME, "sha256": sha256_file(path), "file": path.name,
-            "parameters": sum(value.numel() for value in state.values())}  # fmt: skip
+    card = {
+        "name": NAME,
+        "sha256": sha256_file(path),
+        "file": path.name,
+        "parameters": sum(value.numel() for value in state.values()),
+    }
     return frozen(CelebADDPM(unet.to(dtype), card), device)  # type: ignore[return-value]
 
 

@@ -91,8 +91,12 @@ class Shape:
 
 
 _UNET: dict[str, Any] = {
-    "multipliers": (1, 2, 3, 5), "attention": (8, 4, 2), "heads": 32, "context": 640, "inputs": 3,
-}  # fmt: skip
+    "multipliers": (1, 2, 3, 5),
+    "attention": (8, 4, 2),
+    "heads": 32,
+    "context": 640,
+    "inputs": 3,
+}
 SHAPES: dict[int, Shape] = {
     size: Shape(
         unet=UNetShape(channels=192, outputs=3, **_UNET),
@@ -310,9 +314,12 @@ def load_collaborative(
 
 
 def load_collaborative_autoencoder(
-    size: int = 256, path: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    size: int = 256,
+    path: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     shape: Shape | None = None,
-) -> tuple[LatentAutoencoder, dict[str, Any]]:  # fmt: skip
+) -> tuple[LatentAutoencoder, dict[str, Any]]:
     """The autoencoder of `256_vae.ckpt` or `512_vae.ckpt` alone, and its card."""
     files = _Files(size, {} if path is None else {"vae": path})
     network = _autoencoder(files, None, shape or _shape(size), device, dtype)
@@ -346,9 +353,14 @@ def _influence(
 
 
 def _expert(
-    files: _Files, together: Checkpoint | None, condition: str, shape: Shape, paths: Mapping[str, Path],
-    device: torch.device | str, dtype: torch.dtype,
-) -> NoiseExpert:  # fmt: skip
+    files: _Files,
+    together: Checkpoint | None,
+    condition: str,
+    shape: Shape,
+    paths: Mapping[str, Path],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> NoiseExpert:
     own = MODELS[condition]
     joint = f"model.{own}_unet.diffusion_model."
     if together is not None and together.has(joint):

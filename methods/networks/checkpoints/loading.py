@@ -86,9 +86,13 @@ class Checkpoint:
         return {name: self.left.pop(name) for name in list(self.left) if name.startswith(prefix)}
 
     def fill(
-        self, network: nn.Module, prefix: str, part: str, rename: Callable[[str], str] = str,
+        self,
+        network: nn.Module,
+        prefix: str,
+        part: str,
+        rename: Callable[[str], str] = str,
         squeeze: Callable[[str], bool] = lambda name: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Fill a network from the names under a prefix, strictly.
 
         rename: a name of the network -> the name behind the prefix. squeeze: names (the network's) of linear layers
@@ -220,8 +224,19 @@ def _read_pickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
                 "state dict as .safetensors where you trust the file, or fetch it again"
             ) from None
         raise _unreadable(path, kind, error) from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError, TypeError,
-            AssertionError, UnicodeDecodeError, zipfile.BadZipFile) as error:  # fmt: skip
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        UnicodeDecodeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise _unreadable(path, kind, error) from None
     return content, tuple(foreign)
 

@@ -61,7 +61,7 @@ TEXT: dict[str, Any] = {
     "vocab_size": 49_408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "max_position_embeddings": LENGTH, "hidden_act": "quick_gelu", "projection_dim": 768,
     "bos_token_id": END - 1, "eos_token_id": END, "pad_token_id": 1,
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 @dataclass(frozen=True)
@@ -338,9 +338,9 @@ def _folder_tokenizer(folder: Path, text: Mapping[str, Any]) -> Tokenize:
     length = int(text.get("max_position_embeddings", LENGTH))
 
     def tokens(texts: Sequence[str]) -> Tensor:
-        return tokenizer(
-            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )["input_ids"]  # fmt: skip
+        return tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")[
+            "input_ids"
+        ]
 
     return tokens
 
@@ -349,15 +349,20 @@ def _folder_tokenizer(folder: Path, text: Mapping[str, Any]) -> Tokenize:
 
 
 def _assembled(
-    unet: Any, autoencoder: Any, text_encoder: nn.Module, tokenizer: Tokenize, schedule: Schedule, scale: float,
-    card: dict[str, Any], device: torch.device | str, dtype: torch.dtype,
-) -> StableDiffusion:  # fmt: skip
+    unet: Any,
+    autoencoder: Any,
+    text_encoder: nn.Module,
+    tokenizer: Tokenize,
+    schedule: Schedule,
+    scale: float,
+    card: dict[str, Any],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> StableDiffusion:
     latents = LatentAutoencoder(autoencoder, scale)
     for network in (unet, latents, text_encoder):
         frozen(nn.Module.to(network, dtype), device)  # diffusers' own `to` warns of a type that it has already
     halvings = len(autoencoder.config.block_out_channels) - 1
     side = int(unet.config.sample_size)
     latent_shape = (int(unet.config.in_channels), side, side)
-    return StableDiffusion(
-        latents, text_encoder, tokenizer, unet, schedule, latent_shape, side * 2**halvings, card
-    )  # fmt: skip
+    return StableDiffusion(latents, text_encoder, tokenizer, unet, schedule, latent_shape, side * 2**halvings, card)

@@ -115,9 +115,11 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:
 
 
 def load_clip(
-    path: Path | None = None, device: torch.device | str = "cpu", name: str = "clip-vit-l-14",
+    path: Path | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "clip-vit-l-14",
     architecture: str | None = None,
-) -> Clip:  # fmt: skip
+) -> Clip:
     """CLIP from a file: OpenAI's TorchScript archive, or a state dict (.pt, .bin, .safetensors).
 
     name: the weight file, a key of `MODELS`; architecture: open_clip's name where it is another one.

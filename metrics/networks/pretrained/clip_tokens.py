@@ -29,8 +29,12 @@ def style_tokens(clip: nn.Module, images: Tensor) -> Tensor:
     visual: Any = clip.model.visual
     layers = visual.forward_intermediates(
         (images - clip.mean) / clip.deviation,
-        indices=[BLOCK], stop_early=True, normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
-    )  # fmt: skip
+        indices=[BLOCK],
+        stop_early=True,
+        normalize_intermediates=False,
+        intermediates_only=True,
+        output_fmt="NLC",
+    )
     tokens = layers["image_intermediates"][0]
     assert isinstance(tokens, Tensor)
     return tokens

@@ -67,9 +67,11 @@ def load_fan(path: Path | None = None, device: torch.device | str = "cpu", detec
         build: Callable[..., Any] = LocalAlignment
         try:
             alignment = build(
-                face_alignment.LandmarksType.TWO_D, device=str(device), compile=False,
+                face_alignment.LandmarksType.TWO_D,
+                device=str(device),
+                compile=False,
                 face_detector_kwargs={"path_to_detector": str(detector)},
-            )  # fmt: skip
+            )
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:120]
             raise ConcordError(f"{detector}: not the weights of S3FD ({reason}); fetch s3fd again") from None

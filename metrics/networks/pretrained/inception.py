@@ -268,9 +268,11 @@ def network_input(grey: Tensor, protocol: str) -> Tensor:
 
 
 def load_inception(
-    path: Path | None = None, device: torch.device | str = "cpu", weights: str = "inception-fidelity",
+    path: Path | None = None,
+    device: torch.device | str = "cpu",
+    weights: str = "inception-fidelity",
     dtype: torch.dtype = torch.float32,
-) -> InceptionFeatures:  # fmt: skip
+) -> InceptionFeatures:
     """The extractor with the weights of a file, or of the manifest's file of that name (see `WEIGHTS`).
 
     dtype: float64 for an audit, in which batch size and device leave no trace in float32 features.

@@ -32,9 +32,15 @@ class ConvNorm(nn.Module):
     """norm(conv(x)), with a PReLU behind it unless `linear`."""
 
     def __init__(
-        self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1, padding: int = 0, groups: int = 1,
+        self,
+        channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
         linear: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
@@ -125,8 +131,12 @@ def cut(image: Tensor, square: Square) -> Tensor:
     top, left = max(0, square.top), max(0, square.left)
     bottom, right = min(height, square.top + square.side), min(width, square.left + square.side)
     inside = image[:, top : max(top, bottom), left : max(left, right)]
-    room = (left - square.left, square.side - inside.shape[2] - (left - square.left),
-            top - square.top, square.side - inside.shape[1] - (top - square.top))  # fmt: skip
+    room = (
+        left - square.left,
+        square.side - inside.shape[2] - (left - square.left),
+        top - square.top,
+        square.side - inside.shape[1] - (top - square.top),
+    )
     return F.interpolate(F.pad(inside, room)[None], SIZE, mode="bicubic", align_corners=False)[0]
 
 
