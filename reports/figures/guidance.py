@@ -49,9 +49,10 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
                 f"{suite}/gradient-cosine.png",
                 title,
                 "Between the gradients of two conditions with respect to x_t, at every step at which all conditions "
-                f"pull; line: mean, band: 10th to 90th percentile of the {n} traced requests. Above 0 the two conditions "
-                "pull the same way, below 0 against each other, at 0 they do not know of each other. For Z-Magic the "
-                "second gradient is the one that its first condition has changed. Compare Figure 1 of the paper.",
+                f"pull; line: mean, band: 10th to 90th percentile of the {n} traced requests. Above 0 the two "
+                "conditions pull the same way, below 0 against each other, at 0 they do not know of each other. For "
+                "Z-Magic the second gradient is the one that its first condition has changed. Compare Figure 1 of "
+                "the paper.",
                 "Curves of the cosine between two conditions' gradients over the steps: a panel for each pair of "
                 "conditions, a line for each method",
                 (source, title, _facts(cosines, COSINE)),
