@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from concord.benchmarks.external.schema import Strict, read_model
-from concord.benchmarks.planner import RunPlan
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.settings import ROOT
 from concord.data.files import read_json
 

@@ -203,7 +203,7 @@ def _fetches(
 
     A licence that nobody has agreed to is not agreed to here: `concord fetch` says so, and how.
     """
-    from concord.benchmarks.generators import lacking, needed_by  # looked up anew: tests stand in for what is here
+    from concord.benchmarks.generators import lacking, needed_by
 
     if not any(settings.profile(profile).datasets[suite.dataset].sources for suite in suites):
         return {}, {}

@@ -5,22 +5,17 @@ Nothing here loads a network before a row is made: `needs` names the files from 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from concord.benchmarks.run.image_source import GroundTruthMaker, Made, Maker, MethodMaker, ShuffledMaker, use_all_cores
 from concord.benchmarks.suite import JOINT_SUCCESS
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    import torch
-
-    from concord.benchmarks.planner import RequestSet, RunPlan
+    from concord.benchmarks.plan.runs import RunPlan
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.store.run import Run
     from concord.benchmarks.suite import Row, Suite
-    from concord.methods.base import Method
 
 PROFILE = "paper"
 LATENT, PIXELS = "collaborative-256", "celeba-hq-ddpm"
@@ -228,69 +223,3 @@ def fetch_commands(names: Iterable[str]) -> str:
     for name in names:
         by_kind.setdefault(load_manifest(name).kind, []).append(name)
     return " && ".join(f"concord {kind} fetch {' '.join(found)}" for kind, found in sorted(by_kind.items()))
-
-
-# ---------------------------------------------------------------------------------------------------------------- maker
-
-
-class PaperMaker(MethodMaker):
-    """A method over the papers' networks. dtype: 'fp32' computes without TF32, 'bf16' under autocast."""
-
-    def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str], dtype: str = "fp32") -> None:
-        super().__init__(method, requests, conditions)
-        self.dtype = dtype
-
-    def make(self, prepared: Any, tell: bool) -> Made:
-        assert self.device is not None
-        with number_format(self.dtype, self.device):
-            return super().make(prepared, tell)
-
-
-@contextlib.contextmanager
-def number_format(dtype: str, device: torch.device) -> Iterator[None]:
-    """What generators compute in: exact float32, or bfloat16 where autocast takes it."""
-    import torch
-
-    from concord.metrics.evaluation import exact_float32
-
-    if dtype == "fp32":
-        with exact_float32():
-            yield
-    elif dtype == "bf16":
-        with torch.autocast(device.type, torch.bfloat16):
-            yield
-    else:
-        raise ConcordError(f"dtype '{dtype}': expected fp32 or bf16")
-
-
-def open_paper_maker(
-    run: RunPlan, device: str = "auto", paths: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Maker:  # fmt: skip
-    """The maker of a run of profile 'paper', its networks loaded; raises ConcordError before anything is written.
-
-    paths, options: as `PaperBank` takes them.
-    """
-    if run.is_reference:
-        kind = GroundTruthMaker if run.row.name == "ground-truth" else ShuffledMaker
-        return kind(run.requests)
-    from concord.data.device import resolve_device
-    from concord.methods.base import make_method
-    from concord.methods.networks.paper_bank import PaperBank
-
-    assert run.row.method is not None
-    if run.generator is None:
-        raise ConcordError(f"row '{run.row.name}': {why_not(run)}")
-    generator, chosen = run.generator, resolve_device(device)
-    use_all_cores()
-    bank: Any = lambda: PaperBank(generator, chosen, paths, options)  # noqa: E731
-    return PaperMaker(make_method(run.row.method, run.row.params, bank), run.requests, run.conditions, run.dtype)
-
-
-def open_any(run: RunPlan, device: str = "auto") -> Maker:
-    """The maker of a run of any profile."""
-    if run.profile == PROFILE and run.external is None:
-        return open_paper_maker(run, device)
-    from concord.benchmarks.run.image_source import open_maker
-
-    return open_maker(run, device)

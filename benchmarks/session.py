@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from concord.benchmarks.generators import PROFILE, metric_reason, open_any, unmade_original, why_not
-from concord.benchmarks.planner import Plan, RunPlan
-from concord.benchmarks.run.generate import Outcome, Progress, generate_run, is_current
+from concord.benchmarks.generators import PROFILE, metric_reason, unmade_original, why_not
+from concord.benchmarks.image_sources import open_image_source
+from concord.benchmarks.plan.runs import Plan, RunPlan
+from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
 from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
 from concord.benchmarks.run.score import Reference, feature_kinds, is_scored, score_run
@@ -70,7 +71,7 @@ class Session:
                 if len(self.devices) > 1 and not run.is_reference and run.external is None:
                     outcome = generate_with_workers(run, self.devices, batch_size, self.grid, progress)
                 else:
-                    opener = partial(open_any, run, self.devices[0] if self.devices else self.device)
+                    opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
                     outcome = generate_run(run, opener, batch_size, self.grid, progress)
                 self._account(outcome)
         return pending
@@ -199,7 +200,7 @@ class Session:
         finally:
             self.seconds[kind] += time.perf_counter() - start
 
-    def _account(self, outcome: Outcome) -> None:
+    def _account(self, outcome: RunResult) -> None:
         for kind, seconds in outcome.seconds.items():
             self.seconds[kind] += seconds
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from concord.benchmarks.planner import RunPlan
+from concord.benchmarks.plan.runs import RunPlan
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file, write_json
 
 
-def write_mark(mark: Path, runs: Sequence[RunPlan], manifest: str, left: Mapping[str, str] | None = None) -> None:
+def write_stamp(mark: Path, runs: Sequence[RunPlan], manifest: str, left: Mapping[str, str] | None = None) -> None:
     """Name the manifests ('run.json' or 'score.json') of finished runs by SHA-256; `left`: what was left out, why."""
     rows = {f"{run.requests.name}/{run.row.name}": sha256_file(run.path / manifest) for run in runs}
     content = {"manifest": manifest, "rows": dict(sorted(rows.items()))}
     write_json(mark, {**content, "left": dict(sorted(left.items()))} if left else content)
 
 
-def is_true(mark: Path, root: Path) -> bool:
+def is_valid(mark: Path, root: Path) -> bool:
     """Whether every manifest that a mark names lies under `root` as it was, and nothing was left out."""
     try:
         content = read_json(mark)
@@ -33,9 +33,9 @@ def is_true(mark: Path, root: Path) -> bool:
         return False
 
 
-def remove_untrue(folder: Path, root: Path) -> list[str]:
+def remove_stale(folder: Path, root: Path) -> list[str]:
     """Remove the marks whose rows were changed or removed by hand, so that DVC runs their stages again."""
-    removed = [path for path in sorted(folder.glob("*.json")) if not is_true(path, root)]
+    removed = [path for path in sorted(folder.glob("*.json")) if not is_valid(path, root)]
     for path in removed:
         path.unlink()
     return [path.stem for path in removed]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concord.benchmarks.planner import RequestSet
+from concord.benchmarks.plan.requests import RequestSet
 from concord.benchmarks.store.provenance import git_commit
 from concord.benchmarks.suite import JOINT_SUCCESS, Row, Suite, Tune
 from concord.benchmarks.tuned import Search, Trial, Tuned, merge, nested

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from concord.benchmarks.external.method import External
-    from concord.benchmarks.planner import Plan
+    from concord.benchmarks.plan.runs import Plan
     from concord.benchmarks.session import Session
     from concord.benchmarks.suite import Suite
 
@@ -140,7 +140,8 @@ def open_plan(
 
     row: the only row that is wanted. A reference row needs no method, so that none is imported for it.
     """
-    from concord.benchmarks.planner import Options, make_plan
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.planner import make_plan
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.suite import REFERENCES, load_suite, read_suite, related_suites
     from concord.commands.datasets import ensure_dataset

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from concord.benchmarks.planner import RunPlan
+    from concord.benchmarks.plan.runs import RunPlan
     from concord.benchmarks.session import Session
 
 

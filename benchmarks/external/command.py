@@ -32,14 +32,15 @@ from concord.benchmarks.external.exchange import (
     read_declared,
     write_requests,
 )
-from concord.benchmarks.external.method import AnswerMaker, Spec
-from concord.benchmarks.run.image_source import Made
+from concord.benchmarks.external.images import ExternalSource
+from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.contract import Contract
-    from concord.benchmarks.external.method import External
-    from concord.benchmarks.planner import PlannedRequest, RunPlan
+    from concord.benchmarks.external.method import External, Spec
+    from concord.benchmarks.plan.requests import PlannedRequest
+    from concord.benchmarks.plan.runs import RunPlan
     from concord.data.request import Request
 
 WORK = "external"  # in the run's folder
@@ -51,7 +52,7 @@ TAIL = 1 << 16  # bytes of output in which the last line is looked for
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a command gave: images uint8 (B, H, W, 3), its wall seconds, its largest memory (0 where not known)."""
 
     images: np.ndarray
@@ -62,7 +63,7 @@ class Answer:
 
 def run_command(
     spec: Spec, folder: Path, requests: Sequence[Request], names: Sequence[str], size: int, work: Path
-) -> Answer:
+) -> CommandResult:
     """Run the command on some requests, in `work`, a new folder, which is removed unless something went wrong.
 
     Raises ConcordError with the exit code and the last line of its output, when it takes too long, and when images are
@@ -87,7 +88,7 @@ def run_command(
     except ConcordError as error:
         raise ConcordError(f"{what}: the command ended well, but {error}") from None
     shutil.rmtree(work, ignore_errors=True)
-    return Answer(images, seconds, memory, declared)
+    return CommandResult(images, seconds, memory, declared)
 
 
 def _exit_code(code: int) -> str:
@@ -183,7 +184,7 @@ def clear_work(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ adapters
 
 
-class CommandMaker(AnswerMaker):
+class CommandSource(ExternalSource):
     """A row made by a command, a shard at a time."""
 
     def __init__(self, spec: Spec, folder: Path, run: RunPlan) -> None:
@@ -195,7 +196,7 @@ class CommandMaker(AnswerMaker):
     def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
         return [self.run.requests.request(planned, self.run.conditions) for planned in batch]
 
-    def make(self, prepared: Any, tell: bool) -> Made:
+    def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         size = self.run.requests.image_size
         work = self.work / secrets.token_hex(4)
         try:
@@ -206,11 +207,21 @@ class CommandMaker(AnswerMaker):
         self.measured = {"seconds_per_image": answer.seconds / len(prepared)}
         if answer.memory:
             self.measured["peak_memory_bytes"] = answer.memory
-        return Made(answer.images)
+        return GeneratedBatch(answer.images)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.work.rmdir()  # empty unless a command failed: what it wrote is kept
+
+
+def open_external(run: RunPlan) -> ImageSource:
+    """What makes a row outside; ConcordError where nothing here can make it."""
+    external = run.external
+    assert external is not None
+    if external.spec is None or external.folder is None:
+        what = "import it again" if external.kind == "folder" else "give its YAML file with --external to make it again"
+        raise ConcordError(f"{run.path}: images of the external row '{run.row.name}' are damaged or missing; {what}")
+    return CommandSource(external.spec, external.folder, run)
 
 
 def command_contract(external: External, work: Path) -> Contract:

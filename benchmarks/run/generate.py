@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import weights_current
-from concord.benchmarks.planner import RunPlan
-from concord.benchmarks.run.image_source import Made, Maker
+from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.run.meter import Clock, PeakMemory
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
@@ -34,10 +34,10 @@ KINDS = ("load", "generate", "decode", "write")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a call did: nothing where all was up to date, else the seconds that it took by kind of work."""
 
-    made: bool
+    ran: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -97,25 +97,25 @@ def _trace_is_missing(run: RunPlan, shards: list[dict[str, Any] | None], grid: i
 
 def generate_run(
     run: RunPlan,
-    open_maker: Callable[[], Maker],
+    open_source: Callable[[], ImageSource],
     batch_size: int,
     grid: int = 0,
     progress: Progress | None = None,
-) -> Outcome:
+) -> RunResult:
     """Make what is missing of a run.
 
-    open_maker: called only when there is something to make.
+    open_source: called only when there is something to make.
     grid: the first so many requests keep the method's traces.
     Raises ConcordError when another process writes this run, or the folder cannot be written.
     """
     check_batch_size(batch_size)
     if is_current(run, grid):
-        return Outcome(False)
+        return RunResult(False)
     with run_lock(run.path):
         if is_current(run, grid):  # another process has just finished it
-            return Outcome(False)
+            return RunResult(False)
         remove_leftovers(run.path)
-        return Outcome(True, Generation(run, open_maker, batch_size, grid, progress).work())
+        return RunResult(True, Generation(run, open_source, batch_size, grid, progress).work())
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -133,10 +133,15 @@ class Generation:
     """One session of making a run: from its first missing shard to the manifest."""
 
     def __init__(
-        self, run: RunPlan, open_maker: Callable[[], Maker], batch_size: int, grid: int, progress: Progress | None
+        self,
+        run: RunPlan,
+        open_source: Callable[[], ImageSource],
+        batch_size: int,
+        grid: int,
+        progress: Progress | None,
     ) -> None:
         self.run, self.batch_size, self.grid, self.progress = run, batch_size, grid, progress
-        self.open_maker = open_maker
+        self.open_source = open_source
         self.images = run.path / "images"
         self.clock = Clock(*KINDS)
         self.infos = valid_shards(run)
@@ -148,55 +153,55 @@ class Generation:
         """Returns the seconds of this session by kind."""
         memory = PeakMemory()
         with self.clock.measure("load"):
-            maker = self.open_maker()
-        if maker.device is not None and maker.device.type == "cuda":
-            memory = PeakMemory(maker.device)
+            source = self.open_source()
+        if source.device is not None and source.device.type == "cuda":
+            memory = PeakMemory(source.device)
         try:
             self._report()
             for index, info in enumerate(self.infos):
                 if info is None:
-                    self.make_shard(index, maker, memory)
+                    self.make_shard(index, source, memory)
         finally:
-            maker.close()
+            source.close()
         self.begin()  # nothing was missing but the manifest, or shards of a longer plan are left
         self.write_manifest()
         return self.clock.split()
 
-    def make_shard(self, index: int, maker: Maker, memory: PeakMemory) -> None:
+    def make_shard(self, index: int, source: ImageSource, memory: PeakMemory) -> None:
         shard = self.run.requests.shards[index]
-        before, counts, start = dict(self.clock.seconds), maker.evaluations(), time.perf_counter()
+        before, counts, start = dict(self.clock.seconds), source.evaluations(), time.perf_counter()
         pngs: list[bytes] = []
-        told: list[Made] = []
+        traced: list[GeneratedBatch] = []
         for first in range(0, len(shard), self.batch_size):
             batch = shard[first : first + self.batch_size]
             with self.clock.measure("decode"):
-                prepared = maker.prepare(batch)
-            tell = bool(maker.traces) and index == 0 and first < self.grid
+                prepared = source.prepare(batch)
+            tell = bool(source.traces) and index == 0 and first < self.grid
             with self.clock.measure("generate"):
-                made = maker.make(prepared, tell)
+                made = source.make(prepared, tell)
             self._check(made.images, batch[0].id, len(batch))
             with self.clock.measure("write"):
                 pngs += [encode_png(image) for image in made.images]
             if tell:
-                told.append(made)
+                traced.append(made)
             self._report(len(pngs))
         self.begin()
         with self.clock.measure("write"):
-            if told:
-                self._write_trace(told)
-        after = maker.evaluations()
+            if traced:
+                self._write_trace(traced)
+        after = source.evaluations()
         facts: dict[str, Any] = {
             "key": self.run.key,
-            "weights": maker.weights(),
+            "weights": source.weights(),
             "seconds": round(time.perf_counter() - start, 4),
             "time": {kind: round(self.clock.seconds[kind] - before[kind], 4) for kind in KINDS},
             "evaluations": {name: after[name] - counts.get(name, 0) for name in after},
             "peak_memory_bytes": memory.bytes(),
             "batch_size": self.batch_size,
-            "traces": list(maker.traces),
-            "provenance": provenance(maker.device),
+            "traces": list(source.traces),
+            "provenance": provenance(source.device),
         }
-        known = maker.shard_facts(len(shard))
+        known = source.shard_facts(len(shard))
         facts |= {**known, "time": {**facts["time"], **known.get("time", {})}}
         with self.clock.measure("write"):
             self.infos[index] = write_shard(self.images, index, [request.id for request in shard], pngs, facts)
@@ -225,15 +230,15 @@ class Generation:
                 f"expected ({expected}, {size}, {size}, 3)"
             )
 
-    def _write_trace(self, told: list[Made]) -> None:
+    def _write_trace(self, traced: list[GeneratedBatch]) -> None:
         """Keep the traces of the first `grid` requests, before the shard's JSON vouches for them."""
         shard = self.run.requests.shards[0]
         ids = [request.id for request in shard[: self.grid]]
         arrays: dict[str, Any] = {"requests": np.array(ids)}
-        for name in told[0].traces:
-            arrays[name] = np.concatenate([made.traces[name] for made in told])[: len(ids)]  # (R, S, M, ...)
-            arrays[f"{name}_steps"] = np.array(told[0].steps[name])
-            arrays[f"{name}_names"] = np.array(told[0].parts[name], dtype=np.str_)
+        for name in traced[0].traces:
+            arrays[name] = np.concatenate([made.traces[name] for made in traced])[: len(ids)]  # (R, S, M, ...)
+            arrays[f"{name}_steps"] = np.array(traced[0].steps[name])
+            arrays[f"{name}_names"] = np.array(traced[0].parts[name], dtype=np.str_)
         with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concord.benchmarks.planner import PlannedRequest, RequestSet, RunPlan
+from concord.benchmarks.plan.requests import PlannedRequest, RequestSet
 from concord.benchmarks.run.meter import EvaluationCounter, wait_for
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Made:
+class GeneratedBatch:
     """Images uint8 (B, H, W, 3) RGB, and what the method told on the way, each value (B, S, ...)."""
 
     images: np.ndarray
@@ -29,7 +29,7 @@ class Made:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the parts of (B, S, parts, ...) are called
 
 
-class Maker(ABC):
+class ImageSource(ABC):
     """Makes images batch by batch; the runner measures around it."""
 
     device: torch.device | None = None  # None: no network runs
@@ -40,7 +40,7 @@ class Maker(ABC):
         """Read what the batch needs from the dataset."""
 
     @abstractmethod
-    def make(self, prepared: Any, tell: bool) -> Made:
+    def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         """The batch's images; `tell` asks for traces."""
 
     def weights(self) -> dict[str, str]:
@@ -65,7 +65,7 @@ class Maker(ABC):
 # ---------------------------------------------------------------------------------------------------------- references
 
 
-class GroundTruthMaker(Maker):
+class GroundTruthSource(ImageSource):
     """The item's own picture: the ceiling of every metric that asks for agreement."""
 
     def __init__(self, requests: RequestSet) -> None:
@@ -74,11 +74,11 @@ class GroundTruthMaker(Maker):
     def prepare(self, batch: Sequence[PlannedRequest]) -> np.ndarray:
         return np.stack([request.item.image(self.size) for request in batch])
 
-    def make(self, prepared: np.ndarray, tell: bool) -> Made:
-        return Made(prepared)
+    def make(self, prepared: np.ndarray, tell: bool) -> GeneratedBatch:
+        return GeneratedBatch(prepared)
 
 
-class ShuffledMaker(GroundTruthMaker):
+class ShuffledSource(GroundTruthSource):
     """Another item's picture: the floor. Quality is real, agreement with the conditions is chance."""
 
     def __init__(self, requests: RequestSet) -> None:
@@ -98,7 +98,7 @@ def derangement(requests: Sequence[PlannedRequest]) -> dict[str, PlannedRequest]
 # ------------------------------------------------------------------------------------------------------------- methods
 
 
-class MethodMaker(Maker):
+class MethodSource(ImageSource):
     """A method over its profile's networks, with every network evaluation counted."""
 
     def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str]) -> None:
@@ -110,13 +110,13 @@ class MethodMaker(Maker):
     def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
         return [self.requests.request(planned, self.conditions) for planned in batch]
 
-    def make(self, prepared: Any, tell: bool) -> Made:
+    def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         from concord.methods.base import Trace
 
         trace = Trace(*self.traces) if tell else Trace()
         images = self.method.generate(prepared, trace)
         wait_for(self.device)
-        made = Made(to_uint8(images))
+        made = GeneratedBatch(to_uint8(images))
         for name in trace.values:
             made.steps[name], value = trace.stacked(name)
             made.parts[name] = trace.parts[name]
@@ -136,27 +136,6 @@ class MethodMaker(Maker):
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3), to the nearest level."""
     return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def open_maker(run: RunPlan, device: str = "auto") -> Maker:
-    """The maker of a run, its networks loaded; raises ConcordError before anything is written."""
-    if run.row.name == "ground-truth":
-        return GroundTruthMaker(run.requests)
-    if run.row.name == "shuffled":
-        return ShuffledMaker(run.requests)
-    if run.external is not None:
-        from concord.benchmarks.external.method import open_external
-
-        return open_external(run)
-    from concord.data.device import resolve_device
-    from concord.methods.base import make_method
-    from concord.methods.networks.bank import Bank
-
-    assert run.row.method is not None
-    chosen = resolve_device(device)
-    use_all_cores()
-    method = make_method(run.row.method, run.row.params, lambda: Bank.load(run.profile, chosen))
-    return MethodMaker(method, run.requests, run.conditions)
 
 
 def use_all_cores() -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import source_hash, weights_current
-from concord.benchmarks.planner import RunPlan
-from concord.benchmarks.run.generate import Outcome, Progress
+from concord.benchmarks.run.generate import Progress, RunResult
 from concord.benchmarks.run.meter import Clock, PeakMemory
 from concord.benchmarks.settings import ROOT
 from concord.benchmarks.store.lock import run_lock
@@ -144,7 +144,7 @@ def score_run(
     reference: Reference | None,
     progress: Progress | None = None,
     originals: Run | None = None,
-) -> Outcome:
+) -> RunResult:
     """Score a finished run by the named metrics, unless it is scored already.
 
     perception: called only when there is something to compute.
@@ -155,11 +155,11 @@ def score_run(
     if not Run(run.path).finished:
         raise ConcordError(f"{run.path}: not generated yet; run `concord generate SUITE {run.row.name}` first")
     if is_scored(run, metrics, reference, originals):
-        return Outcome(False)
+        return RunResult(False)
     with run_lock(run.path):
         if is_scored(run, metrics, reference, originals):  # another process has just done it
-            return Outcome(False)
-        return Outcome(True, _score(run, metrics, perception, reference, progress, originals))
+            return RunResult(False)
+        return RunResult(True, _score(run, metrics, perception, reference, progress, originals))
 
 
 def _score(

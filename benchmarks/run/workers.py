@@ -17,12 +17,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import method_file
-from concord.benchmarks.planner import RunPlan
 from concord.benchmarks.run.generate import (  # fmt: skip
     Generation,
-    Outcome,
     Progress,
+    RunResult,
     check_batch_size,
     generate_run,
     is_current,
@@ -93,28 +93,28 @@ class Worker:
 
 def generate_with_workers(
     run: RunPlan, devices: Sequence[str], batch_size: int, grid: int = 0, progress: Progress | None = None
-) -> Outcome:
+) -> RunResult:
     """Make what is missing of a run on several devices at once.
 
     Raises ConcordError that names a worker that died or failed; the shards of the others stay.
     """
-    from concord.benchmarks.generators import open_any
+    from concord.benchmarks.image_sources import open_image_source
 
     check_batch_size(batch_size)
     if is_current(run, grid):
-        return Outcome(False)
+        return RunResult(False)
     with run_lock(run.path):
         if is_current(run, grid):  # another process has just finished it
-            return Outcome(False)
+            return RunResult(False)
         remove_leftovers(run.path)
-        generation = Generation(run, lambda: open_any(run, devices[0]), batch_size, grid, progress)
+        generation = Generation(run, lambda: open_image_source(run, devices[0]), batch_size, grid, progress)
         missing = [index for index, info in enumerate(generation.infos) if info is None]
         if len(missing) > 1:
             _share(generation, missing, devices[: len(missing)])
             generation.infos = valid_shards(run)
             generation.write_manifest()
-            return Outcome(True, generation.clock.split())
-    return generate_run(run, lambda: open_any(run, devices[0]), batch_size, grid, progress)
+            return RunResult(True, generation.clock.split())
+    return generate_run(run, lambda: open_image_source(run, devices[0]), batch_size, grid, progress)
 
 
 def _share(generation: Generation, missing: Sequence[int], devices: Sequence[str]) -> None:
@@ -216,21 +216,21 @@ def work(job: Job, link: Connection) -> None:
 
 
 def _work(job: Job, link: Connection) -> None:
-    from concord.benchmarks.generators import open_any
+    from concord.benchmarks.image_sources import open_image_source
     from concord.methods.base import all_methods, load_plugin
 
     job.run.__dict__["key"] = job.key  # source that is edited meanwhile makes no run of two keys
     if job.run.row.method not in all_methods():
         load_plugin(job.method)
-    generation = Generation(job.run, lambda: open_any(job.run, job.device), job.batch_size, job.grid, None)
+    generation = Generation(job.run, lambda: open_image_source(job.run, job.device), job.batch_size, job.grid, None)
     generation.begun = True  # the parent clears what is old
-    maker = generation.open_maker()
-    memory = PeakMemory(maker.device if maker.device is not None and maker.device.type == "cuda" else None)
+    source = generation.open_source()
+    memory = PeakMemory(source.device if source.device is not None and source.device.type == "cuda" else None)
     try:
         link.send(("ready", None))
         link.recv()
         for index in job.shards:
-            generation.make_shard(index, maker, memory)
+            generation.make_shard(index, source, memory)
             link.send(("shard", index))
     finally:
-        maker.close()
+        source.close()

@@ -9,7 +9,7 @@ from concord.data.errors import ConcordError
 from concord.data.files import read_json
 
 if TYPE_CHECKING:
-    from concord.benchmarks.planner import Options
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.suite import Suite
 

@@ -50,7 +50,7 @@ def export(
       concord export face-generation exchange --conditions text --size full
     """
     from concord.benchmarks.external.exchange import README
-    from concord.benchmarks.external.method import export_suite
+    from concord.benchmarks.external.transfer import export_suite
 
     # A reference row asks for no method: none has to be imported to write requests.
     plan = open_plan(
@@ -107,7 +107,7 @@ def take_in(
       concord import exchange --as my-method --title "My method" --paper arXiv:2304.10530
     """  # fmt: skip
     from concord.benchmarks.external.exchange import read_export
-    from concord.benchmarks.external.method import import_folder, with_run
+    from concord.benchmarks.external.transfer import import_folder, with_run
     from concord.commands.report import report_plan
 
     known = read_export(folder)

@@ -14,7 +14,7 @@ from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.cost import Cost, RowCost
-    from concord.benchmarks.planner import Options
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.suite import Suite
     from concord.data.download.manifest import Manifest

@@ -13,7 +13,7 @@ from concord.data.errors import ConcordError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from concord.benchmarks.planner import Plan
+    from concord.benchmarks.plan.runs import Plan
     from concord.benchmarks.store.run import Run, Store
     from concord.benchmarks.suite import Suite
     from concord.data.request import Conditions
@@ -61,7 +61,7 @@ def report(
 
       concord report --data path/to/CelebAMask-HQ
     """  # fmt: skip
-    from concord.benchmarks.planner import Options
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import read_suite, suite_names
@@ -180,7 +180,8 @@ def with_plan_rows(plan: Plan) -> Suite:
 
 def stored_root(options: object, data_set: str | None) -> Path:
     """results/<profile>, or the folder below it that the options or the name mean."""
-    from concord.benchmarks.planner import Options, results_root
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.planner import results_root
 
     assert isinstance(options, Options)
     if data_set is not None:
@@ -207,7 +208,8 @@ def stored_root(options: object, data_set: str | None) -> Path:
 
 def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> Mapping[str, Conditions]:
     """Conditions of the grid's requests: kept beside the report, else from the dataset; none when it is not there."""
-    from concord.benchmarks.planner import Options, open_items
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.planner import open_items
     from concord.benchmarks.settings import load_settings
     from concord.reports.figures.conditions import kept_conditions, read_conditions
     from concord.reports.site.tiles import conditions_drawn

@@ -31,7 +31,8 @@ from concord.arguments import (  # fmt: skip
 from concord.console import conclude, table, tell_seconds
 
 if TYPE_CHECKING:
-    from concord.benchmarks.planner import Options, Plan
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.plan.runs import Plan
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import Suite
@@ -122,9 +123,9 @@ def plan(
       concord plan --profile paper --measure --device cuda:0
     """
     from concord.benchmarks.dvc import MATRIX, make_matrix, write_matrix
-    from concord.benchmarks.planner import Options
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
-    from concord.benchmarks.stamps import remove_untrue
+    from concord.benchmarks.stamps import remove_stale
     from concord.benchmarks.suite import load_suites, suite_path
 
     load_plugins(plugin)
@@ -160,7 +161,7 @@ def plan(
         devices=devices,
     )  # fmt: skip
     changed = write_matrix(matrix)
-    remove_untrue(results / profile / "stages", results / profile)
+    remove_stale(results / profile / "stages", results / profile)
     _show_status(suites, options, settings)
     typer.echo(f"{MATRIX.name}: {len(matrix['methods'])} methods, {len(matrix['suites'])} suites, "
                f"{'written' if changed else 'unchanged'}")  # fmt: skip
@@ -241,7 +242,7 @@ def _outside(store: Store) -> list[tuple[str, str, str, str, str]]:
 
 def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
     """One line a run, each run once: which state it is in, and where."""
-    from concord.benchmarks.planner import NothingToAskError
+    from concord.benchmarks.plan.requests import NothingToAskError
 
     rows: dict[Path, tuple[str, ...]] = {}
     for suite in suites:

@@ -29,7 +29,7 @@ from concord.console import conclude, tell_seconds
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    from concord.benchmarks.planner import Plan, RunPlan
+    from concord.benchmarks.plan.runs import Plan, RunPlan
     from concord.benchmarks.session import Session
 
 RESULTS = Path("results")
@@ -82,7 +82,7 @@ def generate(
 
       concord generate face-generation --profile paper --devices cuda:0,cuda:1
     """
-    from concord.benchmarks.planner import NothingToAskError
+    from concord.benchmarks.plan.requests import NothingToAskError
 
     sessions: list[Session] = []
     every: list[RunPlan] = []
@@ -137,7 +137,7 @@ def score(
 
       concord score --images samples/ --reference real/ --metrics fid,kid,lpips --profile paper
     """
-    from concord.benchmarks.planner import NothingToAskError
+    from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.store.run import Run
 
     sessions: list[Session] = []
@@ -216,17 +216,17 @@ def _end(
     manifest: str, left: dict[str, str],
 ) -> None:  # fmt: skip
     """left: what was left out, and why."""
-    from concord.benchmarks.stamps import write_mark
+    from concord.benchmarks.stamps import write_stamp
 
     for name, reason in left.items():
         typer.echo(f"{name}: {reason}", err=True)
     if not runs and left:
         if mark is not None:
-            write_mark(mark, [], manifest, left)
+            write_stamp(mark, [], manifest, left)
         return
     if not runs:
         raise ConcordError("nothing to do: no row of these suites is made by the methods named (see `concord list`)")
     if mark is not None:
-        write_mark(mark, runs, manifest, left)
+        write_stamp(mark, runs, manifest, left)
     conclude(runs, made, scored)
     tell_seconds(sessions)

@@ -51,7 +51,7 @@ def table(
 
       concord table amdm-table-1 --format csv
     """  # fmt: skip
-    from concord.benchmarks.planner import Options
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
     from concord.reports.tables.export import render

@@ -88,7 +88,7 @@ def _workbench(
     folders = settings.datasets[suite.dataset]
     if folders.reference is None:
         raise ConcordError(f"params.yaml: profile '{profile}' names no 'reference' for dataset '{suite.dataset}'")
-    from concord.benchmarks.planner import make_request_set
+    from concord.benchmarks.plan.requests import make_request_set
     from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.run.score import Reference
     from concord.benchmarks.settings import ROOT

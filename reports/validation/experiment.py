@@ -124,7 +124,8 @@ class _Maker:
     """Makes and scores images of the embedded profile, as the runner does."""
 
     def __init__(self, setting: Setting) -> None:
-        from concord.benchmarks.planner import Options, open_items
+        from concord.benchmarks.plan.requests import Options
+        from concord.benchmarks.planner import open_items
         from concord.benchmarks.settings import load_settings
         from concord.benchmarks.suite import read_suite
         from concord.data.device import resolve_device
@@ -140,7 +141,7 @@ class _Maker:
         """One seed set of a variant, written to `path`; returns the seconds that it took."""
         import time
 
-        from concord.benchmarks.planner import make_request_set
+        from concord.benchmarks.plan.requests import make_request_set
         from concord.benchmarks.run.score import to_float
         from concord.data.files import atomic_path
         from concord.methods.base import make_method

@@ -22,9 +22,10 @@ import toy_world
 
 from concord.benchmarks.external import command
 from concord.benchmarks.external.method import external_runs, load_external
-from concord.benchmarks.planner import RunPlan, make_request_set
+from concord.benchmarks.image_sources import open_image_source
+from concord.benchmarks.plan.requests import make_request_set
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.run.generate import generate_run, is_current
-from concord.benchmarks.run.image_source import open_maker
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import read_suite
 from concord.data.datasets.faces.dataset import open_faces
@@ -68,7 +69,7 @@ def planned(yaml: Path, tree: Path, n: int = N) -> RunPlan:
 
 
 def generate(run: RunPlan) -> None:
-    generate_run(run, partial(open_maker, run), 64)
+    generate_run(run, partial(open_image_source, run), 64)
 
 
 def calls(yaml: Path) -> list[str]:

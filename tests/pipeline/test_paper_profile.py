@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from concord.benchmarks.cost import evaluations
-from concord.benchmarks.generators import open_paper_maker
-from concord.benchmarks.planner import Options, RunPlan, make_plan
+from concord.benchmarks.image_sources import open_paper_source
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import RunPlan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
@@ -77,7 +79,7 @@ def test_every_row_runs_on_the_papers_networks(
     files: dict[str, Any], tree: Path, tmp_path: Path, suite: str, row: str
 ) -> None:
     run = planned(suite, row, tree, tmp_path, **({"aggregation_steps": 1} if row == "amdm" else {}))
-    generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+    generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
     facts = Run(run.path).manifest
     ((_, image),) = Run(run.path).images()
     assert image.shape == (paper_world.SIZE, paper_world.SIZE, 3)
@@ -109,7 +111,7 @@ def test_guides_change_the_image_and_name_their_weights(files: dict[str, Any], t
     led = planned("identity-landmarks", "freedom", tree, tmp_path / "b")
     images = []
     for run in (free, led):
-        generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+        generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
         images.append(next(Run(run.path).images())[1].astype(int))
         weights = set(Run(run.path).manifest["weights"])
     assert np.abs(images[0] - images[1]).max() > 0
@@ -122,7 +124,7 @@ def test_bf16_is_another_run_near_the_first(files: dict[str, Any], tree: Path, t
     assert half.key != exact.key
     images = []
     for run in (exact, half):
-        generate_run(run, partial(open_paper_maker, run, "cpu", files), 1)
+        generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
         images.append(next(Run(run.path).images())[1].astype(int))
     assert Run(half.path).manifest["dtype"] == "bfloat16"
     assert 0 < np.abs(images[0] - images[1]).mean() < 16

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import toy_world
 
-from concord.benchmarks.generators import open_any
-from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.image_sources import open_image_source
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import Plan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run, is_current, run_status
 from concord.benchmarks.run.workers import generate_with_workers, resolve_devices
 from concord.benchmarks.settings import load_settings
@@ -41,10 +43,10 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_two_workers_make_the_images_of_one(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> None:
     alone, shared = (planned(tree, toy_suite, tmp_path / name).run("toy") for name in ("alone", "shared"))
     assert alone.key == shared.key
-    generate_run(alone, lambda: open_any(alone, "cpu"), 32, GRID)
+    generate_run(alone, lambda: open_image_source(alone, "cpu"), 32, GRID)
     told: list[tuple[int, int]] = []
     outcome = generate_with_workers(shared, ["cpu", "cpu"], 32, GRID, lambda done, of: told.append((done, of)))
-    assert outcome.made
+    assert outcome.ran
     assert contents(alone.path) == contents(shared.path)
     assert len(contents(shared.path)) == 3
     assert told[-1] == (140, 140)
@@ -56,7 +58,7 @@ def test_two_workers_make_the_images_of_one(toy: str, toy_suite: Path, tree: Pat
     assert trace is not None
     assert other is not None
     assert (trace["influence"] == other["influence"]).all()
-    assert not generate_with_workers(shared, ["cpu", "cpu"], 32, GRID).made
+    assert not generate_with_workers(shared, ["cpu", "cpu"], 32, GRID).ran
 
 
 def test_a_worker_that_dies_is_named_and_the_others_shards_stay(
@@ -85,7 +87,7 @@ def test_a_worker_that_dies_is_named_and_the_others_shards_stay(
     monkeypatch.undo()
     generate_with_workers(run, ["cpu", "cpu"], 32, GRID)  # one shard is left: no worker is started for it
     other = planned(tree, toy_suite, tmp_path / "other").run("toy")
-    generate_run(other, lambda: open_any(other, "cpu"), 32, GRID)
+    generate_run(other, lambda: open_image_source(other, "cpu"), 32, GRID)
     assert contents(run.path) == contents(other.path)
 
 

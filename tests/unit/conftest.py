@@ -14,7 +14,7 @@ import toy_world
 from PIL import Image
 
 if TYPE_CHECKING:
-    from concord.benchmarks.planner import Plan
+    from concord.benchmarks.plan.runs import Plan
 
 SIDE = 16  # of a mask; pictures have twice that
 
@@ -79,7 +79,8 @@ def suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
     """Call it for the plan of the toy suite; options replace or follow."""
-    from concord.benchmarks.planner import Options, make_plan
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.planner import make_plan
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.suite import load_suite, read_suite
 
@@ -93,7 +94,7 @@ def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture
 def answered(planned: Callable[..., Plan], suite: Path, tmp_path: Path) -> Path:
     """An export of `planned` with all of its images."""
-    from concord.benchmarks.external.method import export_suite
+    from concord.benchmarks.external.transfer import export_suite
 
     folder = tmp_path / "exchange"
     export_suite(planned(), folder, str(suite))

@@ -17,8 +17,9 @@ import toy_world
 from PIL import Image
 
 from concord.benchmarks.external import exchange
-from concord.benchmarks.external.method import check_free, export_suite, import_folder
-from concord.benchmarks.planner import Plan
+from concord.benchmarks.external.method import check_free
+from concord.benchmarks.external.transfer import export_suite, import_folder
+from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.run.generate import is_current
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import read_suite, related_suites

@@ -14,14 +14,11 @@ import outside
 import pytest
 import toy_world
 
-from concord.benchmarks.external.method import (
-    Spec,
-    export_suite,
-    external_runs,
-    import_folder,
-    load_external,
-)
-from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.external.method import Spec, external_runs, load_external
+from concord.benchmarks.external.transfer import export_suite, import_folder
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import Plan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import is_current, run_status
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import load_suite, read_suite, related_suites

@@ -12,7 +12,9 @@ import pytest
 import toy_layouts
 
 from concord.benchmarks.dvc import _stages
-from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import Plan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run
 from concord.benchmarks.session import Session
 from concord.benchmarks.settings import Settings, load_settings
@@ -195,7 +197,7 @@ def test_runs_say_their_levels_and_are_up_to_date(done: Plan) -> None:
     for run in done.runs:
         stored = Run(run.path)
         assert [request["level"] for request in stored.manifest["requests"]] == [2 + k % 5 for k in range(N)]
-        assert not generate_run(run, lambda: pytest.fail("made again"), 8).made
+        assert not generate_run(run, lambda: pytest.fail("made again"), 8).ran
     truth = dict(Run(done.run("ground-truth").path).images())
     for request in done.requests.requests[:3]:
         assert np.array_equal(truth[request.id], request.item.image(64))

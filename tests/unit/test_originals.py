@@ -10,7 +10,9 @@ import pytest
 import toy_world
 
 from concord.benchmarks.dvc import NOTHING, make_matrix
-from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import Plan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.session import Session
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run, Store

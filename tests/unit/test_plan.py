@@ -15,15 +15,10 @@ from hypothesis import strategies as st
 
 import concord.data.checkpoints
 from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
+from concord.benchmarks.plan.requests import Options, PlannedRequest, make_request_set
+from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.plan.sources import source_hash, weights_current
-from concord.benchmarks.planner import (
-    Options,
-    Plan,
-    PlannedRequest,
-    make_plan,
-    make_request_set,
-    results_root,
-)
+from concord.benchmarks.planner import make_plan, results_root
 from concord.benchmarks.run.image_source import derangement
 from concord.benchmarks.settings import Settings, load_settings
 from concord.benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites

@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy_world
 
-from concord.benchmarks.planner import make_request_set
+from concord.benchmarks.plan.requests import make_request_set
 from concord.benchmarks.restoration import GREY, known_pixels, masked_image
 from concord.benchmarks.suite import read_suite
 from concord.data.datasets.faces.dataset import open_faces

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import toy_world
 
-from concord.benchmarks.planner import Options, Plan, make_plan
+from concord.benchmarks.image_sources import open_image_source
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.plan.runs import Plan
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run, is_current, run_status
-from concord.benchmarks.run.image_source import Made, Maker, open_maker
+from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.run import Run
@@ -40,7 +43,7 @@ def plan(toy: str, toy_suite: Path, large_tree: Path, tmp_path: Path) -> Plan:
 
 def generate(plan: Plan, row: str = "toy", batch_size: int = 32, **changes: object) -> Run:
     run = replace(plan.run(row), **changes)  # type: ignore[arg-type]
-    generate_run(run, partial(open_maker, run, "cpu"), batch_size, GRID)
+    generate_run(run, partial(open_image_source, run, "cpu"), batch_size, GRID)
     return Run(run.path)
 
 
@@ -52,12 +55,12 @@ class Stop(Exception):
     """Stands for whatever ends a process."""
 
 
-def stop_after(maker: Maker, batches: int) -> Maker:
+def stop_after(maker: ImageSource, batches: int) -> ImageSource:
     """The maker, made to fail at its (batches + 1)-th batch."""
-    real: Callable[..., Made] = maker.make
+    real: Callable[..., GeneratedBatch] = maker.make
     left = iter(range(batches))
 
-    def make(prepared: object, tell: bool) -> Made:
+    def make(prepared: object, tell: bool) -> GeneratedBatch:
         if next(left, None) is None:
             raise Stop
         return real(prepared, tell)
@@ -69,7 +72,7 @@ def stop_after(maker: Maker, batches: int) -> Maker:
 def interrupt(plan: Plan, batches: int, row: str = "toy", batch_size: int = 32) -> None:
     run = plan.run(row)
     with pytest.raises(Stop):
-        generate_run(run, lambda: stop_after(open_maker(run, "cpu"), batches), batch_size, GRID)
+        generate_run(run, lambda: stop_after(open_image_source(run, "cpu"), batches), batch_size, GRID)
 
 
 # ------------------------------------------------------------------------------------------------------- what is made
@@ -131,12 +134,12 @@ def test_reference_rows(plan: Plan) -> None:
 def test_maker_that_gives_the_wrong_size_is_named(plan: Plan) -> None:
     run = plan.run("toy")
 
-    class Tiny(Maker):
+    class Tiny(ImageSource):
         def prepare(self, batch):  # type: ignore[no-untyped-def]
             return len(batch)
 
         def make(self, prepared, tell):  # type: ignore[no-untyped-def]
-            return Made(np.zeros((prepared, 8, 8, 3), np.uint8))
+            return GeneratedBatch(np.zeros((prepared, 8, 8, 3), np.uint8))
 
     with pytest.raises(ConcordError, match=r"row 'toy', request 0-0: images of shape \(32, 8, 8, 3\)"):
         generate_run(run, Tiny, 32)
@@ -150,7 +153,7 @@ def test_finished_run_is_left_alone(plan: Plan) -> None:
     run = generate(plan)
     written = (run.path / "run.json").stat().st_mtime_ns
     outcome = generate_run(plan.run("toy"), lambda: pytest.fail("nothing was missing"), 32, GRID)
-    assert not outcome.made
+    assert not outcome.ran
     assert (run.path / "run.json").stat().st_mtime_ns == written
 
 
@@ -207,7 +210,7 @@ def test_changed_run_is_made_again(plan: Plan) -> None:
     changed = replace(plan.run("toy"), params={**plan.run("toy").params, "steps": 3})
     changed = replace(changed, row=changed.row.model_copy(update={"params": {"steps": 3}}))
     assert run_status(changed, GRID).state == "changed"
-    generate_run(changed, partial(open_maker, changed, "cpu"), 32, GRID)
+    generate_run(changed, partial(open_image_source, changed, "cpu"), 32, GRID)
     assert hashes(Run(run.path)) != old
     assert not Run(run.path).scored, "old scores must not stand beside new images"
 
@@ -216,9 +219,9 @@ def test_old_run_stays_until_the_first_new_shard_is_ready(plan: Plan) -> None:
     old = hashes(generate(plan))
     changed = replace(plan.run("toy"), profile="paper")
     with pytest.raises(ConcordError, match="only 'embedded'"):
-        generate_run(changed, partial(open_maker, changed, "cpu"), 32, GRID)
+        generate_run(changed, partial(open_image_source, changed, "cpu"), 32, GRID)
     with pytest.raises(Stop):
-        generate_run(changed, lambda: stop_after(open_maker(plan.run("toy"), "cpu"), 1), 32, GRID)
+        generate_run(changed, lambda: stop_after(open_image_source(plan.run("toy"), "cpu"), 1), 32, GRID)
     assert is_current(plan.run("toy"), GRID)
     assert hashes(Run(plan.run("toy").path)) == old
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import toy_world
 
-from concord.benchmarks.planner import Options, make_plan
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.session import Session
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run

@@ -12,7 +12,8 @@ import toy_world
 from fake_store import make_suite
 from pydantic import BaseModel
 
-from concord.benchmarks.planner import Options, make_plan, make_request_set, row_with
+from concord.benchmarks.plan.requests import Options, make_request_set
+from concord.benchmarks.planner import make_plan, row_with
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
 from concord.benchmarks.tune import Workbench, best, objective, progress_made, rows_to_tune, search, strangeness

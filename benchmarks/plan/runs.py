@@ -1,0 +1,101 @@
+"""A suite's runs: one row over one request set each, with the key that says whether it is made.
+
+The key is a SHA-256 over everything that can change a run's images: code, parameters, conditions, request ids and
+seeds, data. (The device is recorded, not keyed; weights join with the hashes that each shard recorded.) A finished run
+with the plan's key is up to date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from concord.benchmarks.plan.requests import Options, RequestSet
+from concord.benchmarks.plan.sources import source_hash
+from concord.benchmarks.settings import Profile
+from concord.benchmarks.suite import REFERENCES, Row, Suite
+from concord.data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from concord.benchmarks.external.method import External
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One row of one request set: what to make, where it goes, and the key that says whether it is made."""
+
+    profile: str
+    requests: RequestSet
+    row: Row
+    conditions: tuple[str, ...]  # what the row's method is given
+    params: dict[str, Any]  # resolved, defaults included
+    source: tuple[Path, ...]
+    path: Path
+    external: External | None = None  # of a method that lives outside (benchmarks/external/method.py)
+    generator: str | None = None  # whose models a method draws from, where the profile has several
+    dtype: str = "fp32"
+    unread: frozenset[Path] = frozenset()  # of `source`: files that cannot change its images
+
+    @property
+    def is_reference(self) -> bool:
+        return self.row.name in REFERENCES
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256, 64 hex digits."""
+        facts = {
+            "profile": self.profile,
+            "image_size": self.requests.image_size,
+            "row": self.row.name if self.is_reference else self.row.method,
+            "params": self.params,
+            "conditions": self.conditions,
+            "source": source_hash(self.source, self.unread),
+            "data": self.requests.fingerprint,
+            "requests": [(request.id, request.seed) for request in self.requests.requests],
+        }
+        if self.requests.patches is not None:
+            facts["patches"] = self.requests.patches
+        if self.external is not None:
+            facts["external"] = self.external.digest
+        if self.generator is not None:
+            facts |= {"generator": self.generator, "dtype": self.dtype}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that one suite asks for."""
+
+    suite: Suite
+    related: tuple[Suite, ...]  # the suites that share the runs, this one among them
+    options: Options
+    settings: Profile
+    root: Path  # where the runs of this plan lie: results/<profile>, or a variant below it
+    requests: RequestSet
+    runs: tuple[RunPlan, ...]
+    skipped: dict[str, str]  # reference row, or row of an external method -> why it is left out
+
+    def run(self, row: str) -> RunPlan:
+        for run in self.runs:
+            if run.row.name == row:
+                return run
+        self.suite.row(row)  # raises for a name that the suite does not know
+        raise ConcordError(f"row '{row}' of suite '{self.suite.name}' is planned, not built yet: nothing to generate")
+
+    def select(self, rows: Sequence[str] | None) -> list[RunPlan]:
+        """The runs of the named rows (or methods), all of them for None; ConcordError for an unknown name."""
+        if rows is None:
+            return list(self.runs)
+        known = {run.row.name for run in self.runs} | {run.row.method for run in self.runs if run.row.method}
+        for name in rows:
+            if name in self.skipped:
+                raise ConcordError(f"suite '{self.suite.name}': row '{name}' cannot be made: {self.skipped[name]}")
+            if name not in known:
+                listed = ", ".join(sorted(known))
+                raise ConcordError(f"suite '{self.suite.name}' has no row or method '{name}': expected one of {listed}")
+        return [run for run in self.runs if run.row.name in rows or run.row.method in rows or run.is_reference]
