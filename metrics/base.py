@@ -2,8 +2,7 @@
 
 A *sample metric* gives one value and one status for every image; a detector that finds nothing is a counted failure
 with the metric's worst value, never a dropped row. A *set metric* (FID, KID) compares two sets of feature vectors.
-Both read an `Observation`: a batch of decoded images with everything that the perception networks say about it,
-computed once and shared by all metrics.
+Both read an `Observation`: a batch of decoded images, of which what several metrics need is computed once.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -25,13 +24,10 @@ from concord.data.request import Conditions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from concord.metrics.layout.instances import Instance
     from concord.metrics.networks.perception import Perception
 
 OK = "ok"
-CONFUSION = "confusion"  # kinds of features that are counted, not a network's: of the parse,
-DRAWN_CONFUSION = "drawn-confusion"  # and of a picture that is a mask itself
-COUNTED = (CONFUSION, DRAWN_CONFUSION)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,14 @@ class Score:
 
 
 class Observation:
-    """A batch of images and what the networks see in them, each computed on first use and kept.
+    """A batch of images, what they were asked to agree with, and the networks that look at them.
+
+    What several metrics need of it (the parse, embeddings, ...) is a function of the family that owns it, and computed
+    once: `observation.memo(parsed_labels)`.
 
     images: float32 (B, 3, H, W) RGB in [0, 1].
     conditions: one per image: what the image was asked to agree with.
-    originals: float32 like images: the picture that each condition was taken from; None where there are none.
+    originals: float32 like images: the image that each condition was taken from; None where there are none.
     kinds: the kinds of features that will be asked for, so that one pass of a network can give several of them.
     """
 
@@ -62,127 +61,28 @@ class Observation:
         self.images, self.conditions, self.perception = images, list(conditions), perception
         self.originals, self.kinds = originals, tuple(kinds)
         self._features: dict[str, np.ndarray] = {}
+        self._steps: dict[Callable[[Observation], object], object] = {}
 
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """Parsed classes, int64 (B, H, W), CelebAMask-HQ order."""
-        return self.perception.labels(self.images).cpu().numpy()
+    def memo(self, step: Callable[[Observation], T]) -> T:
+        """`step(self)`, computed when it is first asked for and then kept."""
+        if step not in self._steps:
+            self._steps[step] = step(self)
+        return cast(T, self._steps[step])  # what this very step returned
 
     def features(self, kind: str = "pool") -> np.ndarray:
-        """Features of one kind for the set metrics, float32 (B, D); the kinds announced come from one pass.
-
-        'confusion' is no network's: the confusion matrix of each image's mask and parse, (B, 361). 'drawn-confusion':
-        of its mask and the classes whose colours the image is drawn in.
-        """
-        if kind in COUNTED:
-            return self.confusions if kind == CONFUSION else self.drawn_confusions
+        """A network's features for the set metrics, float32 (B, D); the kinds announced come from one pass."""
         if kind not in self._features:
-            announced = [k for k in self.kinds if k not in COUNTED]
-            wanted = [k for k in dict.fromkeys((kind, *announced)) if k not in self._features]
-            found = self.perception.features(self.images, wanted)
-            self._features.update({k: v.float().cpu().numpy() for k, v in found.items()})
+            missing = [k for k in dict.fromkeys((kind, *self.kinds)) if k not in self._features]
+            views = self.perception.features(self.images, missing)
+            self._features.update({k: v.float().cpu().numpy() for k, v in views.items()})
         return self._features[kind]
 
-    @cached_property
-    def image_embedding(self) -> Tensor:
-        """Unit vectors (B, E) of the image encoder."""
-        return self.perception.embed_images(self.images)
 
-    @cached_property
-    def text_embedding(self) -> Tensor:
-        """Unit vectors (B, E) of each condition's caption."""
-        return self.perception.embed_texts([c.text or "" for c in self.conditions])
-
-    @cached_property
-    def instances(self) -> list[list[Instance]]:
-        """What became of each instance of each image's layout, by the detector and the segmenter."""
-        from concord.metrics.layout.instances import evaluate_batch
-
-        return evaluate_batch(self)
-
-    @cached_property
-    def interactions(self) -> list[list[bool]]:
-        """Of each image's layout, whether each interaction is there, by the judge of interactions; [] for none."""
-        from concord.metrics.layout.instances import interactions_of_batch
-
-        return interactions_of_batch(self)
-
-    @cached_property
-    def confusions(self) -> np.ndarray:
-        """Confusion matrix of each condition's mask (rows) and its image's parse, float32 (B, 19 * 19) pixel counts."""
-        from concord.metrics.segmentation.masks import confusion_matrix, mask_pairs
-
-        matrices = [confusion_matrix(wanted, parsed).ravel() for wanted, parsed in mask_pairs(self)]
-        return np.stack(matrices).astype(np.float32)  # exact: a picture has fewer than 2^24 pixels
-
-    @cached_property
-    def drawn_confusions(self) -> np.ndarray:
-        """Confusion matrix of each condition's mask (rows) and the classes of its image's colours, as `confusions`."""
-        from concord.metrics.segmentation.masks import confusion_matrix, drawn_pairs
-
-        matrices = [confusion_matrix(wanted, drawn).ravel() for wanted, drawn in drawn_pairs(self)]
-        return np.stack(matrices).astype(np.float32)
-
-    @cached_property
-    def identities(self) -> tuple[Tensor, list[str]]:
-        """Unit vectors float32 (B, D) of the images' faces, and for each 'ok' or why it has none."""
-        return self.perception.embed_faces(self.images)
-
-    @cached_property
-    def wanted_identities(self) -> tuple[Tensor, list[str]]:
-        """Unit vectors (B, D) of the people whom the conditions show, by the same network; status of each."""
-        return embed_people(self.conditions, self.perception.embed_faces, self.identities[0])
-
-    @cached_property
-    def landmarks(self) -> tuple[Tensor, list[str]]:
-        """Landmarks of the images, float32 (B, 68, 2), x and y in pixels, and for each 'ok' or why it has none."""
-        return self.perception.landmarks(self.images)
-
-    @cached_property
-    def freedom(self) -> Any:
-        """The networks of FreeDoM's own distances: apart from the judges at the papers' scale, the judges elsewhere."""
-        return getattr(self.perception, "freedom", self.perception)
-
-
-def embed_people(
-    conditions: Sequence[Conditions], embed: Callable[[Tensor], tuple[Tensor, list[str]]], like: Tensor
-) -> tuple[Tensor, list[str]]:
-    """Unit vectors (B, D) of the conditions' identities, with statuses; pictures of one size are embedded together.
-
-    An identity is a picture uint8 (H, W, 3) RGB, or a vector (D,) of the network's own. like: vectors (B, D) of it.
-    """
-    import torch
-
-    vectors, statuses = torch.zeros(len(conditions), like.shape[1]), [OK] * len(conditions)
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for number, condition in enumerate(conditions):
-        identity, what = condition.identity, f"condition 'identity' of image {number} of the batch"
-        if identity is None:
-            raise ConcordError(f"image {number} of the batch has no condition 'identity' to score against")
-        if identity.ndim == 1 and np.issubdtype(identity.dtype, np.floating):
-            if identity.shape != like.shape[1:] or not np.isfinite(identity).all() or not np.any(identity):
-                expected = f"{like.shape[1]} finite numbers of the scoring network, not all 0"
-                raise ConcordError(f"{what} is a vector of {len(identity)}: expected {expected}, or a picture")
-            vector = torch.from_numpy(np.asarray(identity, np.float32))
-            vectors[number] = torch.nn.functional.normalize(vector, dim=0)
-        elif identity.ndim == 3 and identity.shape[2] == 3 and identity.dtype == np.uint8:
-            by_size.setdefault(identity.shape, []).append(number)
-        else:
-            given = f"shape {identity.shape} and type {identity.dtype}"
-            raise ConcordError(f"{what} has {given}: expected a picture uint8 (H, W, 3) RGB of the person")
-    for numbers in by_size.values():
-        pictures = torch.from_numpy(np.stack([conditions[number].identity for number in numbers]))  # type: ignore[misc]
-        found, reasons = embed(pictures.permute(0, 3, 1, 2).float().div(255).contiguous())
-        for number, vector, reason in zip(numbers, found.float().cpu(), reasons, strict=True):
-            vectors[number], statuses[number] = vector, reason
-    return vectors, statuses
-
-
-def joined(statuses: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+def merge_statuses(statuses: Sequence[str], others: Sequence[str], where: str) -> list[str]:
     """Statuses of images compared with something that can fail too: the image's own reason comes first."""
     return [
         own if own != OK or theirs == OK else f"{theirs} in the {where}"
-        for own, theirs in zip(statuses, wanted, strict=True)
+        for own, theirs in zip(statuses, others, strict=True)
     ]
 
 
@@ -261,8 +161,13 @@ class SetMetric(Metric):
     False, such as the Inception Score) is given an empty reference (0, D).
     """
 
-    features: ClassVar[str] = "pool"  # 'pool', 'logits', 'spatial', ...: what `Perception.features` calls it
+    features: ClassVar[str] = "pool"  # 'pool', 'logits', 'spatial', ...: the kind, which names the protocol
+    counted: ClassVar[bool] = False  # its features are counted in the images, by no feature network
     needs_reference: ClassVar[bool] = True
+
+    def observe(self, observation: Observation) -> np.ndarray:
+        """Features of each image, float32 (B, D); the same for all metrics of one kind."""
+        return observation.features(self.features)
 
     @abstractmethod
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
@@ -320,13 +225,11 @@ def register(metric: type[Metric]) -> type[Metric]:
 
 def all_metrics() -> dict[str, type[Metric]]:
     """Every metric of the families, by name; files are found by looking, no list is kept."""
-    from concord import metrics
-
-    for package in pkgutil.iter_modules(metrics.__path__):
-        if package.ispkg and package.name != "networks":  # families: distribution, face, ...
-            folder = importlib.import_module(f"concord.metrics.{package.name}")
-            for module in pkgutil.iter_modules(folder.__path__):
-                importlib.import_module(f"concord.metrics.{package.name}.{module.name}")
+    folder = Path(__file__).parent
+    for family in pkgutil.iter_modules([str(folder)]):
+        if family.ispkg and family.name != "networks":  # distribution, face, ...
+            for module in pkgutil.iter_modules([str(folder / family.name)]):
+                importlib.import_module(f"concord.metrics.{family.name}.{module.name}")
     return dict(sorted(_METRICS.items()))
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
-from concord.metrics.base import COUNTED, OK, Metric, Observation, SampleMetric, SetMetric, get_metric
+from concord.metrics.base import OK, Metric, Observation, SampleMetric, SetMetric, get_metric
 from concord.metrics.results import ALIASES, Evaluation, Result
 
 if TYPE_CHECKING:
@@ -225,12 +225,12 @@ class _Work:
     def run(self, order: Sequence[str]) -> Evaluation:
         kinds = self._kinds
         with self._measure("load"):
-            for kind in kinds:
-                self._network(kind)
+            for metric in self.sets:
+                self._network(metric)
         comparing = [metric for metric in self.sets if metric.needs_reference and self.reference is not None]
         compared = list(dict.fromkeys(metric.features for metric in comparing))
         with self._measure("reference"):
-            keys = {kind: self._key(kind) for kind in compared}
+            keys = {metric.features: self._key(metric) for metric in comparing}
             kept = {kind: self.cache.load(key) for kind, key in keys.items()}
         real = {kind: features for kind, features in kept.items() if features is not None}
         missing = [kind for kind in compared if kind not in real]
@@ -284,18 +284,19 @@ class _Work:
 
         return Perception.load(self.profile, "judge", resolve_device(self.device))
 
-    def _network(self, kind: str) -> str | None:
-        """SHA-256 of the weights that give a kind of features; None for what is counted, not looked at."""
-        if kind in COUNTED:
+    def _network(self, metric: SetMetric) -> str | None:
+        """SHA-256 of the weights that give a metric's features; None for what is counted, not looked at."""
+        if metric.counted:
             return None
-        name = self.perception.feature_network(kind)  # loads it, so that its hash is known
+        name = self.perception.feature_network(metric.features)  # loads it, so that its hash is known
         return self.perception.sha256[name]
 
-    def _key(self, kind: str) -> ReferenceKey:
+    def _key(self, metric: SetMetric) -> ReferenceKey:
         from concord.metrics.cache import ReferenceKey
 
         assert self.reference is not None
-        return ReferenceKey(self.reference.fingerprint, len(self.reference), kind, self._network(kind) or "")
+        network = self._network(metric) or ""
+        return ReferenceKey(self.reference.fingerprint, len(self.reference), metric.features, network)
 
     def _look(
         self, kinds: Sequence[str], beside: Sequence[str]
@@ -308,6 +309,8 @@ class _Work:
         features, theirs = _Table(n), _Table(n)
         if not self.samples and not kinds:
             return scores, {}, {}
+        by_kind = {metric.features: metric for metric in self.sets}
+        looked = [kind for kind, metric in by_kind.items() if not metric.counted]
         with self.bars("score") as progress:
             done = 0
             for batch in self._batches(self.images):
@@ -316,16 +319,16 @@ class _Work:
                     originals = None if places is None else self._originals(batch, places)
                 with self._measure("observe"):
                     observation = Observation(
-                        to_tensor(batch.images), self._conditions(batch.indices), self.perception, originals, kinds
+                        to_tensor(batch.images), self._conditions(batch.indices), self.perception, originals, looked
                     )
-                    for metric in self.samples:
-                        values, reasons = scores[metric.name]
-                        for index, score in zip(batch.indices.tolist(), metric.score(observation), strict=True):
+                    for sample in self.samples:
+                        values, reasons = scores[sample.name]
+                        for index, score in zip(batch.indices.tolist(), sample.score(observation), strict=True):
                             values[index] = score.value
                             if score.status != OK:
                                 reasons[index] = score.status
-                    for kind in kinds:
-                        features.put(kind, batch.indices, observation.features(kind))
+                    for kind, metric in by_kind.items():
+                        features.put(kind, batch.indices, metric.observe(observation))
                     if beside and originals is not None and places is not None:
                         for kind, found in self.perception.features(originals, list(beside)).items():
                             theirs.put(kind, places, found.float().cpu().numpy())
@@ -404,7 +407,7 @@ class _Work:
         n_reference = len(real) if real is not None and metric.needs_reference else None
         return Result(
             metric.name, metric.label, metric.unit, metric.higher_is_better, value, len(features), n_reference,
-            features=metric.features, network=self._network(metric.features), replicates=replicates,
+            features=metric.features, network=self._network(metric), replicates=replicates,
         )  # fmt: skip
 
     def _gaussian(self, metric: SetMetric) -> Any:

@@ -179,7 +179,8 @@ def _score(
         metrics = [get_metric(name) for name in names]
         samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
         sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
-        kinds = feature_kinds(sets)
+        by_kind = {metric.features: metric for metric in sets}
+        kinds, looked = list(by_kind), [kind for kind, metric in by_kind.items() if not metric.counted]
         compared = feature_kinds([metric for metric in sets if metric.needs_reference])
         real = reference.features(perception, compared) if reference else {}
     ids: list[str] = []
@@ -198,11 +199,11 @@ def _score(
                 originals = _partners(partners, batch_ids, beside)
             else:
                 originals = _originals(planned, run.requests.image_size) if paired and not itself else None
-            observation = Observation(to_float(images), conditions, perception, originals, kinds)
+            observation = Observation(to_float(images), conditions, perception, originals, looked)
         with clock.measure("observe"):
             rows += _sample_rows(run, samples, batch_ids, observation, itself)
-            for kind in kinds:
-                features[kind].append(observation.features(kind))
+            for kind, metric in by_kind.items():
+                features[kind].append(metric.observe(observation))
         ids += batch_ids
         if progress is not None:
             progress(len(ids), len(run.requests))

@@ -310,12 +310,13 @@ def success(images: Tensor, layouts: list[Layout]) -> dict[str, float]:
     interactions that are seen between the right pair.
     """
     from concord.metrics.base import Observation
+    from concord.metrics.layout.instances import observed_instances, observed_interactions
     from concord.metrics.networks.perception import Perception
 
     judge = Perception.load("embedded", "judge", images.device)
     seen = Observation(images.clamp(0, 1), [Conditions(layout=layout) for layout in layouts], judge)
-    found = [one for instances in seen.instances for one in instances]
-    related = [right for rights in seen.interactions for right in rights]
+    found = [one for instances in seen.memo(observed_instances) for one in instances]
+    related = [right for rights in seen.memo(observed_interactions) for right in rights]
     return {
         "placed": round(float(np.mean([one.located for one in found])), 4),
         "placed_and_coloured": round(float(np.mean([one.success for one in found])), 4),

@@ -9,7 +9,8 @@ shows none, which then fails alike for every method. Z-Magic prints another dist
 
 from __future__ import annotations
 
-from concord.metrics.base import Observation, SampleMetric, Score, joined, register
+from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
+from concord.metrics.face.identities import identities, target_identities
 from concord.metrics.text.text_distance import cosine_distance
 
 
@@ -27,7 +28,7 @@ class IdentityDistance(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        found, statuses = observation.identities
-        wanted, wanted_statuses = observation.wanted_identities
-        distance = cosine_distance(found.cpu().double(), wanted.double()).tolist()
-        return self.scores(distance, "embedding not finite", joined(statuses, wanted_statuses, "condition"))
+        vectors, statuses = observation.memo(identities)
+        targets, target_statuses = observation.memo(target_identities)
+        distance = cosine_distance(vectors.cpu().double(), targets.double()).tolist()
+        return self.scores(distance, "embedding not finite", merge_statuses(statuses, target_statuses, "condition"))

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from concord.metrics.base import Observation, SampleMetric, Score, embed_people, joined, register
+from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
+from concord.metrics.face.identities import embed_identities, identities, target_identities
+from concord.metrics.networks.guides import guide_networks
 from concord.metrics.text.text_feature_distance import feature_distance
 
 if TYPE_CHECKING:
@@ -36,16 +38,17 @@ class IdentityL2(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        networks = observation.freedom
+        networks = guide_networks(observation.perception)
         if networks is observation.perception:
-            (found, statuses), (wanted, wanted_statuses) = observation.identities, observation.wanted_identities
+            vectors, statuses = observation.memo(identities)
+            targets, target_statuses = observation.memo(target_identities)
         else:
-            found, statuses = networks.embed_faces(observation.images)
-            wanted, wanted_statuses = embed_people(observation.conditions, networks.embed_faces, found)
-        distance = identity_l2(found.cpu().double(), wanted.double()).tolist()
-        return self.scores(distance, "embedding not finite", joined(statuses, wanted_statuses, "condition"))
+            vectors, statuses = networks.embed_faces(observation.images)
+            targets, target_statuses = embed_identities(observation.conditions, networks.embed_faces, vectors)
+        distance = identity_l2(vectors.cpu().double(), targets.double()).tolist()
+        return self.scores(distance, "embedding not finite", merge_statuses(statuses, target_statuses, "condition"))
 
 
-def identity_l2(found: Tensor, wanted: Tensor) -> Tensor:
+def identity_l2(first: Tensor, second: Tensor) -> Tensor:
     """(B, D), (B, D) unit vectors -> (B,) in [0, 2]; each sample by itself, differentiable."""
-    return feature_distance(found, wanted)
+    return feature_distance(first, second)

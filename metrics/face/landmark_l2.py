@@ -15,8 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.data.errors import ConcordError
-from concord.metrics.base import Observation, SampleMetric, Score, joined, register
-from concord.metrics.face.landmarks import Square, face_square, wanted_landmarks
+from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
+from concord.metrics.face.landmarks import predicted_landmarks, target_landmarks
+from concord.metrics.face.square import Square, face_square
+from concord.metrics.networks.guides import guide_networks
 from concord.metrics.text.text_feature_distance import feature_distance
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @register
 class LandmarkL2(SampleMetric):
-    """L2 of landmark vectors in the square of the wanted face, image against original."""
+    """L2 of landmark vectors in the square of the target face, image against original."""
 
     name = "landmark-l2"
     label = "Landmark distance (L2)"
@@ -40,18 +42,18 @@ class LandmarkL2(SampleMetric):
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
         assert observation.originals is not None
-        squares = [face_square(points) for points in wanted_landmarks(observation)]
+        squares = [face_square(points) for points in target_landmarks(observation)]
         for number, square in enumerate(squares):
             check_square(square, observation.images.shape[3], observation.images.shape[2], number)
-        found, statuses = _vectors(observation, observation.images, squares)
-        wanted, wanted_statuses = _vectors(observation, observation.originals, squares)
-        distance = landmark_l2(found.cpu().double(), wanted.cpu().double()).tolist()
-        return self.scores(distance, "landmarks not finite", joined(statuses, wanted_statuses, "original"))
+        vectors, statuses = _vectors(observation, observation.images, squares)
+        targets, target_statuses = _vectors(observation, observation.originals, squares)
+        distance = landmark_l2(vectors.cpu().double(), targets.cpu().double()).tolist()
+        return self.scores(distance, "landmarks not finite", merge_statuses(statuses, target_statuses, "original"))
 
 
-def landmark_l2(found: Tensor, wanted: Tensor) -> Tensor:
+def landmark_l2(first: Tensor, second: Tensor) -> Tensor:
     """(B, 136), (B, 136) shares of a square -> (B,); each sample by itself, differentiable."""
-    return feature_distance(found, wanted)
+    return feature_distance(first, second)
 
 
 def landmark_vector(points: Tensor, squares: list[Square]) -> Tensor:
@@ -64,7 +66,7 @@ def landmark_vector(points: Tensor, squares: list[Square]) -> Tensor:
 
 
 def check_square(square: Square, width: int, height: int, number: int) -> None:
-    """Raise ConcordError where the wanted face does not lie in the picture."""
+    """Raise ConcordError where the target face does not lie in the image."""
     inside = (
         min(width, square.left + square.side) > max(0, square.left)
         and min(height, square.top + square.side) > max(0, square.top)
@@ -72,14 +74,15 @@ def check_square(square: Square, width: int, height: int, number: int) -> None:
     if square.side < 2 or not inside:
         raise ConcordError(
             f"condition 'landmarks' of image {number} of the batch spans the square {tuple(square)} (left, top, side), "
-            f"outside of a picture of {width}x{height}: expected pixels of the generated size"
+            f"outside of an image of {width}x{height}: expected pixels of the generated size"
         )
 
 
 def _vectors(observation: Observation, images: Tensor, squares: list[Square]) -> tuple[Tensor, list[str]]:
-    networks = observation.freedom
+    networks = guide_networks(observation.perception)
     if hasattr(networks, "landmark_vectors"):
-        found: tuple[Tensor, list[str]] = networks.landmark_vectors(images, squares)
-        return found
-    points, statuses = observation.landmarks if images is observation.images else networks.landmarks(images)
+        vectors: tuple[Tensor, list[str]] = networks.landmark_vectors(images, squares)
+        return vectors
+    own = images is observation.images
+    points, statuses = observation.memo(predicted_landmarks) if own else networks.landmarks(images)
     return landmark_vector(points, squares), [*statuses]

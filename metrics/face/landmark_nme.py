@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.face.landmarks import OUTER_EYE_CORNERS, wanted_landmarks
+from concord.metrics.face.landmarks import OUTER_EYE_CORNERS, predicted_landmarks, target_landmarks
 
 CELLS = 64  # of FAN's heatmap, each way
 BOX_SCALE, CROP_SCALE, UPWARDS = 195.0, 200.0, 0.12  # face-alignment's crop around a face box
@@ -38,17 +38,16 @@ class LandmarkNME(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        wanted = wanted_landmarks(observation)
-        found, statuses = observation.landmarks
-        values = 100 * nme(found.cpu().double().numpy(), wanted)
+        points, statuses = observation.memo(predicted_landmarks)
+        values = 100 * nme(points.cpu().double().numpy(), target_landmarks(observation))
         return self.scores(values.tolist(), "landmarks not finite", statuses)
 
 
-def nme(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def nme(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Normalised mean error (B,), as a share: landmarks (B, 68, 2), twice, of one unit."""
     first, second = OUTER_EYE_CORNERS
-    eyes = np.linalg.norm(wanted[:, first] - wanted[:, second], axis=-1)
-    return np.asarray(np.linalg.norm(found - wanted, axis=-1).mean(axis=-1) / eyes)
+    eyes = np.linalg.norm(target[:, first] - target[:, second], axis=-1)
+    return np.asarray(np.linalg.norm(points - target, axis=-1).mean(axis=-1) / eyes)
 
 
 def noise_floor(landmarks: np.ndarray, cells: int = CELLS) -> np.ndarray:

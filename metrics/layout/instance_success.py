@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.layout.instances import success_rate
+from concord.metrics.layout.instances import observed_instances, success_rate
 
 
 @register
@@ -21,4 +21,4 @@ class InstanceSuccess(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        return [Score(success_rate(instances)) for instances in observation.instances]
+        return [Score(success_rate(instances)) for instances in observation.memo(observed_instances)]

@@ -247,26 +247,25 @@ def mean_iou(instances: Sequence[Instance]) -> float:
     return 100 * sum(one.counted_iou for one in instances) / len(instances)
 
 
-def evaluate_batch(observation: Observation, size: int | None = None) -> list[list[Instance]]:
-    """`evaluate_layout` of every image of the batch with the networks of its perception (`Observation.instances`).
+def observed_instances(observation: Observation) -> list[list[Instance]]:
+    """`evaluate_layout` of every image of the batch by its detector and segmenter.
 
-    size: the side in pixels at which images are looked at; without it the detector's `side`, and the benchmark's 512
-    for a detector that has none.
+    Images are looked at with the detector's `side` in pixels, and the benchmark's 512 for a detector that has none.
     """
     detector, segmenter = (observation.perception.network(kind) for kind in ("detector", "segmenter"))
     if not isinstance(detector, Detector) or not isinstance(segmenter, Segmenter):
         raise TypeError(
             f"{type(detector).__name__} and {type(segmenter).__name__}: expected a Detector and a Segmenter"
         )
-    size = size or getattr(detector, "side", SIZE)
+    size = getattr(detector, "side", SIZE)
     return [
         evaluate_layout(image, layout, detector, segmenter, size)
         for image, layout in zip(_pixels(observation), _layouts(observation), strict=True)
     ]
 
 
-def interactions_of_batch(observation: Observation) -> list[list[bool]]:
-    """`evaluate_interactions` of every image of the batch (`Observation.interactions`); [] where none is asked for.
+def observed_interactions(observation: Observation) -> list[list[bool]]:
+    """`evaluate_interactions` of every image of the batch, by the judge of interactions; [] where none is asked for.
 
     The network is loaded only where a layout of the batch has an interaction.
     """
@@ -276,9 +275,10 @@ def interactions_of_batch(observation: Observation) -> list[list[bool]]:
     judge = observation.perception.network("interactions")
     if not isinstance(judge, InteractionJudge):
         raise TypeError(f"{type(judge).__name__}: expected an InteractionJudge")
+    observed = observation.memo(observed_instances)
     return [
         evaluate_interactions(image, layout, instances, judge)
-        for image, layout, instances in zip(_pixels(observation), layouts, observation.instances, strict=True)
+        for image, layout, instances in zip(_pixels(observation), layouts, observed, strict=True)
     ]
 
 

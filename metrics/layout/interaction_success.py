@@ -8,6 +8,7 @@ not in their boxes does not count, nor one in the other direction.
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.layout.instances import observed_interactions
 
 
 @register
@@ -27,4 +28,5 @@ class InteractionSuccess(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        return [Score(100 * sum(found) / len(found) if found else 100.0) for found in observation.interactions]
+        images = observation.memo(observed_interactions)
+        return [Score(100 * sum(present) / len(present) if present else 100.0) for present in images]

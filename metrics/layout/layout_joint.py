@@ -7,6 +7,7 @@ loses the colours, or the other way round, may lead the columns of the parts; th
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.layout.instances import observed_instances, observed_interactions
 
 
 @register
@@ -24,5 +25,5 @@ class LayoutJoint(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        pairs = zip(observation.instances, observation.interactions, strict=True)
-        return [Score(100.0 * (all(one.success for one in instances) and all(found))) for instances, found in pairs]
+        pairs = zip(observation.memo(observed_instances), observation.memo(observed_interactions), strict=True)
+        return [Score(100.0 * (all(one.success for one in instances) and all(present))) for instances, present in pairs]

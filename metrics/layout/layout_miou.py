@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.layout.instances import mean_iou
+from concord.metrics.layout.instances import mean_iou, observed_instances
 
 
 @register
@@ -21,4 +21,4 @@ class LayoutMIoU(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        return [Score(mean_iou(instances)) for instances in observation.instances]
+        return [Score(mean_iou(instances)) for instances in observation.memo(observed_instances)]

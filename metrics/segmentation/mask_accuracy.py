@@ -29,4 +29,4 @@ class MaskAccuracy(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        return [Score(100 * float((wanted == parsed).mean())) for wanted, parsed in mask_pairs(observation)]
+        return [Score(100 * float((target == parsed).mean())) for target, parsed in mask_pairs(observation)]

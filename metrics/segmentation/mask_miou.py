@@ -34,10 +34,10 @@ class MaskMIoU(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        return [Score(image_miou(wanted, parsed)) for wanted, parsed in mask_pairs(observation)]
+        return [Score(image_miou(target, parsed)) for target, parsed in mask_pairs(observation)]
 
 
-def image_miou(wanted: np.ndarray, parsed: np.ndarray) -> float:
-    """Of one image, in %: int64 (H, W) classes wanted and parsed."""
-    confusion = confusion_matrix(wanted, parsed)
+def image_miou(target: np.ndarray, parsed: np.ndarray) -> float:
+    """Of one image, in %: int64 (H, W) target and parsed classes."""
+    confusion = confusion_matrix(target, parsed)
     return float(100 * class_iou(confusion)[confusion.sum(axis=1) > 0].mean())

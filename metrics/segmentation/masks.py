@@ -7,14 +7,33 @@ both in the CelebAMask-HQ order; those of several images add up.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import numpy as np
 
 from concord.data.errors import ConcordError
-from concord.data.labels import CELEBAMASK_HQ, CLASSES, PALETTE, check_classes
-from concord.metrics.base import CONFUSION, Observation, SetMetric
+from concord.data.labels import CELEBAMASK_HQ, CLASSES, check_classes
+from concord.data.request import Conditions
+from concord.metrics.base import Observation, SetMetric
+
+CONFUSION = "confusion"
+
+
+def parsed_labels(observation: Observation) -> np.ndarray:
+    """Parsed classes, int64 (B, H, W), CelebAMask-HQ order."""
+    return observation.perception.labels(observation.images).cpu().numpy()
+
+
+def confusions(observation: Observation) -> np.ndarray:
+    """Confusion matrix of each condition's mask (rows) and its image's parse, float32 (B, 19 * 19) pixel counts."""
+    return confusion_rows(mask_pairs(observation))
+
+
+def confusion_rows(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Confusion matrices of pairs of class maps, float32 (B, 19 * 19) pixel counts."""
+    matrices = [confusion_matrix(target, classes).ravel() for target, classes in pairs]
+    return np.stack(matrices).astype(np.float32)  # exact: an image has fewer than 2^24 pixels
 
 
 def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -22,48 +41,36 @@ def mask_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarra
 
     Sizes must be equal: resizing labels moves their borders, and with them the score, so it is never done silently.
     """
-    for number, (conditions, parsed) in enumerate(zip(observation.conditions, observation.labels, strict=True)):
-        wanted = conditions.mask
-        if wanted is None:
-            raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
-        if wanted.shape != parsed.shape:
+    parsed_images = observation.memo(parsed_labels)
+    for number, (conditions, parsed) in enumerate(zip(observation.conditions, parsed_images, strict=True)):
+        target = target_mask(conditions, number)
+        if target.shape != parsed.shape:
             raise ConcordError(
-                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, the parse of its image "
-                f"{_size(parsed)}: read the masks at the image size (data/datasets/faces/dataset.py, nearest)"
+                f"condition 'mask' of image {number} of the batch is {size_of(target)} pixels, the parse of its image "
+                f"{size_of(parsed)}: read the masks at the image size (data/datasets/faces/dataset.py, nearest)"
             )
-        yield wanted, parsed
+        yield target, parsed
 
 
-def drawn_pairs(observation: Observation) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(condition's mask, classes whose colours the image is drawn in), int64 (H, W) each, image by image.
-
-    A pixel's class is that of the nearest colour of data/labels.py, in RGB: what was drawn in them comes back exactly.
-    """
-    colours = PALETTE.astype(np.float64)
-    for number, (conditions, image) in enumerate(zip(observation.conditions, observation.images, strict=True)):
-        wanted = conditions.mask
-        if wanted is None:
-            raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
-        if wanted.shape != tuple(image.shape[1:]):
-            raise ConcordError(
-                f"condition 'mask' of image {number} of the batch is {_size(wanted)} pixels, its picture of classes "
-                f"{image.shape[2]}x{image.shape[1]}: give both at one size"
-            )
-        pixels = image.permute(1, 2, 0).double().cpu().numpy() * 255
-        yield wanted, np.square(pixels[:, :, None] - colours).sum(-1).argmin(-1)
+def target_mask(conditions: Conditions, number: int) -> np.ndarray:
+    """The mask of image `number` of a batch, int64 (H, W); ConcordError where it has none."""
+    if conditions.mask is None:
+        raise ConcordError(f"image {number} of the batch has no condition 'mask' to score against")
+    return conditions.mask
 
 
-def _size(classes: np.ndarray) -> str:
+def size_of(classes: np.ndarray) -> str:
+    """'64x64' of a class map (64, 64)."""
     return "x".join(map(str, classes.shape))
 
 
-def confusion_matrix(wanted: np.ndarray, parsed: np.ndarray) -> np.ndarray:
+def confusion_matrix(target: np.ndarray, parsed: np.ndarray) -> np.ndarray:
     """Pixel counts int64 (19, 19) of two class maps of one shape."""
-    if wanted.shape != parsed.shape:
-        raise ValueError(f"class maps of shapes {wanted.shape} and {parsed.shape}: expected one shape")
-    check_classes(wanted, "condition 'mask'")
+    if target.shape != parsed.shape:
+        raise ValueError(f"class maps of shapes {target.shape} and {parsed.shape}: expected one shape")
+    check_classes(target, "condition 'mask'")
     check_classes(parsed, "the parse")
-    pairs = wanted.astype(np.int64) * CLASSES + parsed
+    pairs = target.astype(np.int64) * CLASSES + parsed
     return np.bincount(pairs.ravel(), minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
@@ -87,10 +94,10 @@ def set_miou(confusion: np.ndarray) -> float:
 
 
 def class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of each class's wanted pixels that the parse gives to it, float64 (19,); NaN for a class not wanted."""
-    wanted = confusion.sum(axis=1).astype(np.float64)
+    """Share of each class's target pixels that the parse gives to it, float64 (19,); NaN for a class without any."""
+    pixels = confusion.sum(axis=1).astype(np.float64)
     right = np.diagonal(confusion).astype(np.float64)
-    return np.divide(right, wanted, out=np.full(len(right), np.nan), where=wanted > 0)
+    return np.divide(right, pixels, out=np.full(len(right), np.nan), where=pixels > 0)
 
 
 def by_class(values: np.ndarray) -> dict[str, float]:
@@ -108,11 +115,16 @@ class ConfusionMetric(SetMetric):
     needs = frozenset({"mask"})
     networks: ClassVar[tuple[str, ...]] = ("parser",)
     features = CONFUSION
+    counted = True
     needs_reference = False
+
+    def observe(self, observation: Observation) -> np.ndarray:
+        """Confusion matrix of each image, float32 (B, 361)."""
+        return observation.memo(confusions)
 
     @abstractmethod
     def of(self, confusion: np.ndarray) -> float:
-        """The value of a summed confusion matrix, float64 (19, 19), row = wanted class."""
+        """The value of a summed confusion matrix, float64 (19, 19), row = target class."""
 
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         return self.of(_summed(generated))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.networks.guides import guide_networks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class SegmentationDistance(SampleMetric):
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
         assert observation.originals is not None
-        parse = observation.freedom.parse
+        parse = guide_networks(observation.perception).parse
         return self.scores(
             segmentation_distance(parse(observation.images), parse(observation.originals)).tolist(),
             "logits not finite",

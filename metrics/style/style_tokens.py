@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
 from concord.metrics.image.pairs import pillow_bilinear, style_references
+from concord.metrics.networks.guides import guide_networks
 
 WORST = 1e9  # no upper end of its own: what a failed measurement counts as
 
@@ -35,7 +36,7 @@ class StyleTokens(SampleMetric):
         from concord.metrics.networks.pretrained.clip_tokens import style_tokens
 
         self.require_conditions(observation)
-        clip = observation.freedom.network("text-image")
+        clip = guide_networks(observation.perception).network("text-image")
         with torch.inference_mode():
             found = style_tokens(clip, observation.images)  # first: it says so where the network has no tokens
             references, index = style_references(

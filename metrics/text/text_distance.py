@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.text.embeddings import image_embeddings, text_embeddings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ class TextDistance(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        distance = cosine_distance(observation.image_embedding.double(), observation.text_embedding.double())
+        image, text = observation.memo(image_embeddings), observation.memo(text_embeddings)
+        distance = cosine_distance(image.double(), text.double())
         return self.scores(distance.tolist(), "embedding not finite")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.networks.guides import guide_networks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class TextFeatureDistance(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        networks = observation.freedom
+        networks = guide_networks(observation.perception)
         image = networks.image_features(observation.images)
         text = networks.text_features([conditions.text or "" for conditions in observation.conditions])
         return self.scores(feature_distance(image.double(), text.double()).tolist(), "features not finite")

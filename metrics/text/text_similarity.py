@@ -10,6 +10,7 @@ trained on SynthFaces, whose cosines do not compare with CLIP's). Per image, not
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
+from concord.metrics.text.embeddings import image_embeddings, text_embeddings
 
 
 @register
@@ -29,10 +30,6 @@ class TextSimilarity(SampleMetric):
         import torch
 
         self.require_conditions(observation)
-        image, text = observation.image_embedding.double(), observation.text_embedding.double()  # (B, E) each
-        cosine = torch.nn.functional.cosine_similarity(image, text, dim=1).clamp(-1, 1)  # clamp: rounding only
-        found = torch.isfinite(cosine).tolist()
-        return [
-            Score(100 * value) if ok else self.failure("embedding not finite")
-            for value, ok in zip(cosine.tolist(), found, strict=True)
-        ]
+        image, text = observation.memo(image_embeddings), observation.memo(text_embeddings)  # (B, E) each
+        cosine = torch.nn.functional.cosine_similarity(image.double(), text.double(), dim=1)
+        return self.scores((100 * cosine.clamp(-1, 1)).tolist(), "embedding not finite")  # clamp: rounding only

@@ -27,7 +27,7 @@ from concord.data.request import Conditions
 from concord.metrics.base import OK, Score
 from concord.metrics.face.identity_l2 import IdentityL2
 from concord.metrics.face.landmark_l2 import LandmarkL2, landmark_l2
-from concord.metrics.face.landmarks import Square, face_square
+from concord.metrics.face.square import Square, face_square
 from concord.metrics.networks.pretrained.bisenet import MEAN, BiSeNet, BiSeNetParser, ResNet18, load_bisenet
 from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
 from concord.metrics.networks.pretrained.ir_se50 import IRSE50, FixedCropIdentity, load_ir_se50

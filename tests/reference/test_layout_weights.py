@@ -15,6 +15,7 @@ from concord.data.synthetic.scenes.scene import SPLITS, Scene, reference, scene
 from concord.methods.base import make_method
 from concord.methods.networks.bank import Bank
 from concord.metrics.base import Observation
+from concord.metrics.layout.instances import observed_instances, observed_interactions
 from concord.metrics.networks.perception import Perception
 from concord.metrics.style.ground_palette import GroundPalette
 
@@ -34,8 +35,8 @@ def shares(name: str, **params: Any) -> dict[str, float]:
     asked = [Request.make("weights", str(k), 0, Conditions(layout=one.layout)) for k, one in enumerate(scenes())]
     images = make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
     seen = Observation(images, [one.conditions for one in asked], Perception.load())
-    found = [one for instances in seen.instances for one in instances]
-    related = [right for rights in seen.interactions for right in rights]
+    found = [one for instances in seen.memo(observed_instances) for one in instances]
+    related = [right for rights in seen.memo(observed_interactions) for right in rights]
     return {
         "placed": float(np.mean([one.located for one in found])),
         "coloured": float(np.mean([one.success for one in found])),

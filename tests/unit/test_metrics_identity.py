@@ -98,8 +98,8 @@ def test_a_vector_of_the_network_stands_for_a_picture() -> None:
     ("identity", "message"),
     [
         (None, "scores against condition 'identity', which image 1"),
-        (np.zeros((8, 8), np.uint8), r"image 1 .* has shape \(8, 8\) and type uint8: expected a picture uint8"),
-        (np.zeros((8, 8, 3), np.float32), "type float32: expected a picture uint8"),
+        (np.zeros((8, 8), np.uint8), r"image 1 .* has shape \(8, 8\) and type uint8: expected an image uint8"),
+        (np.zeros((8, 8, 3), np.float32), "type float32: expected an image uint8"),
         (np.zeros(5, np.float32), "is a vector of 5: expected 48 finite numbers"),
         (np.zeros(48, np.float32), "not all 0"),
         (np.full(48, np.nan, np.float32), "48 finite numbers"),

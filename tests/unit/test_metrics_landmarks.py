@@ -14,7 +14,8 @@ from concord.data.request import Conditions
 from concord.metrics.base import OK, SampleMetric, Score
 from concord.metrics.face.landmark_l2 import LandmarkL2, landmark_l2, landmark_vector
 from concord.metrics.face.landmark_nme import LandmarkNME, crop_of, nme, noise_floor, quantised
-from concord.metrics.face.landmarks import Square, face_square, inter_ocular, square_of
+from concord.metrics.face.landmarks import inter_ocular
+from concord.metrics.face.square import Square, face_square, square_of
 
 BOTH = [LandmarkNME(), LandmarkL2()]
 
@@ -200,7 +201,7 @@ def test_unusable_landmarks_are_named(metric: SampleMetric, points: Any, message
 
 
 def test_a_face_outside_of_the_picture_is_named() -> None:
-    with pytest.raises(ConcordError, match="outside of a picture of 64x64: expected pixels of the generated size"):
+    with pytest.raises(ConcordError, match="outside of an image of 64x64: expected pixels of the generated size"):
         LandmarkL2().score(observe(pictures(1), wanted(1, FACE + 500), FaceSeer(), pictures(1)))
 
 

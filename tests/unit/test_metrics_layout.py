@@ -27,6 +27,8 @@ from concord.metrics.layout.instances import (
     has_colour,
     layout_table,
     mean_iou,
+    observed_instances,
+    observed_interactions,
     success_rate,
 )
 from concord.metrics.layout.interaction_success import InteractionSuccess
@@ -379,8 +381,8 @@ def test_metrics_share_one_look_and_do_not_depend_on_the_batch() -> None:
     assert judges.used == 3  # one category an image, looked for once for both metrics
     assert success == [Score(50.0, OK), Score(60.0, OK), Score(100.0, OK)]
     assert [score.value for score in miou] == pytest.approx([50, 60, 100], abs=1e-6)
-    assert success == [Score(success_rate(one)) for one in observation.instances]
-    assert miou == [Score(mean_iou(one)) for one in observation.instances]
+    assert success == [Score(success_rate(one)) for one in observation.memo(observed_instances)]
+    assert miou == [Score(mean_iou(one)) for one in observation.memo(observed_instances)]
     turned, _ = observe(layouts, wrong, [2, 0])
     assert InstanceSuccess().score(turned) == [success[2], success[0]]
 
@@ -468,6 +470,6 @@ def test_the_whole_layout_needs_all_of_it() -> None:
 
 def test_layouts_without_interactions_need_no_judge_of_them() -> None:
     observation, judges = observe([grid_layout(2)], [frozenset()], [0])
-    assert observation.interactions == [[]]
+    assert observation.memo(observed_interactions) == [[]]
     assert not hasattr(judges, "interactions")
     assert LayoutJoint().score(observation) == [Score(100.0, OK)]

@@ -10,7 +10,7 @@ from face_seer import FaceSeer, observe, pictures
 from concord.data.errors import ConcordError
 from concord.data.labels import BISENET, CELEBAMASK_HQ, CLASSES, celebamask_to_bisenet
 from concord.data.request import Conditions
-from concord.metrics.base import CONFUSION, OK, Observation, Score
+from concord.metrics.base import OK, Observation, Score
 from concord.metrics.segmentation.mask_accuracy import MaskAccuracy
 from concord.metrics.segmentation.mask_class_accuracy import MaskClassAccuracy
 from concord.metrics.segmentation.mask_class_iou import MaskClassIoU
@@ -21,6 +21,7 @@ from concord.metrics.segmentation.masks import (
     class_accuracy,
     class_iou,
     confusion_matrix,
+    confusions,
     set_miou,
 )
 from concord.metrics.segmentation.segmentation_distance import SegmentationDistance, segmentation_distance
@@ -37,7 +38,7 @@ class Parser:
         return torch.as_tensor(self.parsed)
 
     def features(self, images: torch.Tensor, kinds: list[str]) -> dict[str, torch.Tensor]:
-        assert CONFUSION not in kinds, "a count of pixels is no network's"
+        assert set(kinds) <= {"pool"}, "a count of pixels is no network's"
         return {kind: images.flatten(1) for kind in kinds}
 
 
@@ -50,7 +51,7 @@ def maps(n: int = 6, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
 def seen(wanted: np.ndarray, parsed: np.ndarray) -> Observation:
     images = torch.zeros(len(wanted), 3, *wanted.shape[1:])
     conditions = [Conditions(mask=mask) for mask in wanted]
-    return Observation(images, conditions, Parser(parsed), kinds=("pool", CONFUSION))  # type: ignore[arg-type]
+    return Observation(images, conditions, Parser(parsed), kinds=("pool",))  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------------------------------------- sums over a set
@@ -58,7 +59,7 @@ def seen(wanted: np.ndarray, parsed: np.ndarray) -> Observation:
 
 def test_set_metrics_are_plain_loops_over_all_pixels() -> None:
     wanted, parsed = maps()
-    counts = seen(wanted, parsed).features(CONFUSION)
+    counts = seen(wanted, parsed).memo(confusions)
     iou, accuracy = [], []
     for c in range(CLASSES):
         both = sum(int(w == c and p == c) for w, p in zip(wanted.ravel(), parsed.ravel(), strict=True))
@@ -78,15 +79,15 @@ def test_set_metrics_are_plain_loops_over_all_pixels() -> None:
 @pytest.mark.parametrize("metric", SETS, ids=lambda m: m.name)
 def test_right_is_one_and_wrong_is_zero(metric: ConfusionMetric) -> None:
     wanted, _ = maps()
-    assert metric.compute(seen(wanted, wanted).features(CONFUSION), NOTHING) == 1
-    assert metric.compute(seen(wanted, (wanted + 7) % CLASSES).features(CONFUSION), NOTHING) == 0
+    assert metric.compute(seen(wanted, wanted).memo(confusions), NOTHING) == 1
+    assert metric.compute(seen(wanted, (wanted + 7) % CLASSES).memo(confusions), NOTHING) == 0
 
 
 @pytest.mark.parametrize("metric", SETS, ids=lambda m: m.name)
 def test_order_and_batches_change_nothing_and_replicates_leave_groups_out(metric: ConfusionMetric) -> None:
     wanted, parsed = maps()
-    counts = seen(wanted, parsed).features(CONFUSION)
-    split = np.concatenate([seen(wanted[i : i + 2], parsed[i : i + 2]).features(CONFUSION) for i in (0, 2, 4)])
+    counts = seen(wanted, parsed).memo(confusions)
+    split = np.concatenate([seen(wanted[i : i + 2], parsed[i : i + 2]).memo(confusions) for i in (0, 2, 4)])
     assert (split == counts).all()
     value = metric.compute(counts, NOTHING)
     assert metric.compute(counts[::-1], NOTHING) == value
@@ -101,7 +102,7 @@ def test_order_and_batches_change_nothing_and_replicates_leave_groups_out(metric
 def test_counts_are_exact_at_any_picture_size() -> None:
     mask = np.zeros((1, 1024, 1024), int)
     mask[0, 0, 0] = 3
-    counts = seen(mask, mask).features(CONFUSION)
+    counts = seen(mask, mask).memo(confusions)
     assert counts.dtype == np.float32
     assert (counts[0, 0], counts[0, 3 * CLASSES + 3]) == (1024 * 1024 - 1, 1)
 
@@ -110,7 +111,7 @@ def test_other_kinds_still_come_from_the_networks() -> None:
     wanted, parsed = maps()
     observation = seen(wanted, parsed)
     assert observation.features("pool").shape == (6, 3 * 64)
-    assert observation.features(CONFUSION).shape == (6, CLASSES**2)
+    assert observation.memo(confusions).shape == (6, CLASSES**2)
 
 
 def test_classes_are_told_by_name() -> None:
@@ -145,8 +146,8 @@ def test_a_mask_in_the_wrong_order_does_not_score() -> None:
     assert [score.value for score in MaskAccuracy().score(seen(right, wrong))] == pytest.approx(100 * share)
     assert all(score.value < 30 for score in MaskMIoU().score(seen(right, wrong)))
     for metric in SETS:
-        assert metric.compute(seen(right, right).features(CONFUSION), NOTHING) == 1
-        assert metric.compute(seen(right, wrong).features(CONFUSION), NOTHING) == pytest.approx(len(same) / CLASSES)
+        assert metric.compute(seen(right, right).memo(confusions), NOTHING) == 1
+        assert metric.compute(seen(right, wrong).memo(confusions), NOTHING) == pytest.approx(len(same) / CLASSES)
 
 
 # ------------------------------------------------------------------------------------------------------ logit distance

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES, celebamask_to_bisenet
 from concord.data.request import Conditions
-from concord.metrics.base import DRAWN_CONFUSION, OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
+from concord.metrics.base import OK, Metric, Observation, SampleMetric, Score, all_metrics, get_metric
+from concord.metrics.segmentation.drawn_mask import DrawnMetric
 from concord.metrics.segmentation.mask_accuracy import MaskAccuracy
 from concord.metrics.segmentation.mask_miou import MaskMIoU, image_miou
 from concord.metrics.segmentation.masks import class_iou, confusion_matrix, set_miou
@@ -182,7 +183,7 @@ def test_facts_of_every_metric(metric: type[Metric]) -> None:
     assert metric.label
     assert metric.minimum_n >= 1
     # No network looks where pixels are compared (PSNR, SSIM) or the colours of a drawn mask are read.
-    assert metric.networks or metric.needs_originals or getattr(metric, "features", "") == DRAWN_CONFUSION
+    assert metric.networks or metric.needs_originals or issubclass(metric, DrawnMetric)
     if issubclass(metric, SampleMetric):
         failed = metric().failure("nothing found")
         worst = min(metric.bounds) if metric.higher_is_better else max(metric.bounds)

@@ -74,17 +74,17 @@ def test_unknown_kinds_are_named(cache: Path) -> None:
 
 
 def test_every_metrics_features_have_a_network() -> None:
-    from concord.metrics.base import COUNTED, SetMetric
+    from concord.metrics.base import SetMetric
     from concord.metrics.networks.pretrained.perception import _feature_network
 
-    kinds = {m.features for m in all_metrics().values() if issubclass(m, SetMetric)} - {*COUNTED}
+    kinds = {m.features for m in all_metrics().values() if issubclass(m, SetMetric) and not m.counted}
     assert {_feature_network(kind) for kind in kinds} == {"features", "features-legacy", "dinov2", "clip-l-336"}
 
 
 def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
     """benchmarks/generators.py names files from the plan alone; they are those that these classes then open."""
     from concord.benchmarks.generators import JUDGES, THROUGH_GUIDES, metric_needs
-    from concord.metrics.base import COUNTED, SetMetric
+    from concord.metrics.base import SetMetric
     from concord.metrics.networks.pretrained.perception import _feature_network
     from concord.reports.tables.protocol import FREEDOM
 
@@ -92,7 +92,7 @@ def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
     assert JUDGES["landmarks"] == (FILES["landmarks"], FILES["landmarks-detector"])
     for name, metric in all_metrics().items():
         assert set(metric.networks) - {"interactions"} <= set(JUDGES), name  # that one is of the drawn scenes alone
-        if issubclass(metric, SetMetric) and metric.features not in COUNTED:
+        if issubclass(metric, SetMetric) and not metric.counted:
             assert metric_needs([name]) == [FILES[_feature_network(metric.features)]], name
     assert {name: GUIDES[all_metrics()[name].networks[0]] for name in FREEDOM} == THROUGH_GUIDES
 

@@ -21,7 +21,8 @@ from concord.data.labels import CLASSES, PALETTE
 from concord.data.request import Conditions, Request
 from concord.methods.base import get_method, make_params
 from concord.methods.core.schedule import Schedule
-from concord.metrics.base import DRAWN_CONFUSION, Observation, get_metric
+from concord.metrics.base import Observation, get_metric
+from concord.metrics.segmentation.drawn_mask import drawn_confusions
 
 NOBODY: Any = SimpleNamespace()  # metrics that look through no network
 
@@ -176,7 +177,7 @@ def drawn(classes: np.ndarray, mask: np.ndarray) -> Observation:
 def test_drawn_masks_are_read_exactly() -> None:
     rng = np.random.default_rng(0)
     mask, classes = rng.integers(0, CLASSES, (2, 4, 12, 12))
-    counts = drawn(classes, mask).features(DRAWN_CONFUSION)
+    counts = drawn(classes, mask).memo(drawn_confusions)
     assert counts.shape == (4, CLASSES**2)
     confusion = np.zeros((CLASSES, CLASSES))
     np.add.at(confusion, (mask.ravel(), classes.ravel()), 1)
@@ -191,19 +192,19 @@ def test_drawn_masks_are_read_exactly() -> None:
     for name, value in want.items():
         metric: Any = get_metric(name)
         assert metric.compute(counts, nothing) == pytest.approx(value)
-        assert metric.compute(drawn(mask, mask).features(DRAWN_CONFUSION), nothing) == metric.bounds[1]
+        assert metric.compute(drawn(mask, mask).memo(drawn_confusions), nothing) == metric.bounds[1]
     near = drawn(classes, mask)
     near.images += 0.01 * torch.sign(torch.randn(near.images.shape, generator=torch.Generator().manual_seed(0)))
-    assert np.array_equal(near.features(DRAWN_CONFUSION), counts)  # colours are further apart than a few levels
+    assert np.array_equal(near.memo(drawn_confusions), counts)  # colours are further apart than a few levels
     assert math.isfinite(want["drawn-class-iou"])
 
 
 def test_a_drawn_mask_of_another_size_is_refused() -> None:
-    with pytest.raises(ConcordError, match="is 4x4 pixels, its picture of classes 12x12"):
-        drawn(np.zeros((1, 12, 12), int), np.zeros((1, 4, 4), int)).features(DRAWN_CONFUSION)
+    with pytest.raises(ConcordError, match="is 4x4 pixels, its image of classes 12x12"):
+        drawn(np.zeros((1, 12, 12), int), np.zeros((1, 4, 4), int)).memo(drawn_confusions)
     images = torch.zeros(1, 3, 4, 4)
     with pytest.raises(ConcordError, match="no condition 'mask'"):
-        Observation(images, [Conditions()], NOBODY).features(DRAWN_CONFUSION)
+        Observation(images, [Conditions()], NOBODY).memo(drawn_confusions)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown

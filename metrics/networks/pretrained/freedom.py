@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from concord.data.errors import ConcordError
 from concord.data.files import sha256_file
-from concord.metrics.face.landmarks import Square
+from concord.metrics.face.square import Square
 from concord.metrics.networks.pretrained.weights import weight_path
 
 FILES: dict[str, str] = {

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concord.metrics.face.landmarks import Square
+from concord.metrics.face.square import Square
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
 
 SIZE = 112
