@@ -36,11 +36,6 @@ NO_LOADER = {
     )
 }  # fmt: skip
 """Methods whose models are published in a form that nothing here reads -> what to do."""
-THROUGH_GUIDES = {
-    "segmentation-distance": "bisenet", "identity-l2": "ir-se50", "landmark-l2": "mobilefacenet",
-    "text-feature-distance": "clip-vit-b-16", "style-token-distance": "clip-vit-b-16",
-}  # fmt: skip
-"""Metrics that look through the networks that guide, as the papers' do."""
 JUDGES: dict[str, tuple[str, ...]] = {
     "features": ("inception-fidelity",), "features-legacy": ("inception-pytorch-fid",), "dinov2": ("dinov2-vit-l-14",),
     "clip-l-336": ("clip-vit-l-14-336",), "text-image": ("clip-vit-l-14",), "parser": ("parsenet",),
@@ -101,10 +96,13 @@ def metric_needs(names: Iterable[str]) -> list[str]:
 
     found: list[str] = []
     for name in names:
-        if name in THROUGH_GUIDES:
-            found.append(THROUGH_GUIDES[name])
-        elif name != JOINT_SUCCESS:
-            found += [file for kind in get_metric(name).networks for file in JUDGES.get(kind, ())]
+        if name == JOINT_SUCCESS:
+            continue
+        metric = get_metric(name)
+        if metric.through_guide:
+            found.append(GUIDES[metric.condition])
+        else:
+            found += [file for kind in metric.networks for file in JUDGES.get(kind, ())]
     return list(dict.fromkeys(found))
 
 

@@ -174,7 +174,7 @@ class Workbench:
     @cached_property
     def groups(self) -> dict[str, str]:
         """metric -> the condition that it measures."""
-        return {metric.name: min(metric.needs, default=_seen_by(metric)) for metric in self.metrics}
+        return {metric.name: metric.condition for metric in self.metrics}
 
     @cached_property
     def higher(self) -> dict[str, bool]:
@@ -305,11 +305,6 @@ def rows_to_tune(suite: Suite, names: Iterable[str] | None) -> list[Row]:
             f"suite '{suite.name}' has nothing to tune for {', '.join(sorted(wanted))}: its tuned rows are {listed}"
         )
     return found
-
-
-def _seen_by(metric: SampleMetric) -> str:
-    """The condition of a metric that compares with the original picture: a parser sees the mask."""
-    return "mask" if "parser" in metric.networks else metric.name
 
 
 def _terms(search: Search) -> tuple[Any, ...]:

@@ -95,11 +95,27 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool]
     bounds: ClassVar[tuple[float, float]]
     is_rate: ClassVar[bool] = False  # every image's value is 0 or 100: Wilson's interval, McNemar's test
+    version: ClassVar[int] = 1  # raised where its values come out otherwise than before: a history breaks there
     minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
     needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
     needs_originals: ClassVar[bool] = False  # compares with the picture that the conditions were taken from
     networks: ClassVar[tuple[str, ...]] = ()  # which perception networks it uses: 'parser', 'text-image', 'features'
+    through_guide: ClassVar[bool] = False  # at the papers' scale it looks through the networks that guide methods
+    measures: ClassVar[str | None] = None  # the condition that it measures, where that is not the first of `needs`
     paper_key: ClassVar[str | None] = None  # its column in reports/papers/*.yaml, where a paper prints it
+    weight_by: ClassVar[str | None] = None  # what a table weighs images by: run.json's 'level' or 'interactions'
+    counts: ClassVar[bool] = False  # its value is a share of `weight_by` things, each a success or none
+    per_level: ClassVar[tuple[str, str] | None] = None  # printed by level: how the papers' keys and the heads begin
+
+    @property
+    def family(self) -> str:
+        """The family that its file stands in: 'distribution', 'face', ...; its module, where that is a plugin."""
+        return type(self).__module__.removeprefix("concord.metrics.").partition(".")[0]
+
+    @property
+    def condition(self) -> str:
+        """The condition that it measures; its own name where it measures none."""
+        return self.measures or min(self.needs, default=self.name)
 
     @property
     def worst(self) -> float:

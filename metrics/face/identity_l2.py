@@ -34,6 +34,7 @@ class IdentityL2(SampleMetric):
     bounds = (0.0, 2.0)
     needs = frozenset({"identity"})
     networks = ("identity",)
+    through_guide = True
     paper_key = "id_distance"
 
     def score(self, observation: Observation) -> list[Score]:

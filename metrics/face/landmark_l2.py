@@ -37,6 +37,7 @@ class LandmarkL2(SampleMetric):
     needs = frozenset({"landmarks"})
     needs_originals = True
     networks = ("landmarks",)
+    through_guide = True
     paper_key = "landmark_distance"
 
     def score(self, observation: Observation) -> list[Score]:

@@ -18,6 +18,9 @@ class InstanceSuccess(SampleMetric):
     bounds = (0.0, 100.0)
     needs = frozenset({"layout"})
     networks = ("detector", "segmenter")
+    weight_by = "level"
+    counts = True
+    per_level = ("success", "Success")
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)

@@ -25,6 +25,8 @@ class InteractionSuccess(SampleMetric):
     bounds = (0.0, 100.0)
     needs = frozenset({"layout"})
     networks = ("detector", "segmenter", "interactions")
+    weight_by = "interactions"
+    counts = True
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)

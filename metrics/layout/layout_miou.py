@@ -18,6 +18,8 @@ class LayoutMIoU(SampleMetric):
     bounds = (0.0, 100.0)
     needs = frozenset({"layout"})
     networks = ("detector", "segmenter")
+    weight_by = "level"
+    per_level = ("miou", "mIoU")
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)

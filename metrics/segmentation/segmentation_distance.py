@@ -33,6 +33,8 @@ class SegmentationDistance(SampleMetric):
     bounds = (0.0, 100_000.0)  # no upper end of its own; logits of opposite parses at +-20 are near 45,000 apart at 512
     needs_originals = True
     networks = ("parser",)
+    through_guide = True
+    measures = "mask"
     paper_key = "seg_distance"
 
     def score(self, observation: Observation) -> list[Score]:

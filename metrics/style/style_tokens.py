@@ -28,6 +28,7 @@ class StyleTokens(SampleMetric):
     bounds = (0.0, WORST)
     needs = frozenset({"style"})
     networks = ("text-image",)
+    through_guide = True
 
     def score(self, observation: Observation) -> list[Score]:
         import torch

@@ -29,6 +29,7 @@ class TextFeatureDistance(SampleMetric):
     bounds = (0.0, 1000.0)  # no upper end of its own; CLIP's features have lengths near 10, and beyond 1000 all is lost
     needs = frozenset({"text"})
     networks = ("text-image",)
+    through_guide = True
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)

@@ -295,6 +295,7 @@ def protocols(names: list[str]) -> dict[str, dict[str, Any]]:
             metric = known[name]
             is_set = issubclass(metric, SetMetric)
             found[name] = {
+                "version": metric.version,
                 "unit": metric.unit,
                 "higher_is_better": metric.higher_is_better,
                 "bounds": [str(end) for end in metric.bounds],

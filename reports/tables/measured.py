@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
 JOINT = "joint-success"
 REFUSED = "refused"
 AGAIN = f"{NOT_SCORED}; run `concord score` again"
-LEVELLED = {"instance-success": ("success", "Success"), "layout-miou": ("miou", "mIoU")}
-"""Metrics that COCO-MIG prints by level, the number of instances: how the papers' keys and our heads begin."""
-COUNTED = {"instance-success": "level", "interaction-success": "interactions"}
-"""Metrics whose value is a share of so many things in each image: what run.json calls their number. Each thing counts
-alike, so that the mean over images is weighted, and the interval is Wilson's for a rate of things within images."""
+SLACK = 1e-6
+"""How far beyond its metric's bounds a stored value may lie by rounding, in units of the bound or 1."""
 BOOTSTRAP_UNITS = (8, 1000)
 BOOTSTRAP_FAILURES = 5
 """Where the cluster bootstrap takes the place of Student's t: so many items, and so many failures or more.
@@ -50,6 +48,23 @@ class MetricFacts:
     networks: tuple[str, ...] = ()
     unit: str = ""
     is_rate: bool = False
+    through_guide: bool = False
+    weight_by: str | None = None
+    counts: bool = False
+    per_level: tuple[str, str] | None = None
+
+    def check(self, values: np.ndarray, path: Path) -> None:
+        """Raise ConcordError where stored values, finite, lie outside of the metric's bounds."""
+        low, high = (
+            end if math.isinf(end) else end + sign * SLACK * max(abs(end), 1.0)
+            for end, sign in zip(self.bounds, (-1, 1), strict=True)
+        )
+        outside = values[(values < low) | (values > high)]
+        if len(outside):
+            raise ConcordError(
+                f"{path}: '{self.name}' has the value {outside[0]:g}, expected {self.bounds[0]:g} to "
+                f"{self.bounds[1]:g}: the file was changed, or another version wrote it; run `concord score` again"
+            )
 
 
 def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
@@ -65,9 +80,20 @@ def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
             continue
         metric = get_metric(name)
         facts[name] = MetricFacts(
-            name, metric.label, metric.higher_is_better, isinstance(metric, SetMetric), metric.bounds,
-            metric.paper_key, metric.networks, getattr(metric, "unit", ""), metric.is_rate,
-        )  # fmt: skip
+            name,
+            metric.label,
+            metric.higher_is_better,
+            isinstance(metric, SetMetric),
+            metric.bounds,
+            metric.paper_key,
+            metric.networks,
+            metric.unit,
+            metric.is_rate,
+            metric.through_guide,
+            metric.weight_by,
+            metric.counts,
+            metric.per_level,
+        )
     return facts
 
 
@@ -115,9 +141,9 @@ def read_measured(run: Run, facts: dict[str, MetricFacts], missing: Mapping[str,
             if name == JOINT:
                 continue
             if fact.is_set:
-                _read_set(measured, name, sets[sets["metric"] == name])
+                _read_set(measured, fact, sets[sets["metric"] == name])
             else:
-                _read_samples(measured, name, by_metric.get(name))
+                _read_samples(measured, fact, by_metric.get(name))
             if measured.refused.get(name) == AGAIN and missing and name in missing:
                 measured.refused[name] = f"{NOT_SCORED}: {missing[name]}"
     except (KeyError, TypeError) as error:
@@ -129,8 +155,8 @@ def read_measured(run: Run, facts: dict[str, MetricFacts], missing: Mapping[str,
     return measured
 
 
-def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None:
-    run = measured.run
+def _read_samples(measured: Measured, fact: MetricFacts, rows: DataFrame | None) -> None:
+    run, name = measured.run, fact.name
     if rows is None:
         measured.refused[name] = AGAIN
         return
@@ -152,11 +178,13 @@ def _read_samples(measured: Measured, name: str, rows: DataFrame | None) -> None
     elif not np.isfinite(values).all():
         measured.refused[name] = f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite"
     else:
+        fact.check(values, run.path / "scores.parquet")
         measured.values[name] = values
         measured.failed[name] = (status != "ok").to_numpy(dtype=bool)
 
 
-def _read_set(measured: Measured, name: str, rows: DataFrame) -> None:
+def _read_set(measured: Measured, fact: MetricFacts, rows: DataFrame) -> None:
+    name = fact.name
     if rows.empty:
         measured.refused[name] = AGAIN
         return
@@ -165,6 +193,7 @@ def _read_set(measured: Measured, name: str, rows: DataFrame) -> None:
     if str(row["status"]) != "ok" or not math.isfinite(row["value"]):
         measured.refused[name] = _reason(str(row["status"]))
     else:
+        fact.check(np.array([row["value"]]), measured.run.path / "sets.parquet")
         replicates = row["replicates"]
         measured.sets[name] = (
             float(row["value"]),
@@ -234,23 +263,23 @@ def request_levels(run: Run, key: str = "level") -> np.ndarray | None:
 def add_levels(
     rows: dict[str, Measured], facts: dict[str, MetricFacts], declared: DeclaredTable
 ) -> dict[str, MetricFacts]:
-    """The facts with every metric of `LEVELLED` replaced by its columns by level and over all instances.
+    """The facts with every metric that is printed by level replaced by its columns by level and over all instances.
 
     A level's column is the mean over its images, 'avg' weighs every instance alike, as COCO-MIG prints them
     (`concord.metrics.layout.instances.by_level`). Rows that do not say their levels keep the mean over images. Other
-    metrics of
-    `COUNTED` keep their one column, in which every counted thing weighs alike.
+    metrics with `weight_by` keep their one column, in which every counted thing weighs alike.
     """
-    for name in facts.keys() & (COUNTED.keys() - LEVELLED.keys()):
-        for one in rows.values():
-            _weigh(one, name)
+    for name, fact in facts.items():
+        if fact.weight_by is not None and fact.per_level is None:
+            for one in rows.values():
+                _weigh(one, name, fact.weight_by)
     known = {name: levels for name, one in rows.items() if (levels := request_levels(one.run)) is not None}
     expanded: dict[str, MetricFacts] = {}
     for name, fact in facts.items():
-        if name not in LEVELLED or len(known) < len(rows):
+        if fact.per_level is None or len(known) < len(rows):
             expanded[name] = fact
             continue
-        prefix, head = LEVELLED[name]
+        prefix, head = fact.per_level
         found = {int(n) for levels in known.values() for n in np.unique(levels)}
         printed = {int(key.rpartition("_L")[2]) for key in declared.metrics if key.startswith(f"{prefix}_L")}
         columns: dict[str, int | None] = {f"L{n}": n for n in sorted(found or printed)}
@@ -265,13 +294,13 @@ def add_levels(
     return expanded
 
 
-def _weigh(measured: Measured, metric: str) -> None:
+def _weigh(measured: Measured, metric: str, things: str) -> None:
     """Give every counted thing the same weight; an image without one does not enter."""
-    counts = request_levels(measured.run, COUNTED[metric])
+    counts = request_levels(measured.run, things)
     if metric in measured.refused or counts is None:
         return
     if not counts.any():
-        measured.refused[metric] = f"no layout of these requests has {COUNTED[metric]}"
+        measured.refused[metric] = f"no layout of these requests has {things}"
         return
     measured.weights[metric] = counts.astype(np.float64)
 
@@ -300,7 +329,7 @@ def interval_of(fact: MetricFacts, measured: Measured) -> st.Interval | None:
     if fact.is_rate or name == JOINT:
         rate = st.rate_interval(measured.values[name] / 100, measured.items)
         return st.Interval(*(100 * end for end in rate))
-    if name.partition("@")[0] in COUNTED and name in measured.weights:
+    if fact.counts and name in measured.weights:
         rate = st.rate_interval(*counted(measured.values[name], measured.weights[name], measured.items))
         return st.Interval(*(100 * end for end in rate))
     return sample_interval(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from concord.reports.tables.measured import LEVELLED
 from concord.reports.tables.protocol import guidance_notes, guided_notes
 from concord.reports.tables.table import NOT_SCORED, TINY, Row
 from concord.reports.tables.trainings import with_budgets
@@ -156,11 +155,12 @@ def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
             "that an image of six counts three times an image of two, as COCO-MIG's evaluator averages. The levels are "
             "parts of avg and are not tested by themselves."
         ]
-        if "interaction-success" in facts:
-            label = facts["interaction-success"].label
-            said.append(f"{label}: every interaction alike; images whose layout names none do not enter it.")
+        for fact in facts.values():
+            if fact.weight_by is not None and fact.per_level is None:
+                thing = fact.weight_by.removesuffix("s")
+                said.append(f"{fact.label}: every {thing} alike; images whose layout names none do not enter it.")
         return said
-    plain = [facts[name].label for name in LEVELLED if name in facts]
+    plain = [fact.label for fact in facts.values() if fact.per_level is not None]
     return [f"{', '.join(plain)}: means over images; the stored rows do not say their levels."] if plain else []
 
 

@@ -12,18 +12,13 @@ if TYPE_CHECKING:
     from concord.reports.published import DeclaredTable
     from concord.reports.tables.measured import MetricFacts
 
-FREEDOM = frozenset(
-    {"identity-l2", "landmark-l2", "segmentation-distance", "style-token-distance", "text-feature-distance"}
-)
-"""Metrics that look through `Observation.freedom`: FreeDoM's own networks, where a profile has them beside judges."""
-
 
 def scoring_networks(fact: MetricFacts, run: Run) -> list[str]:
     """The kinds of networks that scored a run in a metric, as score.json names them."""
     stored = run.score_info.get("networks") or {}
-    name = fact.name.partition("@")[0]
-    kinds = [f"freedom-{kind}" if name in FREEDOM and f"freedom-{kind}" in stored else kind for kind in fact.networks]
-    return [kind for kind in kinds if kind in stored]
+    if fact.through_guide and any(f"freedom-{kind}" in stored for kind in fact.networks):
+        return [f"freedom-{kind}" for kind in fact.networks if f"freedom-{kind}" in stored]
+    return [kind for kind in fact.networks if kind in stored]
 
 
 def scored_by_own_guide(fact: MetricFacts, run: Run) -> bool:

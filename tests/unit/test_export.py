@@ -1,5 +1,6 @@
 """Tables as files: every format holds the same cells, LaTeX stands whatever a text holds, bad results are told."""
 
+import inspect
 import json
 import math
 import shutil
@@ -21,12 +22,12 @@ from concord.benchmarks.store.run import Store
 from concord.benchmarks.suite import Row as BenchRow
 from concord.cli import app
 from concord.data.errors import ConcordError
+from concord.metrics.base import all_metrics
 from concord.reports import statistics as st
 from concord.reports.assemble import build_table, unanswered_tables
 from concord.reports.tables.export import NUMBERS, render, to_csv, to_frame, to_terminal, write_table, write_tables
 from concord.reports.tables.latex import escape, to_latex
-from concord.reports.tables.measured import BOOTSTRAP_FAILURES, sample_interval
-from concord.reports.tables.protocol import FREEDOM
+from concord.reports.tables.measured import BOOTSTRAP_FAILURES, metric_facts, sample_interval
 from concord.reports.tables.table import (
     COST_CAPTION,
     GUIDED,
@@ -40,6 +41,7 @@ from concord.reports.tables.table import (
     to_markdown,
 )
 
+JOINT = {"joint-success": FACTS["joint-success"]}
 EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔 \\input{x} 100% #1 _a_ ^b~ {c} -- [d] *e* \u202e"q" \x00\n`f`'
 
 
@@ -266,17 +268,32 @@ def test_a_guided_row_says_its_hessian_product_and_its_own_judge(tmp_path: Path)
     assert exact.notes["Guidance"] == ["hvp: exact (Composable)."]
 
 
-def test_the_metrics_of_freedoms_networks_are_all_known() -> None:
-    """The list in reports/tables/protocol.py is that of the metric files which look through FreeDoM's networks."""
-    folder = Path(__file__).parents[2] / "metrics"
-    seen = {path.stem.replace("_", "-") for path in folder.glob("*.py") if "observation.freedom" in path.read_text()}
-    assert {"style-token-distance" if name == "style-tokens" else name for name in seen} == FREEDOM
+def test_the_metrics_that_look_through_guides_say_so() -> None:
+    looking = {
+        name
+        for name, metric in all_metrics().items()
+        if "guide_networks(observation" in Path(inspect.getfile(metric)).read_text()
+    }
+    assert {name for name, metric in all_metrics().items() if metric.through_guide} == looking
+    assert len(looking) == 5
+
+
+@pytest.mark.parametrize(("metric", "value"), [("mask-accuracy", 5000.0), ("fid", -5.0), ("text-similarity", -101.0)])
+def test_a_stored_score_outside_of_its_bounds_is_refused(tmp_path: Path, metric: str, value: float) -> None:
+    store = write_store(tmp_path)
+    path = tmp_path / "face-generation" / "composable" / ("sets" if metric == "fid" else "scores")
+    path = path.with_suffix(".parquet")
+    frame = pd.read_parquet(path)
+    frame.loc[frame.index[frame["metric"] == metric][0], "value"] = value
+    frame.to_parquet(path, index=False)
+    with pytest.raises(ConcordError, match=f"{path.name}: '{metric}' has the value {value:g}, expected"):
+        build_table(make_suite(), store, "embedded", metric_facts(["fid", "mask-accuracy", "text-similarity"]) | JOINT)
 
 
 def test_freedoms_own_networks_are_looked_for_by_their_own_names(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     facts = dict(FACTS)
-    facts["mask-accuracy"] = replace(facts["mask-accuracy"], name="segmentation-distance")
+    facts["mask-accuracy"] = replace(facts["mask-accuracy"], name="segmentation-distance", through_guide=True)
     suite = make_suite(metrics=["fid", "segmentation-distance"], joint=None)
     facts["segmentation-distance"] = facts.pop("mask-accuracy")
     for row in ("composable", "collaborative", "text-only", "ground-truth", "shuffled"):

@@ -83,10 +83,9 @@ def test_every_metrics_features_have_a_network() -> None:
 
 def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
     """benchmarks/generators.py names files from the plan alone; they are those that these classes then open."""
-    from concord.benchmarks.generators import JUDGES, THROUGH_GUIDES, metric_needs
+    from concord.benchmarks.generators import JUDGES, metric_needs
     from concord.metrics.base import SetMetric
     from concord.metrics.networks.pretrained.perception import _feature_network
-    from concord.reports.tables.protocol import FREEDOM
 
     assert {kind: files[0] for kind, files in JUDGES.items()} | {"landmarks-detector": "s3fd"} == FILES
     assert JUDGES["landmarks"] == (FILES["landmarks"], FILES["landmarks-detector"])
@@ -94,7 +93,8 @@ def test_what_a_metric_is_said_to_need_is_what_it_looks_through() -> None:
         assert set(metric.networks) - {"interactions"} <= set(JUDGES), name  # that one is of the drawn scenes alone
         if issubclass(metric, SetMetric) and not metric.counted:
             assert metric_needs([name]) == [FILES[_feature_network(metric.features)]], name
-    assert {name: GUIDES[all_metrics()[name].networks[0]] for name in FREEDOM} == THROUGH_GUIDES
+        if metric.through_guide:
+            assert metric_needs([name]) == [GUIDES[kind] for kind in metric.networks], name
 
 
 def test_kinds_of_one_network_share_its_pass() -> None:
