@@ -16,15 +16,7 @@ KNOWN_CIRCLES: set[frozenset[str]] = {
     frozenset({"concord.data.datasets.faces.dataset", "concord.data.datasets.faces.prepare"}),
     frozenset({"concord.cli", "concord.commands.evaluate", "concord.console", "concord.fork_server"}),
     frozenset({"concord.reports.tables.export", "concord.reports.tables.latex", "concord.reports.tables.table"}),
-    frozenset(
-        f"concord.metrics{name}"
-        for name in (
-            "", ".base", ".cache", ".distribution.fid", ".evaluation", ".face.landmarks", ".networks.perception",
-            ".networks.pretrained.freedom", ".networks.pretrained.mobilefacenet", ".networks.pretrained.perception",
-            ".results", ".segmentation.masks",
-        )
-    ),
-}  # fmt: skip
+}
 """Circles that are still to be cut; an entry that is cut has to be taken out."""
 
 
