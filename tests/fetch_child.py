@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import requests  # noqa: F401  # ahead, so that the kills fall into the fetch and not into its imports
+import pooch.downloaders  # noqa: F401  # ahead, so that the kills fall into the fetch and not into its imports
 
 from concord.data.download.fetch import Fetcher
 from concord.data.download.manifest import Manifest

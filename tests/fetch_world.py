@@ -17,7 +17,7 @@ from concord.data.errors import ConcordError
 CONTENT = bytes(range(256)) * 1200  # 300 kB: several blocks, and a cut in the middle of one
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER = CONTENT[::-1]
-QUOTA = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body><p class='uc-error-caption'>Sorry</p><p class='uc-error-subcaption'>Too many users have viewed or downloaded this file recently.</p></body></html>"  # noqa: E501
+QUOTA = b'<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body><p class="uc-error-caption">Sorry</p><p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p></body></html>'  # noqa: E501
 
 
 def manifest(*sources: Any, name: str = "thing", file: dict[str, Any] | None = None, **changes: Any) -> Manifest:
@@ -44,7 +44,7 @@ def make(
     """
     slept: list[float] = []
     said: list[str] = []
-    hosts = dict.fromkeys(("drive", "drive_folders", "huggingface"), server.root) if server else {}
+    hosts = dict.fromkeys(("drive", "huggingface"), server.root) if server else {}
     network = Network(connect_seconds=patience, stall_seconds=patience, attempts=3, sleep=slept.append, **hosts)
     return Fetcher(tmp_path / "cache", False, network, said.append, **changes), slept, said
 

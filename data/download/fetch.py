@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from concord.data.download.manifest import UNKNOWN, File, Lock, Manifest, Source, cache_folder
 from concord.data.download.transfer import (
@@ -28,14 +27,11 @@ from concord.data.download.transfer import (
     address,
     check_space,
     megabytes,
-    open_session,
     transfer,
 )
 from concord.data.download.unpack import BadArchive, describe, find_root, unpack
 from concord.data.errors import ConcordError
-
-if TYPE_CHECKING:
-    from requests import Session
+from concord.data.lock import Held, hold
 
 OFFLINE_VARIABLE = "CONCORD_OFFLINE"
 ARRIVING = ".fetch"
@@ -113,9 +109,8 @@ class Fetcher:
             if from_file is not None:
                 self._take(manifest, lacking, from_file)
             else:
-                with open_session() as session:
-                    for file in lacking:
-                        self._fetch_file(manifest, file, session)
+                for file in lacking:
+                    self._fetch_file(manifest, file)
         shutil.rmtree(self._arriving(manifest), ignore_errors=True)
         return there
 
@@ -129,7 +124,7 @@ class Fetcher:
 
     # ------------------------------------------------------------------------------------------------- from the network
 
-    def _fetch_file(self, manifest: Manifest, file: File, session: Session) -> None:
+    def _fetch_file(self, manifest: Manifest, file: File) -> None:
         reasons = []
         for source in file.sources:
             if source.status == "dead":
@@ -138,7 +133,7 @@ class Fetcher:
             if source.status == "unofficial":
                 self.say(f"{file.name}: from an unofficial source, {source}")
             try:
-                self._fetch_from(manifest, file, source, session)
+                self._fetch_from(manifest, file, source)
                 return
             except Fault as fault:
                 reasons.append(f"{source}: {fault}")
@@ -150,11 +145,11 @@ class Fetcher:
             f"then run `{manifest.command} --from-file PATH`"
         )
 
-    def _fetch_from(self, manifest: Manifest, file: File, source: Source, session: Session) -> None:
+    def _fetch_from(self, manifest: Manifest, file: File, source: Source) -> None:
         part = self._part(manifest, file, source)
         resumed = part.size > 0
         while True:
-            resumed = self._fill(part, file, source, session) or resumed
+            resumed = self._fill(part, file, source) or resumed
             digest = self._hash(file, part.path)
             problem = Lock(manifest, self.cache).refusal(file, part.size, digest)
             if problem is None:
@@ -171,14 +166,15 @@ class Fetcher:
             raise Fault(str(error).replace(f"{part.path}: ", ""), lasting=True) from None
         part.discard()
 
-    def _fill(self, part: Part, file: File, source: Source, session: Session) -> bool:
+    def _fill(self, part: Part, file: File, source: Source) -> bool:
         """Bring the part to its full length, with as many attempts as bring bytes; whether more than one was needed."""
-        network, failures, furthest, attempts = self.network, 0, part.size, 0
+        network, failures, furthest, attempts, url = self.network, 0, part.size, 0, ""
         with self.bar(file.name) as progress:
             while not part.complete:
                 attempts += 1
                 try:
-                    transfer(address(source, file, network, session), part, file, network, session, progress)
+                    url = url or address(source, file, network)
+                    transfer(url, part, file, network, progress)
                 except Fault as fault:
                     failures = 1 if part.size > furthest else failures + 1
                     furthest = max(furthest, part.size)
@@ -272,27 +268,21 @@ class Fetcher:
     @contextlib.contextmanager
     def _claim(self, manifest: Manifest) -> Iterator[None]:
         """No other process works on this name meanwhile; a killed one's claim ends with it."""
-        import fcntl
-
         folder = self._arriving(manifest)
         path = folder.with_name(f"{manifest.name}.claim")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ConcordError(
-                f"{folder}: cannot be written ({error.strerror}); give a folder of your own with --cache-dir"
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(path))
+            except Held as held:
                 raise ConcordError(
-                    f"{manifest.name}: another process is fetching it (it holds {path}); wait for it"
+                    f"{manifest.name}: another process is fetching it ({held.holder} holds {path}); wait for it"
+                ) from None
+            except OSError as error:
+                raise ConcordError(
+                    f"{folder}: cannot be written ({error.strerror}); give a folder of your own with --cache-dir"
                 ) from None
             yield
-        finally:
-            os.close(handle)
 
 
 def _pair(manifest: Manifest, lacking: list[File], given: Path) -> dict[File, Path]:

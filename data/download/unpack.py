@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import os
 import re
@@ -26,6 +25,7 @@ from typing import IO, Any
 
 from concord.data.download.transfer import check_space
 from concord.data.errors import ConcordError
+from concord.data.files import sha256_file
 
 BLOCK = 1 << 18
 SPARE_BYTES = 16 << 20  # for the headers of a tar
@@ -41,11 +41,10 @@ class BadArchive(ConcordError):
 
 Members = dict[str, tuple[int, str]]
 """Path in the folder -> (size, SHA-256)."""
+Progress = Callable[[int, int | None], None]
 
 
-def unpack(
-    archive: Path, folder: Path, most_bytes: int, progress: Callable[[int, int | None], None] = lambda done, of: None
-) -> Members:
+def unpack(archive: Path, folder: Path, most_bytes: int, progress: Progress = lambda done, of: None) -> Members:
     """Unpack a zip or tar (plain, gz, bz2, xz) into `folder`, which is made anew; returns its files with their hashes.
 
     Empty where there are more than `MOST_HASHED` files. Raises ConcordError naming the archive and the member that
@@ -53,10 +52,15 @@ def unpack(
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
+        folder.mkdir(parents=True)
+        contents = _Contents(archive, most_bytes)
         if zipfile.is_zipfile(archive):
-            found = _unpack_zip(archive, folder, most_bytes, progress)
+            _unpack_zip(archive, folder, contents, progress)
         else:
-            found = _unpack_tar(archive, folder, most_bytes, progress)
+            _unpack_tar(archive, folder, contents, progress)
+        if len(contents.files) > MOST_HASHED:
+            return {}
+        return {name: (size, sha256_file(folder / name)) for name, size in contents.files.items()}
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)):
@@ -64,57 +68,84 @@ def unpack(
                 f"{archive}: one of its members is a file and a folder at once; it is not unpacked"
             ) from None
         raise
-    return found
 
 
-def _unpack_zip(archive: Path, folder: Path, most: int, progress: Callable[[int, int | None], None]) -> Members:
+class _Contents:
+    """What an archive may hold: each member is admitted by its name and size before a byte of it is written.
+
+    zipfile and tarfile see to it that no member becomes longer than it announces, or lies outside the folder; what
+    they would bend into shape (an absolute name, `..`, two of one name) is refused here, as no honest archive has it.
+    """
+
+    def __init__(self, archive: Path, most_bytes: int) -> None:
+        self.archive, self.most_bytes = archive, most_bytes
+        self.files: dict[str, int] = {}
+        self.total = 0
+
+    def admit(self, name: str, size: int | None) -> None:
+        """Take a file of that size in bytes, or a folder (None); BadArchive when it does not belong in an archive."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or "\\" in name or re.match(r"[A-Za-z]:", name):
+            raise _refusal(self.archive, name, "has an absolute name")
+        if ".." in path.parts:
+            raise _refusal(self.archive, name, "leads out of the folder")
+        if any(ord(sign) < 32 for sign in name) or any(len(os.fsencode(part)) > 255 for part in path.parts):
+            raise _refusal(self.archive, name, "has a name that is no file name")
+        if size is None:
+            return
+        if str(path) in self.files or not path.parts:
+            raise _refusal(self.archive, name, "is there twice" if path.parts else "has no name")
+        self.files[str(path)] = size
+        self.total += size
+        if len(self.files) > MOST_MEMBERS:
+            raise BadArchive(f"{self.archive}: holds more than {MOST_MEMBERS:,} files; it is not unpacked")
+        if self.total > self.most_bytes:
+            raise BadArchive(
+                f"{self.archive}: unpacks to {self.total:,} bytes or more, expected at most {self.most_bytes:,}; "
+                "not unpacked"
+            )
+
+
+def _unpack_zip(archive: Path, folder: Path, contents: _Contents, progress: Progress) -> None:
     try:
-        with zipfile.ZipFile(archive) as content:
-            members = [info for info in content.infolist() if not _JUNK.search(info.filename)]
+        with zipfile.ZipFile(archive) as opened:
+            members = [info for info in opened.infolist() if not _JUNK.search(info.filename)]
             for info in members:
-                _refuse_zip(archive, info)
-            total = sum(info.file_size for info in members)
-            target = _Target(archive, folder, most, total, len(members), progress)
+                mode = info.external_attr >> 16
+                if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise _refusal(archive, info.filename, "is a link or a device")
+                if info.flag_bits & 0x1:
+                    raise _refusal(archive, info.filename, "is encrypted")
+                contents.admit(info.filename, None if info.is_dir() else info.file_size)
+            check_space(folder, contents.total, f"unpacking {archive.name}")
+            done = 0
             for info in members:
-                if info.is_dir():
-                    target.make_folder(info.filename)
-                    continue
-                with content.open(info) as source:
-                    target.write(info.filename, source, info.file_size)
-            return target.members
+                opened.extract(info, folder)
+                done += info.file_size
+                if not info.is_dir():
+                    progress(done, contents.total)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise _broken(archive, error) from None
 
 
-def _refuse_zip(archive: Path, info: zipfile.ZipInfo) -> None:
-    mode = info.external_attr >> 16
-    if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
-        raise _refusal(archive, info.filename, "is a link or a device")
-    if info.flag_bits & 0x1:
-        raise _refusal(archive, info.filename, "is encrypted")
-
-
-def _unpack_tar(archive: Path, folder: Path, most: int, progress: Callable[[int, int | None], None]) -> Members:
-    target = _Target(archive, folder, most, None, 0, progress)
+def _unpack_tar(archive: Path, folder: Path, contents: _Contents, progress: Progress) -> None:
     with _decompressed(archive) as stream:
+        bounded = _Bounded(stream, contents.most_bytes + SPARE_BYTES, archive)
         try:
-            bounded = _Bounded(stream, most + SPARE_BYTES, archive)
-            content = tarfile.TarFile(fileobj=bounded)
+            opened = tarfile.TarFile(fileobj=bounded)
         except tarfile.TarError:
             raise BadArchive(f"{archive}: neither a zip nor a tar archive{_hint(archive)}; fetch it again") from None
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             raise _broken(archive, error) from None
+        # Python before 3.11.4 has no filters; what `admit` lets through is safe without them.
+        opened.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         try:
-            for info in content:
-                if info.isdir():
-                    target.make_folder(info.name)
-                    continue
-                if not info.isreg() or info.issparse():
+            for info in opened:
+                if not (info.isreg() or info.isdir()) or info.issparse():
                     raise _refusal(archive, info.name, "is a link, a device or another special file")
-                source = content.extractfile(info)
-                assert source is not None  # as it is a regular file
-                with source:
-                    target.write(info.name, source, info.size)
+                contents.admit(info.name, None if info.isdir() else info.size)
+                opened.extract(info, folder, set_attrs=False)
+                progress(contents.total, None)
             while bounded.read(BLOCK):  # to the end of the compressed stream, where its checksum is
                 pass
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OverflowError, ValueError) as error:
@@ -123,7 +154,6 @@ def _unpack_tar(archive: Path, folder: Path, most: int, progress: Callable[[int,
             if error.errno is not None:  # the disk's; a damaged gzip or bz2 stream has no number
                 raise
             raise _broken(archive, error) from None
-    return target.members
 
 
 def _decompressed(archive: Path) -> IO[bytes]:
@@ -154,83 +184,6 @@ class _Bounded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-class _Target:
-    """The folder that is filled: counts what is written, refuses what does not belong there."""
-
-    def __init__(
-        self,
-        archive: Path,
-        folder: Path,
-        most: int,
-        total: int | None,
-        count: int,
-        progress: Callable[[int, int | None], None],
-    ) -> None:
-        self.archive, self.folder, self.most, self.total, self.progress = archive, folder, most, total, progress
-        self.written = 0
-        self.seen: set[str] = set()
-        self.members: Members = {}
-        self.hashing = count <= MOST_HASHED
-        if count > MOST_MEMBERS:
-            raise BadArchive(f"{archive}: holds {count:,} files; expected at most {MOST_MEMBERS:,}")
-        if total is not None:
-            self._check_total(total)
-            check_space(folder, total, f"unpacking {archive.name}")
-        folder.mkdir(parents=True)
-
-    def _check_total(self, count: int) -> None:
-        if count > self.most:
-            raise BadArchive(
-                f"{self.archive}: unpacks to {count:,} bytes or more, expected at most {self.most:,}; not unpacked"
-            )
-
-    def make_folder(self, name: str) -> None:
-        relative = self._relative(name)
-        if relative.parts:
-            (self.folder / relative).mkdir(parents=True, exist_ok=True)
-
-    def write(self, name: str, source: IO[bytes], announced: int) -> None:
-        """One file, of as many bytes as its entry announces."""
-        relative = self._relative(name)
-        key = str(relative)
-        if key in self.seen or not relative.parts:
-            raise _refusal(self.archive, name, "is there twice" if relative.parts else "has no name")
-        self.seen.add(key)
-        if len(self.seen) > MOST_MEMBERS:
-            raise BadArchive(f"{self.archive}: holds more than {MOST_MEMBERS:,} files; it is not unpacked")
-        path = self.folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest, size = hashlib.sha256(), 0
-        with open(path, "xb") as out:  # a new file: nothing that is there is followed or overwritten
-            while block := source.read(BLOCK):
-                size += len(block)
-                self._check_total(self.written + size)
-                out.write(block)
-                if self.hashing:
-                    digest.update(block)
-        if size != announced:
-            raise _refusal(self.archive, name, f"has {size:,} bytes and announces {announced:,}")
-        self.written += size
-        self._keep(key, size, digest.hexdigest())
-        self.progress(self.written, self.total)
-
-    def _keep(self, key: str, size: int, digest: str) -> None:
-        if self.hashing and len(self.members) >= MOST_HASHED:
-            self.hashing, self.members = False, {}
-        if self.hashing:
-            self.members[key] = (size, digest)
-
-    def _relative(self, name: str) -> PurePosixPath:
-        path = PurePosixPath(name)
-        if path.is_absolute() or "\\" in name or re.match(r"[A-Za-z]:", name):
-            raise _refusal(self.archive, name, "has an absolute name")
-        if ".." in path.parts:
-            raise _refusal(self.archive, name, "leads out of the folder")
-        if any(ord(sign) < 32 for sign in name) or any(len(os.fsencode(part)) > 255 for part in path.parts):
-            raise _refusal(self.archive, name, "has a name that is no file name")
-        return path
 
 
 def _refusal(archive: Path, member: str, why: str) -> BadArchive:
