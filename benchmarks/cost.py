@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import Field
 
-from concord.benchmarks.external.schema import Strict, read_model
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.settings import ROOT
 from concord.data.files import read_json
+from concord.data.schema import Strict, read_model
 
 RATES = ROOT / "benchmarks" / "rates.yaml"
 PNG_SHARE = 0.6

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from concord.benchmarks.external.schema import Strict, read_model
 from concord.data.errors import ConcordError
+from concord.data.schema import Strict, read_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params.yaml"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from concord.benchmarks.external.schema import Strict, read_model, read_yaml
 from concord.data.errors import ConcordError
 from concord.data.request import CONDITION_NAMES
+from concord.data.schema import Strict, read_model, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from concord.benchmarks.external.schema import Strict, read_model
 from concord.benchmarks.suite import Row
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.data.schema import Strict, read_model
 
 FOLDER = Path(__file__).resolve().parent / "tuned"
 

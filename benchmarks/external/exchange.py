@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import numpy as np
 from pydantic import Field, ValidationError
 
-from concord.benchmarks.external.schema import Strict, explain
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
+from concord.data.schema import Strict, explain
 
 if TYPE_CHECKING:
     from concord.data.request import Request

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from concord.benchmarks.external.schema import Strict, read_model
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import REFERENCES, Row
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file
 from concord.data.request import CONDITION_NAMES
+from concord.data.schema import Strict, read_model
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.requests import RequestSet
