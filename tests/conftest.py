@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import pytest
 import toy_world
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as concord/__init__.py does, before torch is imported
+os.environ["CONCORD_HASHES"] = tempfile.mkdtemp(prefix="concord-hashes-")  # of files of tests; gone with them
+atexit.register(shutil.rmtree, os.environ["CONCORD_HASHES"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

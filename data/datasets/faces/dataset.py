@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from concord.data.content import content_digest
 from concord.data.datasets.faces.captions import item_id, load_captions
 from concord.data.errors import ConcordError
 from concord.data.images import WRONG_SIZE, BadFile, read_image, read_index, read_part, reduce_labels
@@ -356,6 +357,15 @@ class FaceDataset:
                     ) from None
                 digest.update(f"{file}\x00{size}\x00".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 over the fingerprint and the bytes of every file of the faces; unchanged files are not read again."""
+        files: dict[str, None] = {}
+        for face in self.items:
+            files |= dict.fromkeys(file for file in (face.image_file, face.identity_file) if file)
+            files |= dict.fromkeys(file for _, file in face.mask_files)
+        return content_digest(self.fingerprint, self.root, files)
 
     def summary(self) -> str:
         """One line: how many faces, and of what."""

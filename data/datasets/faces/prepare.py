@@ -38,6 +38,8 @@ from typing import Any
 
 import numpy as np
 
+from concord.data.code import code_hash
+from concord.data.content import content_digest
 from concord.data.datasets.faces.captions import KEYS, Captions, bad_entries, item_id, kind_of, load_captions
 from concord.data.datasets.faces.dataset import (
     FULL_SET,
@@ -296,16 +298,17 @@ def make_shard(task: Task) -> tuple[int, int] | str:
 
 
 def _key(faces: Sequence[FaceItem]) -> str:
-    """SHA-256 of what a shard is made from: the names and sizes of the files."""
-    digest = hashlib.sha256(f"{VERSION} {IMAGE_SIZE} {MASK_SIZE} {SMALL_MASK}".encode())
+    """SHA-256 of what a shard is made from: the code that makes it, and the bytes of the files.
+
+    A file is read again only where it has changed since; what is remembered of a shard's files is kept apart, so that
+    processes that prepare others do not wait for it.
+    """
+    code = code_hash(["concord.data.datasets.faces.prepare"])
+    facts = f"{VERSION} {IMAGE_SIZE} {MASK_SIZE} {SMALL_MASK} {code}"
+    files: dict[str, None] = {}
     for face in faces:
-        for file in (str(face.image_file), *(file for _, file in face.mask_files)):
-            try:
-                size = os.stat(face.root / file).st_size
-            except OSError as error:
-                raise ConcordError(f"{face.root / file}: gone since the tree was listed ({error.strerror})") from None
-            digest.update(f"{file}\0{size}\0".encode())
-    return digest.hexdigest()
+        files |= dict.fromkeys([str(face.image_file), *(file for _, file in face.mask_files)])
+    return content_digest(facts, faces[0].root, files, part=faces[0].id)
 
 
 def _is_whole(task: Task, key: str) -> bool:
@@ -411,6 +414,12 @@ class Prepared(FaceDataset):
             if face.has_landmarks:  # they lie beside the shards
                 digest.update(face.landmarks().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 over the fingerprint and the bytes of the shards that hold these faces."""
+        shards = dict.fromkeys(face.shard for face in self.items if isinstance(face, PreparedItem))
+        return content_digest(self.fingerprint, self.root, [f"{shard}.tar" for shard in shards])
 
 
 def open_prepared(root: Path, split: str = "test", captions: str = "auto") -> Prepared:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from concord.data.content import content_digest
 from concord.data.datasets.layouts.layout import Layout, LayoutSet, is_interaction, open_layouts
 from concord.data.errors import ConcordError
 from concord.data.files import read_json
@@ -129,6 +130,12 @@ class LayoutDataset:
                     raise ConcordError(f"{where}: gone since the dataset was opened ({error.strerror})") from None
                 digest.update(f"{name}\x00{size}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 over the fingerprint and the bytes of every picture; unchanged files are not read again."""
+        files = [name for item in self.items for name in (item.image_file, item.style_file) if name is not None]
+        return content_digest(self.fingerprint, self.root, files)
 
 
 def open_layout_items(path: Path | str, bench: str | None = None) -> LayoutDataset:
