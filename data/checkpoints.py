@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
+
+    Network = TypeVar("Network", bound=nn.Module)
 
 SCALE = ":scale"
 EMBEDDED = Path(__file__).resolve().parent / "weights" / "embedded"
@@ -101,3 +104,14 @@ def load_weights(name: str, folder: Path = EMBEDDED) -> tuple[dict[str, Tensor],
             f"restore both from git, or run `concord train {name}`"
         )
     return unpacked(load_file(path)), card
+
+
+def load_network(kind: type[Network], path: Path, device: torch.device | str = "cpu") -> Network:
+    """The network of committed weights, built by its card: in evaluation mode, frozen, on the device.
+
+    path: of the weights, NAME.safetensors beside NAME.json.
+    """
+    state, card = load_weights(path.stem, path.parent)
+    network = kind(**card["config"])
+    network.load_state_dict(state)
+    return network.to(device).eval().requires_grad_(False)

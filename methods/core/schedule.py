@@ -65,3 +65,8 @@ class Schedule:
             raise ValueError(f"steps = {steps}: expected 1..{self.steps}")
         stride = self.steps // steps
         return [min(t + 1, self.steps - 1) for t in range(0, stride * steps, stride)][::-1]
+
+
+def load_schedule(start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Schedule:
+    """Latent diffusion's schedule, as a role of a profile."""
+    return Schedule.scaled_linear(start, end, steps)

@@ -7,10 +7,12 @@ timestep enters by adaptive layer normalisation (equation 9), the condition by c
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from concord.data.checkpoints import load_network
 from concord.methods.networks.experts import LATENT, Encoded
 
 
@@ -85,3 +87,8 @@ class DynamicDiffuser(nn.Module):
         frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=like.device, dtype=like.dtype) / half)
         angle = steps[:, None] * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def load_dynamic_diffuser(path: Path, device: torch.device | str = "cpu") -> DynamicDiffuser:
+    """A dynamic diffuser of SynthFaces from its committed weights."""
+    return load_network(DynamicDiffuser, path, device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from concord.data.checkpoints import load_network
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.methods.core.schedule import Schedule
@@ -161,3 +163,8 @@ class Bound:
     def __call__(self, x_t: Tensor, t: int) -> Tensor:
         """The predicted noise, like x_t."""
         return self.schedule.eps_from_velocity(self.expert(x_t, t, self.encoded), x_t, t)
+
+
+def load_expert(path: Path, device: torch.device | str = "cpu") -> Expert:
+    """A uni-modal model of SynthFaces from its committed weights; its card says of which condition."""
+    return load_network(Expert, path, device)

@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from concord.data.checkpoints import load_network
 from concord.data.datasets.layouts.layout import COLOURS, Layout
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
@@ -347,3 +349,8 @@ class Guided(Bound):
         null, own = self.expert(torch.cat([x_t, x_t]), t, self.encoded).chunk(2)
         v = null + self.guidance * (own - null)
         return self.schedule.eps_from_velocity(v, x_t, t)
+
+
+def load_layout_expert(path: Path, device: torch.device | str = "cpu") -> LayoutExpert:
+    """A layout model of SynthScenes from its committed weights; its card says of which kind."""
+    return load_network(LayoutExpert, path, device)

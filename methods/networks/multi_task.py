@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from concord.data.checkpoints import load_network
 from concord.data.errors import ConcordError
 from concord.data.labels import PALETTE
 from concord.methods.core.masked import GREY
@@ -262,3 +264,8 @@ class Encoders:
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Classes int64 (B, ...) -> probabilities float32 (B, classes, ...)."""
     return nn.functional.one_hot(labels, classes).movedim(-1, 1).float()
+
+
+def load_multi_task(path: Path, device: torch.device | str = "cpu") -> MultiTaskUNet:
+    """The network of all modalities, or one of its single-task baselines, from its committed weights."""
+    return load_network(MultiTaskUNet, path, device)

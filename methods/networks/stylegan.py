@@ -17,11 +17,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, linear, one_hot, pixel_unshuffle
 
+from concord.data.checkpoints import load_network
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 GAIN = math.sqrt(2)  # of the leaky ReLU with slope 0.2
@@ -297,3 +299,18 @@ class TextToCode(nn.Module):
 def to_plus(generator: StyleGenerator, deviations: Tensor) -> Tensor:
     """W+ codes (B, L, D) from an encoder's output, which counts in the deviations of W around its mean."""
     return generator.w_mean + generator.w_std * deviations
+
+
+def load_stylegan(path: Path, device: torch.device | str = "cpu") -> StyleGenerator:
+    """The generator from its committed weights."""
+    return load_network(StyleGenerator, path, device)
+
+
+def load_mask_encoder(path: Path, device: torch.device | str = "cpu") -> MaskToCode:
+    """The encoder of masks from its committed weights."""
+    return load_network(MaskToCode, path, device)
+
+
+def load_text_encoder(path: Path, device: torch.device | str = "cpu") -> TextToCode:
+    """The encoder of captions from its committed weights."""
+    return load_network(TextToCode, path, device)

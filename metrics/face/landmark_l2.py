@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from concord.data.errors import ConcordError
 from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
 from concord.metrics.face.landmarks import predicted_landmarks, target_landmarks
-from concord.metrics.face.square import Square, face_square
+from concord.metrics.face.square import Square, face_square, landmark_vector
 from concord.metrics.networks.guides import guide_networks
 from concord.metrics.text.text_feature_distance import feature_distance
 
@@ -55,15 +55,6 @@ class LandmarkL2(SampleMetric):
 def landmark_l2(first: Tensor, second: Tensor) -> Tensor:
     """(B, 136), (B, 136) shares of a square -> (B,); each sample by itself, differentiable."""
     return feature_distance(first, second)
-
-
-def landmark_vector(points: Tensor, squares: list[Square]) -> Tensor:
-    """Landmarks (B, 68, 2) in pixels -> (B, 136), as shares of a square each; differentiable."""
-    import torch
-
-    corners = torch.tensor([(square.left, square.top) for square in squares], dtype=points.dtype, device=points.device)
-    sides = torch.tensor([square.side for square in squares], dtype=points.dtype, device=points.device)
-    return ((points - corners[:, None]) / sides[:, None, None]).flatten(1)
 
 
 def check_square(square: Square, width: int, height: int, number: int) -> None:

@@ -29,3 +29,12 @@ def face_square(points: np.ndarray) -> Square:
     """The square of a face's landmarks (68, 2), their tight box standing in for a detector's."""
     low, high = np.asarray(points).min(axis=0), np.asarray(points).max(axis=0)
     return square_of((float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+
+
+def landmark_vector(points: Tensor, squares: list[Square]) -> Tensor:
+    """Landmarks (B, 68, 2) in pixels -> (B, 136), as shares of a square each; differentiable."""
+    import torch
+
+    corners = torch.tensor([(square.left, square.top) for square in squares], dtype=points.dtype, device=points.device)
+    sides = torch.tensor([square.side for square in squares], dtype=points.dtype, device=points.device)
+    return ((points - corners[:, None]) / sides[:, None, None]).flatten(1)

@@ -19,7 +19,7 @@ rise linearly from 0.0001 to 0.02 in 1000 steps; the variance is fixed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from torch import Tensor, nn
 
 from concord.data.errors import ConcordError
 from concord.data.files import sha256_file
+from concord.data.request import Conditions
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, unfilled, weight_path
 
 NAME = "celeba-hq-ddpm"
@@ -164,3 +167,55 @@ def _place(layer: str, levels: int) -> str | None:
         return f"{block}.{way}samplers.0.conv" if match[6] == f"{way}sample" else None
     inner = (_BLOCK if match[3] == "block" else _ATTENTION).get(match[5])
     return inner and f"{block}.{'resnets' if match[3] == 'block' else 'attentions'}.{match[4]}.{inner}"
+
+
+# ---------------------------------------------------------------------------------------------- roles of a profile
+
+
+class Pixels(nn.Module):
+    """The space of a model of pixels: no network, [0, 1] to [-1, 1] and back."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images * 2 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Not clamped: a guide's gradient survives."""
+        return (x + 1) / 2
+
+
+class PixelExpert(nn.Module):
+    """The unconditional DDPM as an expert: eps of x_t (B, 3, H, W) in [-1, 1] at the timesteps of `noise_schedule`."""
+
+    condition = "unconditional"
+
+    def __init__(self, network: CelebADDPM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor | int) -> Tensor:
+        return self.network(x_t, t - 1)
+
+    def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
+        """It asks for no condition."""
+        return self
+
+
+def expert(network: CelebADDPM) -> PixelExpert:
+    """The network as an expert."""
+    return PixelExpert(network)
+
+
+def space(network: CelebADDPM) -> LatentSpace:
+    """Pixels in [-1, 1]."""
+    size = network.image_size
+    return LatentSpace(Pixels(), (3, size, size), size)
+
+
+def noise_schedule(start: float = BETAS[0], end: float = BETAS[1], steps: int = BETAS[2]) -> Schedule:
+    """DDPM's linear betas behind one more entry, abar_0 = 1: timestep t here is t - 1 in DDPM's count.
+
+    Samplers then end at abar = 1, the clean image, as FreeDoM's code does, and its range(0, 1000, 10) are the
+    timesteps 1, 11, .., 991. Latent diffusion ends at its own abar_0 and needs no such entry.
+    """
+    betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)]))

@@ -46,6 +46,7 @@ from concord.methods.networks.checkpoints.ldm import (
 )
 from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
 from concord.methods.networks.experts import Encoded
+from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.pretrained.transformers_folder import load_processor
 from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
 
@@ -410,3 +411,33 @@ def _tokenizer(folder: Path | None, shape: TextShape) -> Any:
             f"expected the tokenizer of {TOKENIZER}: `concord weights fetch {TOKENIZER}`"
         )
     return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------- roles of a profile
+
+
+def load_checkpoint(
+    codiff: Path, tokenizer: Path, size: int = 256, device: torch.device | str = "cpu"
+) -> CollaborativeNetworks:
+    """Everything that the joint checkpoint holds; the roles below are its parts. tokenizer: the folder of BERT's."""
+    return load_collaborative(size, {"codiff": codiff, "tokenizer": tokenizer}, device)
+
+
+def expert(networks: CollaborativeNetworks, condition: str) -> NoiseExpert:
+    """The expert of 'text' or 'mask'."""
+    return networks.expert(condition)
+
+
+def influence(networks: CollaborativeNetworks, condition: str) -> Influence:
+    """The dynamic diffuser of 'text' or 'mask'."""
+    return networks.dynamic_diffuser(condition)
+
+
+def space(networks: CollaborativeNetworks) -> LatentSpace:
+    """The autoencoder with the shape of its latents."""
+    return LatentSpace(networks.autoencoder, networks.latent_shape, networks.image_size)
+
+
+def noise_schedule(networks: CollaborativeNetworks) -> Schedule:
+    """The schedule that it was trained under."""
+    return networks.schedule

@@ -40,6 +40,7 @@ from concord.methods.networks.checkpoints.ldm import (
 )
 from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
 from concord.methods.networks.experts import Encoded
+from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.pretrained.transformers_folder import load_processor
 from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
 
@@ -366,3 +367,21 @@ def _assembled(
     side = int(unet.config.sample_size)
     latent_shape = (int(unet.config.in_channels), side, side)
     return StableDiffusion(latents, text_encoder, tokenizer, unet, schedule, latent_shape, side * 2**halvings, card)
+
+
+# ---------------------------------------------------------------------------------------------- roles of a profile
+
+
+def expert(networks: StableDiffusion, condition: str) -> NoiseExpert:
+    """The denoiser under 'text', or 'unconditional' under the empty text."""
+    return networks.expert(condition)
+
+
+def space(networks: StableDiffusion) -> LatentSpace:
+    """The autoencoder with the shape of its latents."""
+    return LatentSpace(networks.autoencoder, networks.latent_shape, networks.image_size)
+
+
+def noise_schedule(networks: StableDiffusion) -> Schedule:
+    """The schedule that it was trained under."""
+    return networks.schedule

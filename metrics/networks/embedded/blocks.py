@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+from concord.data.checkpoints import load_network
+from concord.data.errors import ConcordError
+
+Network = TypeVar("Network", bound=nn.Module)
+SIDE = 64
+
+
+def load_perception(kind: type[Network], path: Path, device: torch.device | str) -> Network:
+    """An embedded network that judges or guides; its kernels lie channels last, as scoring lays its images."""
+    return load_network(kind, path, device).to(memory_format=torch.channels_last)
+
+
+def for_scoring(images: Tensor, network: nn.Module) -> Tensor:
+    """Images (B, 3, 64, 64) on the network's device, channels last; ConcordError for another size."""
+    if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE):
+        raise ConcordError(f"images of shape {tuple(images.shape)}: the embedded judges expect (B, 3, {SIDE}, {SIDE})")
+    device = next(network.parameters()).device
+    return images.to(device).contiguous(memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):

@@ -5,10 +5,15 @@ Stands where ArcFace (Deng et al. 2019) stands at the papers' scale: unit vector
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from concord.metrics.networks.embedded.blocks import Pyramid
+from concord.metrics.networks.embedded.blocks import Pyramid, for_scoring, load_perception
+from concord.metrics.networks.embedded.parser import SynthParser
 
 
 class IdentityNetwork(nn.Module):
@@ -23,3 +28,25 @@ class IdentityNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.embed(images)
+
+
+@dataclass(frozen=True)
+class SynthIdentity:
+    """The identity network, and a parser that says whether there is a face at all."""
+
+    network: IdentityNetwork
+    parser: SynthParser
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, E); gradients pass."""
+        return self.network.embed(images)
+
+    @torch.inference_mode()
+    def embed_faces(self, images: Tensor) -> tuple[Tensor, list[str]]:
+        """Unit vectors (B, E), with 'ok' or why there is none; a vector without a face means nothing."""
+        return self.network.embed(for_scoring(images, self.network)), self.parser.face_status(images)
+
+
+def load_identity(path: Path, parser: SynthParser, device: torch.device | str = "cpu") -> SynthIdentity:
+    """The identity network of SynthFaces from its committed weights."""
+    return SynthIdentity(load_perception(IdentityNetwork, path, device), parser)

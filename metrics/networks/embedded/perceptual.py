@@ -14,11 +14,15 @@ the same distance can score and, through autograd, guide. No image of a batch to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from concord.metrics.networks.embedded.features import FeatureNetwork
+from concord.data.errors import ConcordError
+from concord.metrics.networks.embedded.blocks import for_scoring, load_perception
+from concord.metrics.networks.embedded.features import KINDS, FeatureNetwork
 
 LPIPS_EPSILON = 1e-10  # added to the norm that channels are divided by, as in LPIPS
 STYLE_LAYERS = (1, 4, 6)  # of the feature network's trunk: 32, 16 and 8 pixels wide at an image of 64
@@ -95,3 +99,38 @@ def token_gram_distance(first: Tensor, second: Tensor) -> Tensor:
     FreeDoM's style distance; a sum over tokens, so that its size depends on their number.
     """
     return torch.linalg.matrix_norm(first.mT @ first - second.mT @ second)
+
+
+@dataclass(frozen=True)
+class SynthFeatures:
+    """The feature network as it scores and guides: features of the set metrics, style, content, perceptual distance."""
+
+    network: FeatureNetwork
+
+    @torch.inference_mode()
+    def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """Features for the set metrics by kind, one pass for all of them: see `FeatureNetwork.views`."""
+        for kind in kinds:
+            if kind not in KINDS:
+                raise ConcordError(f"features '{kind}': the feature network of SynthFaces gives {', '.join(KINDS)}")
+        return self.network.views(for_scoring(images, self.network), kinds)
+
+    @torch.inference_mode()
+    def attributes(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits by attribute, (B, levels) each."""
+        logits = self.network(for_scoring(images, self.network))
+        return {name: logits[name] for name in self.network.heads}
+
+    def style_features(self, images: Tensor) -> list[Tensor]:
+        """Early activations (B, C, h, w) that style and content are compared by; gradients pass."""
+        return trunk_activations(self.network, for_scoring(images, self.network), STYLE_LAYERS)
+
+    def perceptual_distance(self, images: Tensor, originals: Tensor) -> Tensor:
+        """(B,) in [0, 4]: LPIPS's form over the feature network, without learnt weights; gradients pass."""
+        sides = (for_scoring(x, self.network) for x in (images, originals))
+        return perceptual_distance(*(trunk_activations(self.network, x, PERCEPTUAL_LAYERS) for x in sides))
+
+
+def load_features(path: Path, device: torch.device | str = "cpu") -> SynthFeatures:
+    """The feature network of SynthFaces from its committed weights."""
+    return SynthFeatures(load_perception(FeatureNetwork, path, device))

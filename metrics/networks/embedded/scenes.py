@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, max_pool2d, pixel_unshuffle, softplus
 
 from concord.data.errors import ConcordError
-from concord.metrics.networks.embedded.blocks import ResidualBlock
+from concord.metrics.networks.embedded.blocks import ResidualBlock, load_perception
 
 SIZE, GRID = 64, 32  # of the images, of the detector's map
 PATCH = 32  # side of what the segmenter looks at
@@ -246,3 +247,18 @@ def _places(planes: Tensor) -> Tensor:
     subject, other, along, across = planes.unbind(1)
     band = ((along > -0.1) & (along < 1.1) & (across.abs() < 0.35)).to(planes.dtype)
     return torch.stack([subject, other, band], 1)
+
+
+def load_detector(path: Path, device: torch.device | str = "cpu") -> SceneDetector:
+    """The detector of SynthScenes from its committed weights."""
+    return load_perception(SceneDetector, path, device)
+
+
+def load_segmenter(path: Path, device: torch.device | str = "cpu") -> SceneSegmenter:
+    """The segmenter of SynthScenes from its committed weights."""
+    return load_perception(SceneSegmenter, path, device)
+
+
+def load_interactions(path: Path, device: torch.device | str = "cpu") -> SceneInteractions:
+    """The judge of interactions of SynthScenes from its committed weights."""
+    return load_perception(SceneInteractions, path, device)

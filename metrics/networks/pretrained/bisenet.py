@@ -171,6 +171,10 @@ class BiSeNetParser(nn.Module):
             images = F.interpolate(images, SIZE, mode="bicubic", align_corners=False)
         return self.network((images - self.mean) / self.deviation).index_select(1, self.order)
 
+    def parse(self, images: Tensor) -> Tensor:
+        """The same: what scores by FreeDoM's distance looks as the guide does."""
+        return self(images)
+
 
 def _to_size_of(x: Tensor, other: Tensor) -> Tensor:
     return F.interpolate(x, other.shape[2:], mode="nearest")

@@ -94,6 +94,28 @@ class Clip(nn.Module):
         return F.normalize(self.text_features(texts), dim=-1)
 
 
+class ClipFeatures:
+    """The image embedding of a CLIP as features of a set metric (CMMD)."""
+
+    def __init__(self, clip: Clip, kind: str) -> None:
+        self.clip, self.kind = clip, kind
+
+    @torch.inference_mode()
+    def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """Unit vectors float32 (B, E) under the one kind."""
+        return {self.kind: self.clip.embed_images(images.to(self.clip.mean.device)).float()}
+
+
+def load_clip_features(
+    path: Path | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "clip-vit-l-14-336",
+    kind: str = "clip-l-336",
+) -> ClipFeatures:
+    """CLIP of those weights as features of that kind."""
+    return ClipFeatures(load_clip(path, device, name), kind)
+
+
 def encode_text(model: Any, tokens: Tensor) -> Tensor:
     """open_clip's `encode_text` of tokens (B, 77), without the padding: its attention is causal, and it reads the end.
 

@@ -11,6 +11,7 @@ at load, by the authors' rule.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class DINOv2Features(nn.Module):
         small = resize.pillow(resize.levels(images), SIDE).to(self.network.device) / 255
         pixels = (small - self.get_buffer("mean")) / self.get_buffer("deviation")
         return {"dinov2": self.network(pixel_values=pixels).last_hidden_state[:, 0].float()}
+
+    def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """{'dinov2': class tokens float32 (B, D)}."""
+        return self(images)
 
 
 def load_dinov2(path: Path | None = None, device: torch.device | str = "cpu") -> DINOv2Features:

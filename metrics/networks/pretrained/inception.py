@@ -251,6 +251,10 @@ class InceptionFeatures(nn.Module):
             found |= {kind: outputs[output].float() for kind, output in wanted.items()}
         return {kind: found[kind] for kind in kinds}
 
+    def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """float32 (B, D) by kind."""
+        return self(images, kinds)
+
     def _outputs(self, grey: Tensor, protocol: str, names: list[str]) -> dict[str, Tensor]:
         parts = []
         for part in grey.split(CPU_BATCH if grey.device.type == "cpu" else max(len(grey), 1)):

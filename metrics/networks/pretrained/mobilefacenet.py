@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concord.metrics.face.square import Square
+from concord.metrics.face.square import Square, landmark_vector
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
 
 SIZE = 112
@@ -123,6 +123,14 @@ class SquareLandmarks(nn.Module):
         """Images (B, 3, H, W) RGB in [0, 1], a square each -> (B, 136), shares of the squares."""
         faces = [cut(image, square) for image, square in zip(images, squares, strict=True)]
         return self.network(torch.stack(faces))
+
+    def landmark_vectors(self, images: Tensor, squares: Sequence[Square]) -> tuple[Tensor, list[str]]:
+        """(B, 136), and 'ok' for each: given the square, no face has to be found."""
+        return self(images, squares), ["ok"] * len(images)
+
+    def landmark_residual(self, images: Tensor, points: Tensor, squares: Sequence[Square]) -> Tensor:
+        """(B, 136), as shares of the squares: less the target points (B, 68, 2) in pixels; gradients pass."""
+        return self(images, squares) - landmark_vector(points.to(images.dtype), list(squares))
 
 
 def cut(image: Tensor, square: Square) -> Tensor:

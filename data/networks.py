@@ -1,0 +1,170 @@
+"""The networks of a profile by role, loaded when first asked for: one protocol for methods and metrics.
+
+    networks = Networks(load_profile("embedded"), generator="faces", device="cuda:0")
+    denoise = networks.get("expert/text", Expert).bind(conditions, networks.get("schedule", Schedule))
+
+Roles are words of a profile's YAML: 'space', 'schedule', 'expert/<condition>', 'guide/<kind>', 'judge/<kind>',
+'features/<kind>', ... Which class or protocol stands behind one is what its user asks for, and is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+from concord.data.errors import ConcordError
+from concord.data.profile import Entry, Profile, load_profile, loader_file
+from concord.data.weight_names import card_of, digest, locate
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class Pool:
+    """Networks that are loaded on one device, shared by every `Networks` that is given the pool.
+
+    Safe for what nothing changes: evaluation mode, frozen. Kept as long as the pool is.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, object] = {}
+        self.digests: dict[Path, str] = {}
+
+
+class Networks:
+    """What a method draws from and a metric looks through.
+
+    paths: weight files by name, where they are not those that are committed or fetched.
+    allowed: the roles that may be asked for; None for all that the profile and the generator have.
+    sha256: name of weights -> SHA-256 of what was loaded so far. cards: role -> what is known of its weights.
+    """
+
+    def __init__(
+        self,
+        profile: Profile | str,
+        generator: str | None = None,
+        device: torch.device | str = "cpu",
+        paths: Mapping[str, Path] | None = None,
+        allowed: Iterable[str] | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        import torch
+
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        if generator is not None and (reason := self.profile.generator(generator).unavailable):
+            raise ConcordError(f"generator '{generator}': {reason}")
+        self.generator, self.device = generator, torch.device(device)
+        self.paths, self.pool = dict(paths or {}), pool or Pool()
+        self.allowed = None if allowed is None else frozenset(allowed)
+        self._keys: dict[str, str] = {}  # role -> of what was loaded, in the pool
+        self.sha256: dict[str, str] = {}
+        self.cards: dict[str, dict[str, object]] = {}
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the images that its generator makes."""
+        return self.profile.sizes_of(self.generator)
+
+    def has(self, role: str) -> bool:
+        """Whether the profile, or the generator, has the role; nothing is loaded."""
+        return role in self.profile.roles_of(self.generator)
+
+    def get(self, role: str, kind: type[T]) -> T:
+        """The network of a role, in evaluation mode, frozen, on the device.
+
+        kind: the class, or runtime-checkable protocol, that it is to be. Raises ConcordError naming role, profile and
+        loader where there is no such role, weights are missing (with the command that supplies them), or what the
+        loader gives is no `kind`.
+        """
+        if self.allowed is not None and role not in self.allowed:
+            known = ", ".join(sorted(self.allowed)) or "none"
+            raise ConcordError(f"role '{role}': it was not named among the roles that are looked through ({known})")
+        found = self._load(role)
+        if not isinstance(found, kind):
+            _, entry = self.profile.entry(role, self.generator)
+            raise ConcordError(
+                f"profile '{self.profile.name}', role '{role}': {entry.loader} gives a {type(found).__name__}, "
+                f"expected a {kind.__name__}; {_lacks(found, kind)}"
+            )
+        return found
+
+    def _load(self, role: str) -> object:
+        role, entry = self.profile.entry(role, self.generator)
+        if role in self._keys:
+            return self.pool.loaded[self._keys[role]]
+        used = {argument: self._load(other) for argument, other in entry.uses.items()}
+        where = f"profile '{self.profile.name}', role '{role}' ({entry.loader})"
+        try:
+            places = {argument: self._place(name) for argument, name in entry.files.items()}
+        except ConcordError as error:
+            raise ConcordError(f"{where}: {error}") from None
+        built_on = [self._keys[self.profile.entry(other, self.generator)[0]] for other in entry.uses.values()]
+        key = repr((str(self.profile.path), entry.loader, sorted(places.items()), sorted(entry.options.items()),
+                    sorted(entry.uses), built_on, str(self.device)))  # fmt: skip
+        if key not in self.pool.loaded:
+            import torch
+
+            with torch.inference_mode(False):  # weights born in inference mode can never be part of a graph
+                self.pool.loaded[key] = self._call(entry, places, used)
+        for argument, name in entry.files.items():
+            place = places[argument]
+            if place not in self.pool.digests:
+                self.pool.digests[place] = digest(name, place, self.profile)
+            self.sha256[name] = self.pool.digests[place]
+            self.cards[role if argument == "path" else f"{role}-{argument}"] = card_of(name, self.sha256[name])
+        self._keys[role] = key
+        return self.pool.loaded[key]
+
+    def _place(self, name: str) -> Path:
+        given = self.paths.get(name)
+        if given is None:
+            return locate(name, self.profile)
+        if not given.exists():
+            raise ConcordError(f"{given}: no such file; give the weights '{name}'")
+        return given
+
+    def _call(self, entry: Entry, places: Mapping[str, Path], used: Mapping[str, object]) -> object:
+        function = loader_function(entry.loader, self.profile.path)
+        given: dict[str, object] = {**places, **used, **entry.options}
+        if "device" in inspect.signature(function).parameters:
+            given["device"] = self.device
+        try:
+            inspect.signature(function).bind(**given)
+        except TypeError as error:
+            raise ConcordError(f"loader '{entry.loader}': {error}; correct the entry in the profile") from None
+        return function(**given)
+
+
+def loader_function(loader: str, profile: Path = Path()) -> Callable[..., object]:
+    """The function that a loader names; a file beside the profile is imported under a private name."""
+    path, (module, _, function) = loader_file(loader, profile), loader.partition(":")
+    found = _module(path) if module.endswith(".py") else importlib.import_module(module)
+    return getattr(found, function)  # type: ignore[no-any-return]
+
+
+def _module(path: Path) -> ModuleType:
+    private = f"concord_loader_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if private not in sys.modules:
+        spec = importlib.util.spec_from_file_location(private, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[private] = module
+    return sys.modules[private]
+
+
+def _lacks(found: object, kind: type[object]) -> str:
+    """What a protocol asks for that an object does not have."""
+    names = sorted(set(dir(kind)) - set(dir(object)))
+    missing = [name for name in names if not name.startswith("_") and name not in dir(found)]
+    return f"it has no {', '.join(missing)}" if missing else "name another loader in the profile"

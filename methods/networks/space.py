@@ -1,0 +1,44 @@
+"""The space that a generator samples in: images there and back, and the shape of its noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from concord.data.checkpoints import load_network
+from concord.methods.networks.autoencoder import Autoencoder
+
+
+class Codec(Protocol):
+    """Images (B, 3, H, W) in [0, 1] to the space that is sampled in, and back, not clamped."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """latent_shape: of one image there, (C, h, w). image_size: pixels of its images."""
+
+    codec: Codec
+    latent_shape: tuple[int, ...]
+    image_size: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> x_0 (B, C, h, w)."""
+        return self.codec.encode(images)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x_0 (B, C, h, w) -> images (B, 3, H, W) around [0, 1]; not clamped: a guide's gradient survives."""
+        return self.codec.decode(x)
+
+
+def load_space(path: Path, device: torch.device | str = "cpu") -> LatentSpace:
+    """An embedded first stage: 64x64 images, latents (6, 16, 16)."""
+    network = load_network(Autoencoder, path, device)
+    return LatentSpace(network, (network.channels, 16, 16), 64)
