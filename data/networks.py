@@ -148,7 +148,8 @@ def loader_function(loader: str, profile: Path = Path()) -> Callable[..., object
     """The function that a loader names; a file beside the profile is imported under a private name."""
     path, (module, _, function) = loader_file(loader, profile), loader.partition(":")
     found = _module(path) if module.endswith(".py") else importlib.import_module(module)
-    return getattr(found, function)  # type: ignore[no-any-return]
+    loaded: Callable[..., object] = getattr(found, function)
+    return loaded
 
 
 def _module(path: Path) -> ModuleType:

@@ -34,8 +34,7 @@ from torch.nn.functional import interpolate, log_softmax, normalize, one_hot
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES
 from concord.methods.base import Method, Request
-from concord.metrics.face.square import landmark_vector
-from concord.metrics.face.square import face_square
+from concord.metrics.face.square import face_square, landmark_vector
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 from concord.metrics.networks.embedded.perceptual import gram
 from concord.metrics.networks.pretrained.clip_tokens import style_tokens

@@ -98,8 +98,7 @@ def test_a_smaller_map_is_compared_at_the_parsers_size() -> None:
 
 def test_the_papers_networks_are_looked_at_as_freedom_does() -> None:
     """MobileFaceNet sees the wanted face's square in every image; CLIP is asked for its guide preparation."""
-    from concord.metrics.face.square import landmark_vector
-    from concord.metrics.face.square import face_square
+    from concord.metrics.face.square import face_square, landmark_vector
     from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet, SquareLandmarks
 
     class Pair(ToyPair):
