@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from concord.reports import statistics as st
-from concord.reports.published import DeclaredTable, Paper, declared_table, load_paper, paper_names
+from concord.reports.published import Paper, PublishedTable, load_paper, paper_names, published_table
 from concord.reports.site.cards import method_cards
 from concord.reports.tables.measured import (
     JOINT,
@@ -86,7 +86,7 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     """The table of a suite from what the store holds; rows without results show the paper's values."""
     suite = suite.in_profile(profile)
     facts = facts or metric_facts(suite.metrics)
-    declared = declared_table(suite.paper, suite.table)
+    declared = published_table(suite.paper, suite.table)
     unscored = missing_judges(suite, store, profile)
     measured: dict[str, Measured] = {}
     for name in suite.row_names():
@@ -137,7 +137,7 @@ def _order(suite: Suite) -> list[str]:
 def _columns(
     facts: list[MetricFacts],
     measured: dict[str, Measured],
-    declared: DeclaredTable,
+    declared: PublishedTable,
     runs: Mapping[str, Run],
     n: int | None,
     beside: bool,
@@ -169,7 +169,7 @@ def _entering(column: str, measured: dict[str, Measured], n: int | None) -> int 
     return n if weights is None else int((weights > 0).sum())
 
 
-def _paper_column(key: str, declared: DeclaredTable, runs: Mapping[str, Run]) -> Column:
+def _paper_column(key: str, declared: PublishedTable, runs: Mapping[str, Run]) -> Column:
     """A column of the paper that we do not measure."""
     higher, head = declared.metrics[key] == "higher", declared.head(key)
     protocol = column_protocol(None, key, declared, runs, None)
@@ -193,7 +193,7 @@ def _row(
     measured: Measured | None,
     columns: list[Column],
     facts: dict[str, MetricFacts],
-    declared: DeclaredTable,
+    declared: PublishedTable,
     refusal: str,
 ) -> Row:
     spec = next((row for row in suite.rows if row.name == name), None)
@@ -243,7 +243,7 @@ def _guides(suite: Suite) -> bool:
     return any(suite.row_conditions(row) for row in suite.rows if row.method)
 
 
-def _paper_cell(declared: DeclaredTable, row: str, column: Column) -> Cell:
+def _paper_cell(declared: PublishedTable, row: str, column: Column) -> Cell:
     """What the paper prints there."""
     unclear = f"{row}.{column.paper_label}" in declared.unclear
     return Cell(paper=declared.value(row, column.paper_label), unclear=unclear)
@@ -304,7 +304,7 @@ def unanswered_tables(profile: str, suites: Iterable[Suite] | None = None) -> li
     ]
 
 
-def _paper_table(paper: Paper, declared: DeclaredTable, profile: str) -> Table:
+def _paper_table(paper: Paper, declared: PublishedTable, profile: str) -> Table:
     reason = declared.not_run or "not run: no suite answers this table"
     columns = [_paper_column(key, declared, {}) for key in declared.metrics if key != SECONDS]
     return Table(
@@ -320,7 +320,7 @@ def _paper_table(paper: Paper, declared: DeclaredTable, profile: str) -> Table:
     )
 
 
-def _declared_rows(declared: DeclaredTable, columns: list[Column], names: list[str], absent: str) -> list[Row]:
+def _declared_rows(declared: PublishedTable, columns: list[Column], names: list[str], absent: str) -> list[Row]:
     """Rows of the paper with the paper's values alone."""
     return [
         Row(

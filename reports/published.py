@@ -1,24 +1,19 @@
-"""The papers' own numbers (reports/papers/*.yaml): what was declared, to be printed beside what was measured."""
+"""The papers' own numbers (reports/papers/*.yaml): what was published, to be printed beside what was measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field, PlainValidator, model_validator
 
 from concord.data.errors import ConcordError
+from concord.data.schema import Strict, read_model
 
 PAPERS = Path(__file__).resolve().parent / "papers"
-_TABLE_KEYS = {
-    "label", "title", "n", "note", "not_run", "unclear", "metrics", "labels", "measured", "ours", "scale", "rows",
-}  # fmt: skip
-_PAPER_KEYS = {"name", "title", "authors", "venue", "arxiv", "protocol", "tables"}
-
 LABELS = {
     "fid": "FID", "is": "IS", "sfid": "sFID", "precision": "Precision", "recall": "Recall",
     "text_percent": "Text (%)", "mask_percent": "Mask (%)", "seg_distance": "Seg. distance",
@@ -28,8 +23,17 @@ LABELS = {
 """Heads of columns that no metric of ours answers; a table's own `labels` come first."""
 
 
-@dataclass(frozen=True)
-class DeclaredTable:
+def _printed(value: object) -> float | None:
+    """A number as it is written: a whole one stays whole, as its paper printed no decimals."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"expected a number or null, got {value!r}")
+
+
+Printed = Annotated[float | None, PlainValidator(_printed)]
+
+
+class PublishedTable(Strict):
     """One table as the paper prints it. rows: row name -> metric key -> value (None: not reported).
 
     measured: metric key -> how the paper measured it, in a few words.
@@ -41,17 +45,50 @@ class DeclaredTable:
     name: str
     label: str  # 'Table 1'
     title: str
-    metrics: dict[str, str]  # metric key -> 'higher' or 'lower'
-    rows: dict[str, dict[str, float | None]]
+    metrics: dict[str, Literal["higher", "lower"]]
+    rows: dict[str, dict[str, Printed]]
     titles: dict[str, str]  # row name -> as the paper calls it
-    n: dict[str, int] = field(default_factory=dict)  # metric key -> number of images, where known
+    n: dict[str, int] = Field(default_factory=dict)  # metric key -> number of images, where known
     note: str = ""
-    unclear: dict[str, str] = field(default_factory=dict)  # 'row.metric' -> why its print cannot be read for certain
-    labels: dict[str, str] = field(default_factory=dict)  # metric key -> head of its column
-    measured: dict[str, str] = field(default_factory=dict)
-    ours: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    scale: dict[str, float] = field(default_factory=dict)
+    unclear: dict[str, str] = Field(default_factory=dict)  # 'row.metric' -> why its print cannot be read for certain
+    labels: dict[str, str] = Field(default_factory=dict)  # metric key -> head of its column
+    measured: dict[str, str] = Field(default_factory=dict)
+    ours: dict[str, list[str]] = Field(default_factory=dict)
+    scale: dict[str, float] = Field(default_factory=dict)
     not_run: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        """In the file a row's title stands among its cells, cells that are not reported may be left out, and one metric
+        that answers a key needs no list."""
+        if not isinstance(value, dict) or not isinstance(value.get("rows"), dict):
+            return value
+        metrics, rows, titles = value.get("metrics") or {}, {}, {}
+        for row, cells in value["rows"].items():
+            rows[row] = {**dict.fromkeys(metrics), **cells} if isinstance(cells, dict) else cells
+            titles[row] = rows[row].pop("title", row) if isinstance(cells, dict) else row
+        ours = {key: [names] if isinstance(names, str) else names for key, names in value.get("ours", {}).items()}
+        return {**value, "rows": rows, "titles": titles, "ours": ours}
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> PublishedTable:
+        named: dict[str, Mapping[str, object]] = {
+            "n": self.n,
+            "labels": self.labels,
+            "measured": self.measured,
+            "ours": self.ours,
+            "scale": self.scale,
+            **{f"rows.{row}": cells for row, cells in self.rows.items()},
+            "unclear": self.unclear,
+        }
+        for part, found in named.items():
+            known = list(self.metrics)
+            if part == "unclear":
+                known = [f"{row}.{metric}" for row in self.rows for metric in self.metrics]
+            if unknown := sorted(set(found) - set(known)):
+                raise ValueError(f"'{part}': unknown key '{unknown[0]}'; expected one of {', '.join(known)}")
+        return self
 
     def value(self, row: str, metric: str | None) -> float | None:
         """What the paper reports, in the unit of our metric, or None."""
@@ -84,8 +121,7 @@ class DeclaredTable:
         return answered
 
 
-@dataclass(frozen=True)
-class Paper:
+class Paper(Strict):
     """A paper, its protocol in sentences, and its tables."""
 
     name: str
@@ -93,8 +129,17 @@ class Paper:
     authors: str
     venue: str
     arxiv: str
-    protocol: tuple[str, ...]
-    tables: dict[str, DeclaredTable]
+    protocol: list[str] = Field(default_factory=list)
+    tables: dict[str, PublishedTable]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_tables(cls, value: Any) -> Any:
+        """In the file a table's name is its key."""
+        if not isinstance(value, dict) or not isinstance(value.get("tables"), dict):
+            return value
+        tables = {key: {**one, "name": key} if isinstance(one, dict) else one for key, one in value["tables"].items()}
+        return {**value, "tables": tables}
 
     @property
     def citation(self) -> str:
@@ -106,7 +151,7 @@ class Paper:
 
 
 def paper_names(folder: Path = PAPERS) -> list[str]:
-    """Every paper whose tables are declared."""
+    """Every paper whose tables are here."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
@@ -117,57 +162,12 @@ def load_paper(name: str, folder: Path = PAPERS) -> Paper:
     if not path.is_file():
         known = ", ".join(paper_names(folder))
         raise ConcordError(f"unknown paper '{name}': expected one of {known} (reports/papers)")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConcordError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    _known_keys(content, _PAPER_KEYS, f"{path}")
-    tables = {key: _table(key, value, f"{path}, table '{key}'") for key, value in content["tables"].items()}
-    return Paper(
-        content["name"], content["title"], content["authors"], content["venue"], str(content["arxiv"]),
-        tuple(content.get("protocol", ())), tables,
-    )  # fmt: skip
+    return read_model(path, Paper)
 
 
-def declared_table(paper: str, table: str) -> DeclaredTable:
+def published_table(paper: str, table: str) -> PublishedTable:
     """One table of a paper; raises ConcordError that lists the tables it has."""
     tables = load_paper(paper).tables
     if table not in tables:
         raise ConcordError(f"paper '{paper}' has no table '{table}': expected one of {', '.join(tables)}")
     return tables[table]
-
-
-def _known_keys(value: Any, known: Iterable[str], where: str) -> None:
-    if not isinstance(value, dict):
-        raise ConcordError(f"{where}: expected a mapping, got {type(value).__name__}")
-    unknown = set(value) - set(known)
-    if unknown:
-        raise ConcordError(f"{where}: unknown key '{min(unknown)}'; expected one of {', '.join(sorted(known))}")
-
-
-def _table(name: str, value: Any, where: str) -> DeclaredTable:
-    _known_keys(value, _TABLE_KEYS, where)
-    metrics = dict(value["metrics"])
-    for metric, direction in metrics.items():
-        if direction not in ("higher", "lower"):
-            raise ConcordError(f"{where}, metric '{metric}': expected 'higher' or 'lower', got {direction!r}")
-    for part in ("n", "labels", "measured", "ours", "scale"):
-        _known_keys(value.get(part, {}), metrics, f"{where}, '{part}'")
-    rows, titles = {}, {}
-    for row, cells in value["rows"].items():
-        _known_keys(cells, {"title", *metrics}, f"{where}, row '{row}'")
-        titles[row] = cells.get("title", row)
-        rows[row] = {metric: cells.get(metric) for metric in metrics}
-        for metric, number in rows[row].items():
-            if number is not None and (not isinstance(number, int | float) or isinstance(number, bool)):
-                raise ConcordError(
-                    f"{where}, row '{row}', metric '{metric}': expected a number or null, got {number!r}"
-                )
-    unclear = value.get("unclear", {})
-    _known_keys(unclear, {f"{row}.{metric}" for row in rows for metric in metrics}, f"{where}, 'unclear'")
-    ours = {key: (one,) if isinstance(one, str) else tuple(one) for key, one in value.get("ours", {}).items()}
-    return DeclaredTable(
-        name, value["label"], value["title"], metrics, rows, titles, dict(value.get("n", {})), value.get("note", ""),
-        dict(unclear), dict(value.get("labels", {})), dict(value.get("measured", {})), ours,
-        dict(value.get("scale", {})), value.get("not_run", ""),
-    )  # fmt: skip

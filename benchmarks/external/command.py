@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from concord.benchmarks.external.exchange import (
     REQUESTS,
@@ -145,17 +146,12 @@ def session_memory(leader: int) -> int:
     Sampled, and not read from the system's accounts of ended children: those count what a child held before it became
     another program, which is all of Concord's own memory.
     """
-    pages = 0
-    try:
-        processes = [entry for entry in os.listdir("/proc") if entry.isdecimal()]
-    except OSError:
-        return 0
-    for entry in processes:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:  # session
-                pages += int(fields[21])  # resident pages
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    memory = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):  # it has ended, or is another user's
+            if os.getsid(process.pid) == leader:
+                memory += process.memory_info().rss
+    return memory
 
 
 def last_line(work: Path) -> str:
@@ -174,9 +170,9 @@ def last_line(work: Path) -> str:
 def clear_work(folder: Path) -> None:
     """Remove what earlier calls left in the folder; a command of a killed Concord that still runs there is ended."""
     for work in folder.glob("*/"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
             leader = int((work / "pid").read_text())
-            if f"{MARK}={work}".encode() in Path(f"/proc/{leader}/environ").read_bytes().split(b"\0"):
+            if psutil.Process(leader).environ().get(MARK) == str(work):
                 _signal_group(leader, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import REFERENCES, Row
 from concord.data.errors import ConcordError
@@ -29,7 +30,6 @@ from concord.data.schema import Strict, read_model
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.requests import RequestSet
-    from concord.benchmarks.plan.runs import RunPlan
     from concord.benchmarks.suite import Suite
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,7 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            with contextlib.suppress(
-                OSError
-            ):  # Linux forgets the process's peak; elsewhere it stays that of the process
+            with contextlib.suppress(OSError):  # Linux forgets the peak of the process; others keep it
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
@@ -85,18 +83,17 @@ class PeakMemory:
             found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
             if found:
                 return int(found[1]) * 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
+        return int(psutil.Process().memory_info().rss)  # no peak is told there: what is held at the end of a shard
 
 
 def process_started() -> float:
-    """When this process began, on the clock of `time.perf_counter`; the present where the system does not tell."""
+    """When this process began, on the clock of `time.perf_counter`; as exactly as the system tells."""
     now = time.perf_counter()
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # since the machine started
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
-        return now
+        age = time.time() - psutil.Process().create_time()  # to the second only
     return now - max(0.0, age)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from concord.reports.published import DeclaredTable, Paper, load_paper, paper_names
+from concord.reports.published import Paper, PublishedTable, load_paper, paper_names
 from concord.reports.site.page import Page
 from concord.reports.tables.table import Table
 
@@ -14,7 +14,7 @@ from concord.reports.tables.table import Table
 class Listed:
     """One table of a paper. pages: the suites that answer it; alone: the page with the paper's values only."""
 
-    declared: DeclaredTable
+    declared: PublishedTable
     pages: list[Page] = field(default_factory=list)
     alone: Table | None = None
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from concord.benchmarks.store.run import Run
     from concord.benchmarks.suite import Suite
-    from concord.reports.published import DeclaredTable
+    from concord.reports.published import PublishedTable
 
 JOINT = "joint-success"
 REFUSED = "refused"
@@ -261,7 +261,7 @@ def request_levels(run: Run, key: str = "level") -> np.ndarray | None:
 
 
 def add_levels(
-    rows: dict[str, Measured], facts: dict[str, MetricFacts], declared: DeclaredTable
+    rows: dict[str, Measured], facts: dict[str, MetricFacts], declared: PublishedTable
 ) -> dict[str, MetricFacts]:
     """The facts with every metric that is printed by level replaced by its columns by level and over all instances.
 

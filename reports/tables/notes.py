@@ -14,7 +14,7 @@ from concord.reports.tables.tuning import tuning_notes
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
     from concord.benchmarks.suite import Suite
-    from concord.reports.published import DeclaredTable, Paper
+    from concord.reports.published import Paper, PublishedTable
     from concord.reports.tables.measured import Measured, MetricFacts
 
 EMBEDDED = (
@@ -64,7 +64,7 @@ def notes_for(
     rows: list[Row],
     runs: Mapping[str, Run],
     paper: Paper,
-    declared: DeclaredTable,
+    declared: PublishedTable,
     thresholds: Mapping[str, float],
     facts: Mapping[str, MetricFacts],
     n_reference: Mapping[str, int],
@@ -164,7 +164,7 @@ def level_notes(facts: Mapping[str, MetricFacts]) -> list[str]:
     return [f"{', '.join(plain)}: means over images; the stored rows do not say their levels."] if plain else []
 
 
-def paper_notes(paper: Paper, declared: DeclaredTable, labels: Mapping[str, str]) -> list[str]:
+def paper_notes(paper: Paper, declared: PublishedTable, labels: Mapping[str, str]) -> list[str]:
     """Citation, protocol, n, and what in the paper's print is unclear. labels: the paper's key -> our column's head."""
     about = [f"{declared.label} of {paper.citation}", *paper.protocol]
     about += [

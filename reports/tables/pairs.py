@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from concord.reports import statistics as st
-from concord.reports.published import DeclaredTable
+from concord.reports.published import PublishedTable
 from concord.reports.tables.measured import Measured, sample_interval
 from concord.reports.tables.table import BEST, SECOND, TIED, Column, Comparison, Row
 
@@ -19,7 +19,7 @@ Tested = tuple[float, float, float, float, str]
 
 
 def compare_rows(
-    rows: list[Row], columns: list[Column], measured: dict[str, Measured], declared: DeclaredTable
+    rows: list[Row], columns: list[Column], measured: dict[str, Measured], declared: PublishedTable
 ) -> list[Comparison]:
     """Every pair of methods in every measured column, paired over requests; Holm over all of them together."""
     names = [row.name for row in rows if row.kind == "method" and row.name in measured]

@@ -9,7 +9,7 @@ from concord.reports.tables.table import Row
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run
-    from concord.reports.published import DeclaredTable
+    from concord.reports.published import PublishedTable
     from concord.reports.tables.measured import MetricFacts
 
 
@@ -29,7 +29,7 @@ def scored_by_own_guide(fact: MetricFacts, run: Run) -> bool:
 
 
 def column_protocol(
-    fact: MetricFacts | None, key: str, declared: DeclaredTable, runs: Mapping[str, Run], n: int | None
+    fact: MetricFacts | None, key: str, declared: PublishedTable, runs: Mapping[str, Run], n: int | None
 ) -> str:
     """'paper: how, n = ...; here: networks, picture size, n = ...'; '' where the paper has no such column."""
     if not key:

@@ -10,7 +10,7 @@ from concord.data.errors import ConcordError
 from concord.metrics.base import all_metrics
 from concord.metrics.layout.instances import by_level
 from concord.reports.assemble import unanswered_tables
-from concord.reports.published import PAPERS, declared_table, load_paper, paper_names
+from concord.reports.published import PAPERS, load_paper, paper_names, published_table
 from concord.reports.tables.table import to_markdown
 
 NAMES = paper_names()
@@ -52,21 +52,21 @@ def test_what_answers_a_column_is_a_metric_of_the_same_direction(name: str, key:
 
 
 def test_numbers_that_the_papers_print_twice_agree() -> None:
-    first, second = (declared_table("collaborative-diffusion", key) for key in ("table-1", "table-2"))
+    first, second = (published_table("collaborative-diffusion", key) for key in ("table-1", "table-2"))
     assert first.rows["collaborative"] == second.rows["collaborative"]
 
 
 @pytest.mark.parametrize("row", ["interactdiffusion", "amdm-interactdiffusion-migc"])
 @pytest.mark.parametrize("metric", ["success", "miou"])
 def test_amdms_averages_weigh_every_instance_alike(row: str, metric: str) -> None:
-    values = declared_table("amdm", "table-1").rows[row]
+    values = published_table("amdm", "table-1").rows[row]
     levels = by_level([values[f"{metric}_L{n}"] for n in range(2, 7)], list(range(2, 7)))
     assert levels["avg"] == pytest.approx(values[f"{metric}_avg"], abs=0.011)
     assert abs(levels["avg-level"] - levels["avg"]) > 0.05
 
 
 def test_restoring_more_patches_is_harder_in_every_row() -> None:
-    table = declared_table("mt-diffusion", "table-1")
+    table = published_table("mt-diffusion", "table-1")
     for row in table.rows.values():
         values = [row[f"mask_{m}"] for m in (5, 10, 15, 20)]
         assert all(a < b for a, b in pairwise(values))  # type: ignore[operator]
@@ -88,7 +88,7 @@ def test_a_printed_share_is_put_beside_our_percentage() -> None:
 
     What scores images made from masks (`mask-class-accuracy`) answers none of its columns.
     """
-    table = declared_table("mt-diffusion", "table-4")
+    table = published_table("mt-diffusion", "table-4")
     assert table.value("mt-diffusion", "pixel_accuracy") == pytest.approx(95.0)
     assert table.value("mt-diffusion", "class_accuracy") == 0.85
     keys = {"mask-accuracy": "mask_percent", "mask-class-accuracy": "class_accuracy", "mask-class-iou": "class_iou"}
@@ -112,7 +112,7 @@ def test_the_papers_digits_are_printed_as_in_the_paper() -> None:
 
 def test_a_paper_value_stands_at_the_nearest_metric_of_the_suite_alone() -> None:
     """Collaborative Diffusion's FID is pytorch-fid's: it stands at 'fid-legacy' where a suite has it, else at 'fid'."""
-    table = declared_table("collaborative-diffusion", "table-1")
+    table = published_table("collaborative-diffusion", "table-1")
     assert table.keys_of({"fid": "fid", "fid-legacy": None, "kid": None}) == {"fid-legacy": "fid"}
     assert table.keys_of({"fid": "fid", "kid": None, "mask-accuracy": "mask_percent"}) == {
         "fid": "fid",
@@ -159,7 +159,7 @@ def test_paper_files_with_mistakes_name_them(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(text.replace(old, new), encoding="utf-8")
 
     wrong("wrong", "31.87\n", "many\n")
-    with pytest.raises(ConcordError, match=r"row 'interactdiffusion', metric 'success_L2': expected a number or null"):
+    with pytest.raises(ConcordError, match=r"interactdiffusion.success_L2': expected a number or null"):
         load_paper("wrong", tmp_path)
     wrong("extra", "authors:", "writers:")
     with pytest.raises(ConcordError, match="unknown key 'writers'"):

@@ -37,11 +37,11 @@ def test_suites_of_the_repo_load() -> None:
 
 
 def test_papers_and_tables_of_the_repo_exist() -> None:
-    from concord.reports.published import declared_table
+    from concord.reports.published import published_table
 
     for name in suite_names():
         suite = read_suite(name)
-        declared = declared_table(suite.paper, suite.table)
+        declared = published_table(suite.paper, suite.table)
         assert {row.name for row in suite.rows} & set(declared.rows), f"{name}: no row that the paper has"
 
 
@@ -179,10 +179,10 @@ def test_guided_suites_compare_on_equal_terms(name: str) -> None:
 
 
 def test_rows_that_are_not_run_show_what_the_paper_has() -> None:
-    from concord.reports.published import declared_table
+    from concord.reports.published import published_table
 
     suite = load_suite("identity-landmarks")
-    declared = declared_table(suite.paper, suite.table)
+    declared = published_table(suite.paper, suite.table)
     for name in ("diffswap", "e4s"):
         assert suite.row(name).planned is not None
         assert suite.row(name).planned.startswith("not run")
