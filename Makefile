@@ -5,6 +5,7 @@
 #   make bench SIZE=full            as many samples as the papers took
 #   make bench PROFILE=paper        the papers' data and checkpoints
 #   make test ARGS="-k store -x"    anything after the command
+#   make test WORKERS=8             more processes than two
 #   make compare BASE=main          against the baseline committed there
 
 SUITE   ?=
@@ -13,6 +14,7 @@ PROFILE ?= embedded
 DEVICE  ?=
 DEVICES ?=
 BASE    ?=
+WORKERS ?= 2
 ARGS    ?=
 
 .DEFAULT_GOAL := help
@@ -36,15 +38,18 @@ endif
 option = $(if $($(2)),--$(1) "$($(2))")
 PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
-.PHONY: bench test report compare baseline train lint clean help lock
+.PHONY: bench test test-long report compare baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
 	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
 	@$(CONCORD) warm $(PYTHON) -m dvc repro
 	@$(CONCORD) report --where $(PICK)
 
-test: $(READY) ## Run the tests (ARGS="-m 'not slow'" leaves out the long ones)
-	@$(PYTHON) -m pytest $(ARGS)
+test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but the long ones
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m "not long" $(ARGS)
+
+test-long: $(READY) ## Run the long tests: kill loops, whole runs at full width
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m long $(ARGS)
 
 report: $(READY) ## Write the tables and figures again from the stored results
 	@$(CONCORD) report $(PICK) $(ARGS)
@@ -75,7 +80,7 @@ lock: $(READY) ## Resolve requirements.lock again after a change of pyproject.to
 	    --generate-hashes --no-header --quiet $(ARGS) -o requirements.lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The environment: a Python of 3.11 to 3.13, then the uv that the lock pins, then the lock itself, hashes checked.

@@ -6,16 +6,51 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import toy_world
 
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as concord/__init__.py does, before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core; more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["CONCORD_HASHES"] = tempfile.mkdtemp(prefix="concord-hashes-")  # of files of tests; gone with them
 atexit.register(shutil.rmtree, os.environ["CONCORD_HASHES"], ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------- skips, where they count
+# On a user's machine a test that lacks a program is skipped and says why. Continuous integration installs the programs
+# (.ci/run), so a skip there means that a part of the repository is no longer tested: it fails.
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+MAY_SKIP = {"gpu", "own_files"}  # markers of what no continuous integration has
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    allowed = hasattr(report, "wasxfail") or MAY_SKIP & {mark.name for mark in item.iter_markers()}
+    return report if allowed else _counted(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _counted((yield))
+
+
+def _counted(report: Report) -> Report:
+    """The report, failed where it says that something was skipped and this is continuous integration."""
+    if IN_CI and report.skipped:
+        report.longrepr = f"skipped, which is a failure where CI is set: {report.longrepr}"
+        report.outcome = "failed"
+    return report
+
+
+# ----------------------------------------------------------------------------------------------------------- fixtures
 
 
 @pytest.fixture(scope="session")

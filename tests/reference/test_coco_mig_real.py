@@ -16,7 +16,10 @@ REPO = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("CONCORD_REAL_SAMPLES", REPO.parent / "shared" / "real_samples"))
 FILE = SAMPLES / "coco_mig" / "mig_bench.json"
 
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="no COCO-MIG file; set CONCORD_REAL_SAMPLES to its folder")
+pytestmark = [
+    pytest.mark.own_files,
+    pytest.mark.skipif(not FILE.is_file(), reason="no COCO-MIG file; set CONCORD_REAL_SAMPLES to its folder"),
+]
 
 LEVELS = {f"L{level}": 160 * level for level in range(2, 7)}
 

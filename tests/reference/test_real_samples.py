@@ -15,9 +15,10 @@ from concord.data.labels import CELEBAMASK_HQ, INDEX
 REPO = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("CONCORD_REAL_SAMPLES", REPO.parent / "shared" / "real_samples"))
 
-pytestmark = pytest.mark.skipif(
-    not SAMPLES.is_dir(), reason="no real samples; set CONCORD_REAL_SAMPLES to their folder"
-)
+pytestmark = [
+    pytest.mark.own_files,
+    pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples; set CONCORD_REAL_SAMPLES to their folder"),
+]
 
 
 @pytest.fixture

@@ -133,9 +133,7 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def test_the_files_of_a_plugin_are_those_behind_its_imports(tmp_path: Path) -> None:
-    main = write(
-        tmp_path / "mine.py", "import numpy, json\nfrom helper import f\nfrom concord.methods import base\n"
-    )
+    main = write(tmp_path / "mine.py", "import numpy, json\nfrom helper import f\nfrom concord.methods import base\n")
     write(tmp_path / "helper.py", "def f():\n    from deep.inner import g\n    import namespace.leaf\n")
     write(tmp_path / "deep/__init__.py", "from . import other\n")
     write(tmp_path / "deep/inner.py", "from ..helper import no\nfrom .last import z\n")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -40,10 +43,10 @@ def test_a_workflow_names_no_index_and_asks_for_no_rights(path: Path) -> None:
 
 def test_what_the_workflows_run_exists() -> None:
     assert {path.stem for path in FILES} == {"compare", "test"}
-    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in FILES:
         for step in steps(path.stem):
-            asked = re.findall(r"(?:^|[^\w`])make (\w+)", step.get("run", "").split("concord")[0])
+            asked = re.findall(r"(?:^|[^\w`])make ([\w-]+)", step.get("run", "").split("concord")[0])
             assert set(asked) <= targets
     assert any(step.get("run") == ".ci/run" for step in steps("test"))
     for name in ("compare", "test"):
@@ -75,3 +78,78 @@ def test_the_gate_fails_on_one_and_explains_three(tmp_path: Path, status: int, e
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("the table\n")
     assert ("make baseline" in summary) == (status == 3)
+
+
+def test_every_supported_python_is_tested() -> None:
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"].values()
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    supported = [f"3.{minor}" for minor in range(8, 30) if SpecifierSet(requires).contains(f"3.{minor}.5")]
+    assert job["strategy"]["matrix"]["python"] == supported
+    setup = next(step for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python"))
+    assert setup["with"]["python-version"] == "${{ matrix.python }}"
+
+
+# ------------------------------------------------------------------------------------------------------------- .ci/run
+
+PROGRAMS = ("bash", "dirname", "mktemp", "tail", "env", "sh")
+
+
+def ci_run(tmp_path: Path, root: bool = True, apt: str | None = "exit 0", there: tuple[str, ...] = ()) -> Any:
+    """`.ci/run` on a machine that has these programs alone, and what `make` and `apt-get` were asked there."""
+    programs, asked = tmp_path / "bin", tmp_path / "asked"
+    programs.mkdir()
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    for name in PROGRAMS:
+        (programs / name).symlink_to(str(shutil.which(name)))
+    stand_ins = {"make": "exit 0", "id": f"echo {0 if root else 1000}", **dict.fromkeys(there, "exit 0")}
+    if apt is not None:
+        stand_ins["apt-get"] = f"echo E: told >&2; {apt}"
+    for name, ends in stand_ins.items():
+        (programs / name).write_text(f'#!/bin/sh\n[ {name} = id ] || echo {name} "$@" >> {asked}\n{ends}\n')
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / ".ci/run"], env={"PATH": str(programs)}, capture_output=True, text=True, timeout=30
+    )
+    return done, asked.read_text().splitlines()
+
+
+def test_what_tests_can_use_is_installed_first(tmp_path: Path) -> None:
+    done, asked = ci_run(tmp_path)
+    assert done.returncode == 0
+    assert done.stdout + done.stderr == ""
+    packages = "chromium nodejs texlive-latex-base texlive-latex-recommended"
+    assert asked == ["apt-get -qq update", f"apt-get -qq -y --no-install-recommends install {packages}", "make test"]
+
+
+def test_what_is_there_is_not_installed(tmp_path: Path) -> None:
+    done, asked = ci_run(tmp_path, there=("google-chrome", "node", "pdflatex", "kpsewhich"))
+    assert done.returncode == 0
+    assert [line for line in asked if "kpsewhich" not in line] == ["make test"]
+
+
+@pytest.mark.parametrize(
+    ("root", "apt", "says"),
+    [
+        (
+            True,
+            None,
+            "cannot install chromium nodejs texlive-latex-base texlive-latex-recommended (no apt-get, or not root)",
+        ),
+        (False, "exit 0", "(no apt-get, or not root)"),
+        (
+            True,
+            "exit 100",
+            "apt-get could not install chromium nodejs texlive-latex-base texlive-latex-recommended (E: told)",
+        ),
+    ],
+)
+def test_what_cannot_be_installed_is_told_and_the_tests_still_run(
+    tmp_path: Path, root: bool, apt: str | None, says: str
+) -> None:
+    done, asked = ci_run(tmp_path, root, apt)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(".ci/run: ")
+    assert says in line
+    assert asked[-1] == "make test"

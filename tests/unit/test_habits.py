@@ -1,0 +1,92 @@
+"""What surrounds the code: hooks, citation, changelog, templates, and that a skip counts where CI is set."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_hooks_run_the_tools_of_the_lock_alone() -> None:
+    config = ROOT / ".pre-commit-config.yaml"
+    checked = subprocess.run([sys.executable, "-m", "pre_commit", "validate-config", config], capture_output=True)
+    assert checked.returncode == 0, checked.stdout
+    (repo,) = yaml.safe_load(config.read_text())["repos"]
+    assert repo["repo"] == "local"
+    entries = [hook["entry"] for hook in repo["hooks"]]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint is not None
+    assert len(entries) == len(lint[1].splitlines())
+    for entry in entries:
+        assert entry.startswith(".venv/bin/")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(citation)
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]["text"]
+
+
+def test_the_changelog_begins_with_what_is_new_and_has_this_version() -> None:
+    heads = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[0] == "Unreleased"
+    assert PROJECT["version"] in heads
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_a_template_can_be_read(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    if path.stem != "config":
+        assert {"name", "description", "body"} <= set(content)
+        assert all(part["type"] in ("input", "textarea", "dropdown", "markdown") for part in content["body"])
+
+
+def test_types_are_published() -> None:
+    assert (ROOT / "concord/py.typed").is_file()
+
+
+TESTS = """
+import pytest
+
+def test_without_a_program():
+    pytest.skip("no browser")
+
+@pytest.mark.gpu
+def test_without_a_gpu():
+    pytest.skip("no GPU")
+
+@pytest.mark.xfail(reason="known")
+def test_of_a_known_fault():
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(("ci", "counts"), [("true", "1 failed, 1 skipped, 1 xfailed"), ("", "2 skipped, 1 xfailed")])
+def test_a_skip_is_a_failure_where_it_counts(tmp_path: Path, ci: str, counts: str) -> None:
+    (tmp_path / "test_skips.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_skips.py"]
+    environment = os.environ | {"CI": ci, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == (1 if ci else 0), done.stdout
+    assert counts in done.stdout
+    assert ("skipped, which is a failure where CI is set" in done.stdout) == bool(ci)
+
+
+def test_a_module_that_is_skipped_is_a_failure_where_it_counts(tmp_path: Path) -> None:
+    (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_module.py"]
+    environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "could not import 'no_such_module'" in done.stdout
