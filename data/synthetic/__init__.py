@@ -47,6 +47,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     # cached, so that the lookup happens once; submodules of the same name never hide it
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.faces.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -72,6 +72,7 @@ def broken(tmp_path: Path) -> Iterator[Path]:
         ("check_g_traces", 'trace("influence"', 'trace("other"'),
         ("check_g_traces", "x = noise / 4 + mask", "x = noise / 4 + mask + 0.1 * len(trace.wanted)"),
         ("check_h_foreign", "def networks", "def check(self, request): pass\n\n    def networks"),
+        ("check_i_too_few", "def networks", "def check(self, request): pass\n\n    def networks"),
         ("check_j_parameters", "class Params(Method.Params):", "class Params(Method.Params, extra='ignore'):"),
     ],
 )

@@ -16,6 +16,7 @@ from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import load_suite
 from concord.data.errors import ConcordError
+from concord.metrics.distribution.kid import KID
 
 
 class Counting:
@@ -88,6 +89,20 @@ def test_set_metrics_come_with_replicates(session: Session) -> None:
             assert np.isnan(row["value"])
     truth = Run(session.plan.run("ground-truth").path).sets().set_index("metric")
     assert list(truth.index) == list(sets.index)
+
+
+def test_request_i_is_in_group_i_mod_32(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed baseline pairs its replicates with new ones by this rule."""
+    leave_group_out, seen = KID.leave_group_out, []
+
+    def record(self: KID, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        seen.append(np.asarray(groups).tolist())
+        return leave_group_out(self, generated, reference, groups)
+
+    monkeypatch.setattr(KID, "leave_group_out", record)
+    session.generate(session.plan.runs)
+    session.score(session.plan.runs)
+    assert seen == [[*range(32), *range(8)]] * 3  # 40 requests, three rows
 
 
 def test_networks_see_each_image_once_and_nothing_is_scored_twice(session: Session) -> None:
