@@ -1,5 +1,9 @@
-"""Metrics: one file each, and the networks that they measure with. `concord.metrics.evaluate(...)` scores any two
-folders."""
+"""Metrics: one file each, in folders by what they look at, and the networks that they measure with.
+
+`concord.metrics.evaluate(...)` scores any two folders of images. `base` has the contract (`SampleMetric`,
+`SetMetric`, `Observation`, `register`) and the registry; a folder's shared step (parsing, embedding, landmarks)
+stands in one of its modules. May import `concord.data` alone.
+"""
 
 from __future__ import annotations
 

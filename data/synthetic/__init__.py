@@ -1,4 +1,8 @@
-"""SynthFaces, the embedded world of drawn 64 x 64 portraits. Light to import: names are loaded when first used."""
+"""The embedded worlds, drawn from numbers: SynthFaces (`faces/`) and scenes with layouts (`scenes/`).
+
+Import the names below from here; they are loaded when first used, so that this stays light. `draw` has the brush of
+both worlds, `styles` the colours and patterns of style images.
+"""
 
 from __future__ import annotations
 

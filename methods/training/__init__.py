@@ -1,4 +1,8 @@
-"""How each small network is trained. `all_tasks()` lists them in an order in which every need comes first."""
+"""How each small network is trained: `all_tasks` lists the tasks in an order in which every need comes first.
+
+A task says what it makes and what it needs; `trainer` runs one and goes on from its last checkpoint. The others are
+the tasks by what they train, and the corpora that they draw. Only `concord train` imports from here.
+"""
 
 from __future__ import annotations
 

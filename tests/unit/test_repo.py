@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -85,9 +86,44 @@ def test_stated_packages_import_together() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+EVERY_PACKAGE = [
+    *PACKAGES,
+    *sorted(
+        {
+            path.parent.relative_to(ROOT).as_posix()
+            for package in PACKAGES[:-1]
+            for path in (ROOT / package).glob("*/**/*.py")
+        }
+    ),
+    "concord/commands",
+]
+
+
+@pytest.mark.parametrize("package", EVERY_PACKAGE)
 def test_package_says_what_it_is(package: str) -> None:
-    assert (ROOT / package / "__init__.py").read_text().startswith('"""')
+    """In some lines, whose names of modules, folders and functions are true."""
+    said = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+    assert said is not None
+    assert 3 <= len(said.splitlines()) <= 40
+    here = ROOT / package
+    code = "\n".join(path.read_text() for path in here.glob("*.py"))
+    for name in re.findall(r"`([A-Za-z_]+)/?`", said):
+        exists = (here / name).is_dir() or (here / f"{name}.py").is_file() or (here / f"{name}.md").is_file()
+        assert exists or re.search(rf"\b(def|class) {name}\b|\b{name}:|import.*\b{name}\b", code), (
+            f"{package} has no {name}"
+        )
+    for module, name in re.findall(r"`([a-z_]+)\.([A-Za-z_]+)`", said):
+        if (here / f"{module}.py").is_file() and name != "py":
+            defined = re.search(rf"^(def|class) {name}\b", (here / f"{module}.py").read_text(), re.MULTILINE)
+            assert defined, f"{package}/{module}.py has no {name}"
+        else:
+            known = [
+                here / module / f"{name}.py",
+                here / f"{module}.{name}",
+                ROOT / module / name,
+                ROOT / module / f"{name}.py",
+            ]
+            assert module == "concord" or any(path.exists() for path in known), f"{package} has no {module}.{name}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
