@@ -23,7 +23,6 @@ from concord.data.download.fetch import Fetcher
 from concord.data.download.manifest import Lock, Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 10
 PLAIN = random.Random(1).randbytes(2_000_000)
 FILES = {f"tree/part{n % 7}/{n:04d}.txt": f"{n} " * 2000 for n in range(600)}
 
@@ -84,13 +83,14 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str
     return start
 
 
-def test_ten_kills_leave_nothing_half_done(tmp_path, begin):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_kills_leave_nothing_half_done(tmp_path, begin, kills):
     rng, cache, reached = random.Random(7), tmp_path / "cache", set()
     with FaultServer() as server:
         slow = Answer(pause=0.004)  # 2 MB in about half a second
         described = facts(server.add("/plain", PLAIN, slow), server.add("/tree.zip", packed(), slow))
         begin(facts(server.url("/none"), server.url("/none"))).join()  # the server has started, and imported
-        for _ in range(KILLS):
+        for _ in range(kills):
             process = begin(described)
             time.sleep(rng.uniform(0.0, 1.1))
             process.kill()
@@ -104,8 +104,9 @@ def test_ten_kills_leave_nothing_half_done(tmp_path, begin):
         assert last.exitcode == 0
         assert check_whole(cache) == (True, True)
         resumed = [text for text in server.ranges("/plain") + server.ranges("/tree.zip") if text]
-    assert len(reached) > 1  # the moments fell into different steps
-    assert resumed  # and at least once it went on in the middle of a file
+    if kills > 3:
+        assert len(reached) > 1  # the moments fell into different steps
+        assert resumed  # and at least once it went on in the middle of a file
     manifest = Manifest.model_validate(described)
     assert Lock(manifest, cache).entry(manifest.files[0])["sha256"] == hashlib.sha256(PLAIN).hexdigest()
     assert Fetcher(cache, True).fetch(manifest)  # all there: no connection is wanted

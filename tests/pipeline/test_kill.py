@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import toy_world
 
-KILLS = 10
 N = 130  # three shards
 SLEEP = 0.1  # seconds a batch: the ten kills then fall into every kind of work
 
@@ -88,8 +87,8 @@ def assert_same(results: Path, undisturbed: Path) -> None:
     assert not list(only(results).rglob("*.part"))
 
 
-@pytest.mark.slow
-def test_ten_kills_change_nothing(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_kills_change_nothing(start: Start, tmp_path: Path, kills: int) -> None:
     finish(start(tmp_path / "warm-up"))  # the server's imports are not part of the time
     begun = time.monotonic()
     finish(start(tmp_path / "undisturbed"))
@@ -98,7 +97,7 @@ def test_ten_kills_change_nothing(start: Start, tmp_path: Path) -> None:
     moments = random.Random(20)
     killed, folders = 0, 1
     results = tmp_path / "0"
-    while killed < KILLS:
+    while killed < kills:
         begun = time.monotonic()
         process = start(results)
         process.join(moments.uniform(0, 0.6) * duration)

@@ -68,12 +68,12 @@ ROWS = [
 
 
 QUICK = ("collaborative", "z-magic-landmarks-first", "style-aligned")
-"""Rows that stand for the three generators; the others take a minute together."""
+"""Rows that stand for the three generators; the others are long together."""
 
 
 @pytest.mark.parametrize(
     ("suite", "row"),
-    [pytest.param(*pair, marks=[] if pair[1] in QUICK else pytest.mark.slow, id="-".join(pair)) for pair in ROWS],
+    [pytest.param(*pair, marks=[] if pair[1] in QUICK else pytest.mark.long, id="-".join(pair)) for pair in ROWS],
 )
 def test_every_row_runs_on_the_papers_networks(
     files: dict[str, Any], tree: Path, tmp_path: Path, suite: str, row: str

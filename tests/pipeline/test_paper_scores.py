@@ -18,7 +18,7 @@ from concord.data.files import sha256_file
 from concord.metrics.base import SampleMetric, get_metric
 from concord.metrics.networks.pretrained.perception import FILES, weights_sha256
 
-pytestmark = pytest.mark.slow  # four suites through the whole of Inception, VGG19 and S3FD
+pytestmark = pytest.mark.slow  # suites through the whole of Inception, VGG19 and S3FD
 
 N = 4
 Cli = Callable[..., Any]
@@ -71,7 +71,14 @@ def command(cli: Cli, suite: Path, results: Path, methods: str) -> Any:
 
 @pytest.fixture(scope="module")
 def made(world: Path, cli: Cli) -> dict[str, tuple[Any, dict[str, Run]]]:
-    return {name: run(cli, world, name, world / "results", methods) for name, methods in SUITES.items()}
+    """Suite -> what its command printed, and its runs; made when a test first asks for it."""
+
+    class Made(dict[str, tuple[Any, dict[str, Run]]]):
+        def __missing__(self, suite: str) -> tuple[Any, dict[str, Run]]:
+            self[suite] = run(cli, world, suite, world / "results", SUITES[suite])
+            return self[suite]
+
+    return Made()
 
 
 def test_the_suites_here_ask_for_every_metric_of_the_faces() -> None:
@@ -83,7 +90,9 @@ def test_the_suites_here_ask_for_every_metric_of_the_faces() -> None:
     assert asked - here == set()
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "suite", ["face-generation", *(pytest.param(name, marks=pytest.mark.long) for name in list(SUITES)[1:])]
+)
 def test_every_metric_is_scored_by_the_papers_judges(
     made: dict[str, tuple[Any, dict[str, Run]]], world: Path, suite: str
 ) -> None:
@@ -125,6 +134,7 @@ def assert_hashes(scored: Run, metrics: list[str], world: Path) -> None:
         assert kind.removeprefix("freedom-") in FILES
 
 
+@pytest.mark.long
 def test_originals_are_at_distance_nothing_from_themselves(made: dict[str, tuple[Any, dict[str, Run]]]) -> None:
     for suite, metric in (
         ("identity-segmentation-text", "segmentation-distance"),
@@ -139,6 +149,7 @@ def test_originals_are_at_distance_nothing_from_themselves(made: dict[str, tuple
         assert all(found.min() > 1e-3 for found in values.values()), metric
 
 
+@pytest.mark.long
 def test_content_is_compared_with_what_the_text_alone_makes(
     made: dict[str, tuple[Any, dict[str, Run]]], world: Path
 ) -> None:
@@ -190,6 +201,7 @@ def test_fid_is_the_papers_protocol_on_the_stored_pictures(
         assert found == pytest.approx(expected, rel=1e-3), metric
 
 
+@pytest.mark.long
 def test_tables_name_the_networks_and_mark_guides(made: dict[str, tuple[Any, dict[str, Run]]]) -> None:
     text = made["face-generation"][0].stdout
     measured = next(line for line in text.splitlines() if "*How measured*" in line)
