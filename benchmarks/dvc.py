@@ -1,34 +1,40 @@
 """benchmarks/matrix.yaml: what dvc.yaml loops over. Written by `concord plan`, ignored by git, never edited.
 
 It follows from the suites and from the methods that are registered, so that a new method file needs no second edit.
+What a stage depends on is written by `concord keys`, a small file a stage: those parts of the keys of its rows, or of
+their scores, that are known before any data are there (benchmarks/plan/sources.py), the code by its import closure.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from concord.benchmarks.generators import PROFILE, generator_of, has_models
-from concord.benchmarks.plan.sources import borrowed, method_file
+from concord.benchmarks.plan.sources import PACKAGES, PERCEPTION, Sources, loader_sources, metric_sources, versions
+from concord.benchmarks.planner import reference_sources, row_sources
+from concord.benchmarks.run.score import SCORER
 from concord.benchmarks.settings import ROOT, DatasetSettings, Settings
-from concord.benchmarks.suite import Suite
+from concord.benchmarks.suite import Suite, metrics_of
+from concord.benchmarks.tuned import tuned_row
 from concord.data.datasets.layouts.layout import FILES
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.methods.base import get_method, make_params
+from concord.metrics.base import get_metric
 
 MATRIX = ROOT / "benchmarks" / "matrix.yaml"
 STAGES = 50
 """DVC rewrites its lock file after every stage, at a cost that grows with their number: more than this is too slow."""
-ENDS = 2
-"""Stages besides those of runs and data: the reference features, the report."""
-NOTHING = "benchmarks/store/run.py"
-"""What a stage of `score` stands on besides, where no other row has to be made before: a file that it reads anyway."""
+ENDS = 3
+"""Stages besides those of suites and data: the keys, the reference features, the report."""
 AROUND = 3 + ENDS
-"""Stages of profile 'embedded' besides those of runs: two trees of faces, one of scenes, and the ends."""
+"""Stages of profile 'embedded' besides those of suites: two trees of faces, one of scenes, and the ends."""
 
 
 def make_matrix(
@@ -44,9 +50,7 @@ def make_matrix(
 ) -> dict[str, Any]:
     """What dvc.yaml loops over.
 
-    methods: stage -> the methods that it runs (one, or where stages are short all those of one file), the suites that
-    have a row of them, their file, and the mark of the data that they read; beside: what has to be made before they are
-    scored, where their images are compared with another row's.
+    suites: a stage `generate` and a stage `score` each; data: the mark of the data that it reads.
     reference: the suite whose set metrics say which features are needed, and what they are made from.
     trees: the folders of data, how each is made, and its mark. fetch, fetched: what is still to come and what is here,
     of the names that the profile needs; both are empty in profile 'embedded'.
@@ -62,31 +66,11 @@ def make_matrix(
     if not suites:
         raise ConcordError(f"these suites say nothing of profile '{profile}'; choose another with --suite")
     trees, marks = _trees(suites, settings, profile, size, root := results / profile)
-    makers: dict[tuple[str, str], dict[str, str]] = {}
-    for suite in suites:
-        for name in suite.row_names():
-            method, source = _maker(suite, name)
-            is_reference = name in suite.reference
-            if profile == PROFILE and not is_reference and generator_of(suite, suite.row(name), profile) is None:
-                continue  # nobody has published what would make it
-            if method is not None:
-                also = next(
-                    (path.relative_to(ROOT).as_posix() for path in borrowed(ROOT / source)), "methods/__init__.py"
-                )
-                known = {"methods": method, "source": source, "also": also, "suites": suite.name,
-                         "data": marks[suite.dataset][0]}  # fmt: skip
-                maker = makers.setdefault((suite.dataset, method), known)
-                if suite.name not in maker["suites"].split(","):
-                    maker["suites"] += f",{suite.name}"
-    fetch, fetched = _fetches(suites, settings, profile, root, STAGES - 2 * len(makers) - len(trees) - ENDS)
-    others = len(trees) + len(fetch) + len(fetched) + ENDS
-    stages = _stages(makers, (STAGES - others) // 2)
-    for name, stage in stages.items():
-        stage["beside"] = _beside(name, stages, suites, root)
-    if 2 * len(stages) + others > STAGES:
-        raise ConcordError(
-            f"dvc.yaml: {2 * len(stages) + others} stages, at most {STAGES}; run one suite at a time with --suite"
-        )
+    stages = {suite.name: {"data": marks[suite.dataset][0]} for suite in suites}
+    fetch, fetched = _fetches(suites, settings, profile, root, STAGES - 2 * len(stages) - len(trees) - ENDS)
+    total = 2 * len(stages) + len(trees) + len(fetch) + len(fetched) + ENDS
+    if total > STAGES:
+        raise ConcordError(f"dvc.yaml: {total} stages, at most {STAGES}; run one suite at a time with --suite")
     options = [f"--profile {profile}", f"--results {shlex.quote(str(results))}", f"--device {device}"]
     options += [f"--devices {shlex.quote(devices)}"] if devices else []
     options += [f"--plugin {shlex.quote(str(path.resolve()))}" for path in plugins]
@@ -101,9 +85,57 @@ def make_matrix(
         "trees": trees,
         "fetch": fetch,
         "fetched": fetched,
-        "methods": stages,
-        "suites": [suite.name for suite in suites],
+        "suites": stages,
     }
+
+
+def write_keys(suites: Sequence[Suite], profile: str, folder: Path) -> list[Path]:
+    """Write what the stages of these suites stand on, a file each; a file that says so already is left as it is."""
+    suites = [suite.in_profile(profile) for suite in suites if has_models(suite, profile)]
+    compared = next((suite for suite in suites if suite.dataset == "faces"), suites[0]) if suites else None
+    facts: dict[str, dict[str, object]] = {}
+    for suite in suites:
+        facts[f"generate-{suite.name}"] = _generate_facts(suite, profile)
+        related = [other for other in suites if other.request_set == suite.request_set]
+        facts[f"score-{suite.name}"] = _score_facts(metrics_of(related))
+    if compared is not None:
+        facts["reference"] = _facts(loader_sources([PERCEPTION]) | reference_sources(compared))
+    written = []
+    for name, content in facts.items():
+        path = folder / f"{name}.json"
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_path(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            written.append(path)
+    for path in folder.glob("*.json"):
+        if path.stem not in facts:
+            path.unlink()
+    return written
+
+
+def _generate_facts(suite: Suite, profile: str) -> dict[str, object]:
+    sources = reference_sources(suite) if suite.reference else Sources()
+    rows: dict[str, object] = dict.fromkeys(suite.reference, suite.dataset)
+    for row in suite.rows:
+        generator = generator_of(suite, row, profile)
+        if row.method is None or (profile == PROFILE and generator is None):
+            continue  # nobody has published what would make it
+        settled = tuned_row(row, suite.request_set, profile)
+        sources |= row_sources(suite, settled, profile)
+        params = make_params(get_method(row.method), settled.params).model_dump(mode="json")
+        conditions = list(suite.row_conditions(row))
+        rows[row.name] = {"method": row.method, "params": params, "conditions": conditions, "generator": generator}
+    return {"rows": rows, "patches": suite.patches, "conditions": list(suite.conditions), **_facts(sources)}
+
+
+def _score_facts(metrics: Sequence[str]) -> dict[str, object]:
+    named = {name: get_metric(name).version for name in metrics}
+    return {"metrics": named, **_facts(metric_sources(metrics) | Sources(alone=SCORER))}
+
+
+def _facts(sources: Sources) -> dict[str, object]:
+    return {"code": sources.code, "files": sources.data, "versions": versions((*PACKAGES, "scipy"))}
 
 
 def _trees(
@@ -155,47 +187,6 @@ def _drawn_trees(kind: str, named: DatasetSettings, n: int) -> dict[str, dict[st
     return found
 
 
-def _stages(makers: Mapping[tuple[str, str], dict[str, str]], most: int) -> dict[str, dict[str, str]]:
-    """A stage for each method on each kind of dataset; where they are more than `most`, one for those of one file.
-
-    Files are merged from the one with the most methods on, and only as many as have to be.
-    """
-    files: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for key, maker in makers.items():
-        files.setdefault((key[0], maker["source"]), []).append(key)
-    merged: set[tuple[str, str]] = set()
-    for place in sorted(files, key=lambda place: -len(files[place])):
-        if len(files) + sum(len(keys) - 1 for one, keys in files.items() if one not in merged) <= most:
-            break
-        merged.add(place)
-    found: dict[str, dict[str, str]] = {}
-    for (dataset, source), keys in files.items():
-        together = (dataset, source) in merged and len(keys) > 1
-        for group in [keys] if together else [[key] for key in keys]:
-            suites = dict.fromkeys(name for key in group for name in makers[key]["suites"].split(","))
-            name = Path(source).stem if together else group[0][1]
-            whole = {**makers[group[0]], "methods": ",".join(key[1] for key in group), "suites": ",".join(suites)}
-            found[name if name not in found else f"{name}-{dataset}"] = whole
-    return found
-
-
-def _beside(name: str, stages: Mapping[str, dict[str, str]], suites: Sequence[Suite], root: Path) -> str:
-    """The mark of the stage whose images those of a stage are compared with, where a suite says so; else `NOTHING`."""
-    own = stages[name]["suites"].split(",")
-    found: dict[str, None] = {}
-    for suite in suites:
-        if suite.name not in own or suite.originals is None:
-            continue
-        method = suite.row(suite.originals).method
-        makes = [one for one, stage in stages.items()
-                 if method in stage["methods"].split(",") and suite.name in stage["suites"].split(",")]  # fmt: skip
-        found |= dict.fromkeys(one for one in makes if one != name)
-    if len(found) > 1:
-        others = " and ".join(found)
-        raise ConcordError(f"stage '{name}' is compared with stages {others}; run one suite at a time with --suite")
-    return f"{root}/stages/generate-{next(iter(found))}.json" if found else NOTHING
-
-
 def _fetches(
     suites: Sequence[Suite], settings: Settings, profile: str, root: Path, room: int
 ) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
@@ -226,17 +217,6 @@ def _fetches(
         frozen = all(stage["here"] == "True" for stage in group) and Path(note).is_file()
         found[frozen][key] = {"kind": kind, "names": " ".join(stage["names"] for stage in group), "note": note}
     return found
-
-
-def _maker(suite: Suite, name: str) -> tuple[str | None, str]:
-    """What makes a row ('reference', a method, None for a planned row), and the file it is written in, from ROOT."""
-    if name in suite.reference:
-        return "reference", "benchmarks/run/image_source.py"
-    row = suite.row(name)
-    if row.method is None:
-        return None, ""
-    path = method_file(row.method).resolve()
-    return row.method, path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
 def write_matrix(matrix: dict[str, Any], path: Path = MATRIX) -> bool:

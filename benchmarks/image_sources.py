@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.generators import PROFILE, why_not
 from concord.benchmarks.run.image_source import (
-    GeneratedBatch,
     GroundTruthSource,
     ImageSource,
     MethodSource,
@@ -18,11 +17,7 @@ from concord.benchmarks.run.image_source import (
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    import torch
-
-    from concord.benchmarks.plan.requests import RequestSet
     from concord.benchmarks.plan.runs import RunPlan
-    from concord.methods.base import Method
 
 
 def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
@@ -41,14 +36,12 @@ def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
 
         return open_external(run)
     from concord.data.device import resolve_device
-    from concord.methods.base import make_method
     from concord.methods.networks.bank import Bank
 
     assert run.row.method is not None
     chosen = resolve_device(device)
     use_all_cores()
-    method = make_method(run.row.method, run.row.params, lambda: Bank.load(run.profile, chosen))
-    return MethodSource(method, run.requests, run.conditions)
+    return _method_source(run, lambda: Bank.load(run.profile, chosen))
 
 
 def open_paper_source(
@@ -63,7 +56,6 @@ def open_paper_source(
         kind = GroundTruthSource if run.row.name == "ground-truth" else ShuffledSource
         return kind(run.requests)
     from concord.data.device import resolve_device
-    from concord.methods.base import make_method
     from concord.methods.networks.paper_bank import PaperBank
 
     assert run.row.method is not None
@@ -72,34 +64,16 @@ def open_paper_source(
     generator, chosen = run.generator, resolve_device(device)
     use_all_cores()
     bank: Any = lambda: PaperBank(generator, chosen, paths, options)  # noqa: E731
-    return PaperSource(make_method(run.row.method, run.row.params, bank), run.requests, run.conditions, run.dtype)
+    return _method_source(run, bank, run.dtype)
 
 
-class PaperSource(MethodSource):
-    """A method over the papers' networks. dtype: 'fp32' computes without TF32, 'bf16' under autocast."""
+def _method_source(run: RunPlan, bank: Any, dtype: str | None = None) -> MethodSource:
+    """bank: a function that gives the networks. dtype: as `number_format`, None for torch's own settings."""
+    from concord.methods.base import make_method
+    from concord.methods.plugins import watch_files
 
-    def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str], dtype: str = "fp32") -> None:
-        super().__init__(method, requests, conditions)
-        self.dtype = dtype
-
-    def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
-        assert self.device is not None
-        with number_format(self.dtype, self.device):
-            return super().make(prepared, tell)
-
-
-@contextlib.contextmanager
-def number_format(dtype: str, device: torch.device) -> Iterator[None]:
-    """What generators compute in: exact float32, or bfloat16 where autocast takes it."""
-    import torch
-
-    from concord.metrics.evaluation import exact_float32
-
-    if dtype == "fp32":
-        with exact_float32():
-            yield
-    elif dtype == "bf16":
-        with torch.autocast(device.type, torch.bfloat16):
-            yield
-    else:
-        raise ConcordError(f"dtype '{dtype}': expected fp32 or bf16")
+    assert run.row.method is not None
+    opened: dict[Path, None] = {}
+    with watch_files(opened):
+        method = make_method(run.row.method, run.row.params, bank)
+    return MethodSource(method, run.requests, run.conditions, dtype, opened)

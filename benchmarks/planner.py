@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.external.method import External, external_runs
-from concord.benchmarks.generators import generator_of
+from concord.benchmarks.generators import PROFILE, generator_of
 from concord.benchmarks.plan.requests import Options, RequestSet, make_request_set
 from concord.benchmarks.plan.runs import Plan, RunPlan
-from concord.benchmarks.plan.sources import SHARED, borrowed, method_file, readers_of, unread
-from concord.benchmarks.settings import ROOT, Settings
+from concord.benchmarks.plan.sources import OUTPUT, Sources, loader_sources, method_sources, module_sources
+from concord.benchmarks.settings import Settings
 from concord.benchmarks.suite import Row, Suite
 from concord.benchmarks.tuned import merge, nested, tuned_row
 from concord.data.errors import ConcordError
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from concord.data.datasets.layouts.dataset import LayoutDataset
 
     Dataset = FaceDataset | LayoutDataset
+
+FACTORY = "concord.benchmarks.image_sources"
+"""What opens a row's method over its networks: it knows every kind of row, so that its own imports say nothing."""
+READERS = {
+    "faces": "concord.data.datasets.faces.dataset",
+    "layouts": "concord.data.datasets.layouts.dataset",
+}
+"""Kind of dataset -> the module that opens one and turns its files into conditions."""
 
 
 def results_root(options: Options, dataset: Dataset) -> Path:
@@ -114,7 +122,7 @@ def make_plan(
     )  # fmt: skip
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
-    runs = [_reference_run(name, requests, root, options.profile, suite.dataset)
+    runs = [_reference_run(suite, name, requests, root, options.profile)
             for name in suite.reference if name not in skipped]  # fmt: skip
     for row in suite.rows:
         if row.method is not None:
@@ -142,28 +150,59 @@ def _cannot(reference: str, requests: RequestSet) -> str | None:
     return None
 
 
-def _reference_run(name: str, requests: RequestSet, root: Path, profile: str, dataset: str = "faces") -> RunPlan:
-    source = tuple(
-        ROOT / file for file in ("benchmarks/run/image_source.py", *readers_of(requests.conditions, dataset))
-    )
+def _reference_run(suite: Suite, name: str, requests: RequestSet, root: Path, profile: str) -> RunPlan:
+    sources = reference_sources(suite) | _readers(requests)
     row = Row.model_construct(name=name, method=None, planned=None, conditions=None, params={})
-    return RunPlan(profile, requests, row, requests.conditions, {}, source, root / requests.name / name)
+    return RunPlan(
+        profile, requests, row, requests.conditions, {}, sources, root / requests.name / name
+    )  # fmt: skip
 
 
-def _method_run(
-    suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str = "fp32"
-) -> RunPlan:  # fmt: skip
+def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str = "fp32") -> RunPlan:
     from concord.methods.base import get_method, make_params
 
     assert row.method is not None
     method = get_method(row.method)
     params = make_params(method, row.params).model_dump(mode="json")
     conditions = tuple(suite.row_conditions(row))
-    file = method_file(row.method)
-    readers = (ROOT / name for name in (*SHARED, *readers_of(conditions, suite.dataset)))
-    source = (file, *readers, *borrowed(file))
+    generator = generator_of(suite, row, profile)
+    sources = row_sources(suite, row, profile) | _readers(requests)
     path = root / requests.name / row.name
     return RunPlan(
-        profile, requests, row, conditions, params, source, path, generator=generator_of(suite, row, profile),
-        dtype=dtype, unread=unread(source[0], profile),
-    )  # fmt: skip
+        profile,
+        requests,
+        row,
+        conditions,
+        params,
+        sources,
+        path,
+        generator=generator,
+        dtype=dtype,
+        networks=_networks(profile),
+    )
+
+
+def row_sources(suite: Suite, row: Row, profile: str) -> Sources:
+    """What the images of a method's row follow from, apart from the data themselves."""
+    from concord.methods.base import get_method
+
+    assert row.method is not None
+    loaders = loader_sources(str(entry["loader"]) for entry in _networks(profile).values())
+    return method_sources(get_method(row.method)) | loaders | reference_sources(suite)
+
+
+def reference_sources(suite: Suite) -> Sources:
+    """What reads a suite's data and stores images."""
+    return Sources(frozenset([*OUTPUT, READERS[suite.dataset]]), frozenset([FACTORY]))
+
+
+def _readers(requests: RequestSet) -> Sources:
+    """What reads these very data, where their format has classes of its own."""
+    kinds = {type(requests.dataset), *(type(request.item) for request in requests.requests)}
+    return module_sources(sorted(kinds, key=str))
+
+
+def _networks(profile: str) -> dict[str, dict[str, object]]:
+    """Role -> what the profile says of it, of the networks that a row may draw from."""
+    name = "paper_bank:PaperBank" if profile == PROFILE else "bank:Bank"
+    return {"networks": {"loader": f"concord.methods.networks.{name}"}}

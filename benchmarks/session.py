@@ -20,9 +20,10 @@ from concord.benchmarks.run.meter import process_started
 from concord.benchmarks.run.score import Reference, feature_kinds, is_scored, score_run
 from concord.benchmarks.run.workers import generate_with_workers
 from concord.benchmarks.store.run import Run
-from concord.benchmarks.suite import SHARD_SIZE, metrics_of
+from concord.benchmarks.store.shards import SHARD_SIZE
+from concord.benchmarks.suite import metrics_of
+from concord.data.device import exact_float32
 from concord.metrics.base import SetMetric, get_metric
-from concord.metrics.evaluation import exact_float32
 
 if TYPE_CHECKING:
     from concord.metrics.networks.perception import Perception

@@ -1,7 +1,7 @@
-"""What a stage of dvc.yaml leaves for DVC to watch: one small file a method, naming the manifests of its rows.
+"""What a stage of dvc.yaml leaves for DVC to watch: one small file a suite, naming the manifests of its rows.
 
-A method has rows in several suites; their manifests lie apart, and DVC wants the outputs of a stage listed by hand. A
-mark holds the SHA-256 of each, so that it changes exactly when one of them does.
+The manifests lie apart, and DVC wants the outputs of a stage listed by hand. A stamp holds the SHA-256 of each, so that
+it changes exactly when one of them does.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file, write_json
 
 
-def write_stamp(mark: Path, runs: Sequence[RunPlan], manifest: str, left: Mapping[str, str] | None = None) -> None:
+def write_stamp(stamp: Path, runs: Sequence[RunPlan], manifest: str, left: Mapping[str, str] | None = None) -> None:
     """Name the manifests ('run.json' or 'score.json') of finished runs by SHA-256; `left`: what was left out, why."""
     rows = {f"{run.requests.name}/{run.row.name}": sha256_file(run.path / manifest) for run in runs}
     content = {"manifest": manifest, "rows": dict(sorted(rows.items()))}
-    write_json(mark, {**content, "left": dict(sorted(left.items()))} if left else content)
+    write_json(stamp, {**content, "left": dict(sorted(left.items()))} if left else content)
 
 
-def is_valid(mark: Path, root: Path) -> bool:
-    """Whether every manifest that a mark names lies under `root` as it was, and nothing was left out."""
+def is_valid(stamp: Path, root: Path) -> bool:
+    """Whether every manifest that a stamp names lies under `root` as it was, and nothing was left out."""
     try:
-        content = read_json(mark)
+        content = read_json(stamp)
         rows, manifest = content["rows"], content["manifest"]
         if content.get("left"):
             return False
@@ -34,7 +34,7 @@ def is_valid(mark: Path, root: Path) -> bool:
 
 
 def remove_stale(folder: Path, root: Path) -> list[str]:
-    """Remove the marks whose rows were changed or removed by hand, so that DVC runs their stages again."""
+    """Remove the stamps whose rows were changed or removed by hand, so that DVC runs their stages again."""
     removed = [path for path in sorted(folder.glob("*.json")) if not is_valid(path, root)]
     for path in removed:
         path.unlink()

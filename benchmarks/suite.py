@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.errors import ConcordError
 from concord.data.request import CONDITION_NAMES
 from concord.data.schema import Strict, read_model, read_yaml
@@ -26,8 +27,6 @@ GIVES: dict[str, tuple[str, ...]] = {
     "layouts": ("text", "style", "layout"),
 }
 """Kind of dataset -> the conditions that its items can have."""
-SHARD_SIZE = 64
-"""Requests in one shard of the store; also the largest sample grid and the largest batch."""
 
 
 class Row(Strict):

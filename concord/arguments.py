@@ -71,7 +71,7 @@ Changes = Annotated[
 
 def load_plugins(paths: list[Path] | None) -> list[str]:
     """Register plugin methods; returns their names."""
-    from concord.methods.base import load_plugin
+    from concord.methods.plugins import load_plugin
 
     return [name for path in paths or [] for name in load_plugin(path)]
 

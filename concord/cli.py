@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("concord.commands.stages:generate", "Make the images of a suite's rows."),
     "score": ("concord.commands.stages:score", "Score a suite's finished rows."),
     "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
+    "keys": ("concord.commands.run:keys", "Write what the stages of dvc.yaml stand on."),
     "report": ("concord.commands.report:report", "Write tables, figures and pages from stored results."),
     "compare": (
         "concord.commands.compare:compare",

@@ -1,7 +1,9 @@
-"""Where tensors live: one rule for every command."""
+"""Where tensors live and which numbers they hold: one rule for every command."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from concord.data.errors import ConcordError
@@ -27,3 +29,31 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConcordError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     return device
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """TF32 off: convolutions on a GPU use it unless told otherwise, and features then differ in the third digit."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def number_format(dtype: str, device: torch.device) -> Iterator[None]:
+    """What generators compute in: exact float32, or bfloat16 where autocast takes it."""
+    import torch
+
+    if dtype == "fp32":
+        with exact_float32():
+            yield
+    elif dtype == "bf16":
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+    else:
+        raise ConcordError(f"dtype '{dtype}': expected fp32 or bf16")

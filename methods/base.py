@@ -11,12 +11,10 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from concord.methods.networks.bank import Bank
 
-__all__ = ["Batch", "Conditions", "Method", "Request", "Trace", "all_methods", "load_plugin", "make_method", "register",
+__all__ = ["Batch", "Conditions", "Method", "Request", "Trace", "all_methods", "make_method", "register",
            "request_seed"]  # fmt: skip
 
 
@@ -92,6 +90,7 @@ class Method(ABC):
     training_free: ClassVar[bool]
     traces: ClassVar[tuple[str, ...]] = ()  # what it can tell: 'influence', ...
     draws_noise: ClassVar[bool] = True  # False: the seed changes nothing, as of a row that shows what was given
+    files: ClassVar[tuple[str, ...]] = ()  # data files beside a plugin that its images follow from
     joins_open_suites: ClassVar[bool] = True  # False: only where a suite names it, since its strengths need choosing
 
     class Params(BaseModel):
@@ -183,6 +182,11 @@ def _source(method: type[Method]) -> str:
     return str(inspect.getsourcefile(method))
 
 
+def registered() -> dict[str, type[Method]]:
+    """The methods that are registered now, by name, in the order in which they came; nothing is imported."""
+    return _REGISTRY.methods
+
+
 def all_methods() -> dict[str, type[Method]]:
     """Every method, by name: the files of this folder, the entry points `concord.methods`, and loaded plugins."""
     from concord import methods
@@ -208,31 +212,6 @@ def _load_entry(entry: EntryPoint) -> None:
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise ConcordError(f"{where}: is no method; expected a class that derives from concord.methods.base.Method")
     register(loaded)
-
-
-def load_plugin(path: Path) -> list[str]:
-    """Load a method file from anywhere, under a private module name; returns the names that it registered."""
-    path = Path(path).resolve()
-    if not path.is_file() or path.suffix != ".py":
-        expected = "a Python file with a registered method (copy methods/template.py)"
-        raise ConcordError(f"--plugin {path}: expected {expected}")
-    before = set(_REGISTRY.methods)
-    private = f"concord_plugin_{abs(hash(str(path)))}"
-    spec = importlib.util.spec_from_file_location(private, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[private] = module
-    try:
-        spec.loader.exec_module(module)
-    except ConcordError:
-        raise
-    except Exception as error:  # a plugin may fail in any way; the user needs the file's name and one line
-        raise ConcordError(f"--plugin {path}: {type(error).__name__}: {error}") from error
-    found = [name for name, method in _REGISTRY.methods.items() if method.__module__ == private]
-    if not found and before == set(_REGISTRY.methods):
-        raise ConcordError(f"--plugin {path}: no method was registered; decorate the class with @register")
-    return found
 
 
 def get_method(name: str) -> type[Method]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.data.device import exact_float32
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Metric, Observation, SampleMetric, SetMetric, get_metric
@@ -119,19 +120,6 @@ def _open_reference(source: Source) -> ImageSet | Statistics:
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npz" and is_statistics(Path(source)):
         return read_statistics(Path(source))
     return open_images(source, "reference")
-
-
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """TF32 off: convolutions on a GPU use it unless told otherwise, and features then differ in the third digit."""
-    import torch
-
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @dataclass

@@ -62,10 +62,10 @@ def toy_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy() -> Iterator[str]:
     """The toy method, registered for one test; its name."""
-    from concord.methods import base
+    from concord.methods import base, plugins
 
     before = base.all_methods()  # imports every method first, so that none is lost with the toy
-    (name,) = base.load_plugin(toy_world.TOY)
+    (name,) = plugins.load_plugin(toy_world.TOY)
     yield name
     base._REGISTRY.methods.clear()
     base._REGISTRY.methods.update(before)

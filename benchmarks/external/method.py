@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from concord.benchmarks.plan.runs import RunPlan
+from concord.benchmarks.plan.sources import Sources
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import REFERENCES, Row
 from concord.data.errors import ConcordError
@@ -209,7 +210,7 @@ def external_run(
             f"{', '.join(suite.conditions)}: it needs at least one of them"
         )
     row = Row(name=external.name, method=external.name, conditions=list(conditions))
-    return RunPlan(profile, requests, row, conditions, {}, (), root / requests.name / row.name, external)
+    return RunPlan(profile, requests, row, conditions, {}, Sources(), root / requests.name / row.name, external)
 
 
 def check_free(name: str, suites: Sequence[Suite]) -> None:

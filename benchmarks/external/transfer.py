@@ -32,7 +32,7 @@ from concord.benchmarks.external.method import (
 )
 from concord.benchmarks.run.generate import generate_run, is_current
 from concord.benchmarks.store.lock import run_lock
-from concord.benchmarks.suite import SHARD_SIZE
+from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:

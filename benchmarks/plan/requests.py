@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concord.benchmarks.restoration import masked_image
-from concord.benchmarks.suite import SHARD_SIZE
+from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request, request_seed
 
@@ -79,6 +79,13 @@ class RequestSet:
         dataset: Any = self.dataset  # of either kind, its items are of the same
         whole = replace(dataset, items=[request.item.kept_for(self.conditions) for request in self.requests])
         return str(whole.fingerprint)
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the bytes of the files, and the captions, that these requests read."""
+        dataset: Any = self.dataset
+        whole = replace(dataset, items=[request.item.kept_for(self.conditions) for request in self.requests])
+        return str(whole.content)
 
     @property
     def has_images(self) -> bool:

@@ -1,22 +1,21 @@
 """A suite's runs: one row over one request set each, with the key that says whether it is made.
 
 The key is a SHA-256 over everything that can change a run's images: code, parameters, conditions, request ids and
-seeds, data. (The device is recorded, not keyed; weights join with the hashes that each shard recorded.) A finished run
-with the plan's key is up to date.
+seeds, the bytes of the data. (The device is recorded, not keyed; weights join with the hashes that each shard
+recorded.) A finished run with the plan's key is up to date.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concord.benchmarks.plan.keys import digest
 from concord.benchmarks.plan.requests import Options, RequestSet
-from concord.benchmarks.plan.sources import source_hash
+from concord.benchmarks.plan.sources import Sources, versions
 from concord.benchmarks.settings import Profile
 from concord.benchmarks.suite import REFERENCES, Row, Suite
 from concord.data.errors import ConcordError
@@ -34,37 +33,43 @@ class RunPlan:
     row: Row
     conditions: tuple[str, ...]  # what the row's method is given
     params: dict[str, Any]  # resolved, defaults included
-    source: tuple[Path, ...]
+    sources: Sources
     path: Path
     external: External | None = None  # of a method that lives outside (benchmarks/external/method.py)
     generator: str | None = None  # whose models a method draws from, where the profile has several
     dtype: str = "fp32"
-    unread: frozenset[Path] = frozenset()  # of `source`: files that cannot change its images
+    networks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role -> its entry in the profile
 
     @property
     def is_reference(self) -> bool:
         return self.row.name in REFERENCES
 
     @cached_property
-    def key(self) -> str:
-        """SHA-256, 64 hex digits."""
-        facts = {
+    def parts(self) -> dict[str, object]:
+        """What the images follow from, by name; `key` is their hash, and run.json keeps them."""
+        requests = [(request.id, request.seed) for request in self.requests.requests]
+        parts: dict[str, object] = {
             "profile": self.profile,
             "image_size": self.requests.image_size,
             "row": self.row.name if self.is_reference else self.row.method,
             "params": self.params,
-            "conditions": self.conditions,
-            "source": source_hash(self.source, self.unread),
-            "data": self.requests.fingerprint,
-            "requests": [(request.id, request.seed) for request in self.requests.requests],
+            "conditions": list(self.conditions),
+            "data": self.requests.content,
+            "n": len(requests),
+            "requests": digest({"requests": requests}),
         }
         if self.requests.patches is not None:
-            facts["patches"] = self.requests.patches
+            parts["patches"] = self.requests.patches
         if self.external is not None:
-            facts["external"] = self.external.digest
-        if self.generator is not None:
-            facts |= {"generator": self.generator, "dtype": self.dtype}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            return parts | {"external": self.external.digest}
+        parts |= {"code": self.sources.code, "files": self.sources.data, "versions": versions()}
+        parts |= {"dtype": self.dtype, "generator": self.generator, "networks": self.networks}
+        return parts
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of `parts`, 64 hex digits."""
+        return digest(self.parts)
 
 
 @dataclass(frozen=True)

@@ -1,144 +1,201 @@
-"""Which source and weight files can change a run's images: the part of its key that is no request and no parameter."""
+"""What a run stands on: the code and the files that can change its images or its scores.
+
+Code is counted by import closure (data/code.py): of the method's module, of every loader that the profile names for
+the networks of the row, of what reads the data and of what turns the method's output into the stored image. A plugin
+brings its own modules, whatever lies behind them, and its data files.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from concord.benchmarks.settings import ROOT
-from concord.data.files import sha256_file
+from concord.data.code import closure, code_of, foreign_closure, loader_modules, module_of
+from concord.data.content import content_hash
+from concord.data.errors import ConcordError
 
-READERS = (
-    "data/datasets/faces/dataset.py",
-    "data/labels.py",
-    "data/images.py",
-    "data/datasets/faces/captions.py",
-    "data/request.py",
-)
-READERS_OF = {
-    "faces": READERS,
-    "layouts": (
-        "data/datasets/layouts/layout.py",
-        "data/datasets/layouts/dataset.py",
-        "data/images.py",
-        "data/request.py",
-    ),
-}
-"""Source that turns the files of a kind of dataset into conditions; it is part of every run's key."""
-CONDITION_READERS = {
-    "style": ("data/synthetic/styles.py", "data/synthetic/draw.py"), "masked_image": ("benchmarks/restoration.py",),
-}  # fmt: skip
-"""Source that draws style references and hides patches; part of the key of a run that is given them."""
-SHARED = ("methods/base.py", "methods/core", "methods/networks")
-"""Source that methods stand on; it is part of a method's key as `unread` says."""
-EVERYONES = frozenset(
-    [
-        "methods/base.py",
-        "methods/core/__init__.py",
-        "methods/guidance/cagrad.py",
-        "methods/core/experts.py",
-        "methods/guidance/energies.py",
-        "methods/guidance/method.py",
-        "methods/guidance/autodiff.py",
-        "methods/core/noise.py",
-        "methods/core/sampler.py",
-        "methods/core/schedule.py",
-        "methods/networks/__init__.py",
-        "methods/networks/autoencoder.py",
-        "methods/networks/bank.py",
-        "methods/networks/dynamic_diffuser.py",
-        "methods/networks/experts.py",
-    ]
-)
-"""The part of SHARED that is in every method's key; what else lies there is in the keys of those who import it."""
-BANKS = {"paper": "methods/networks/paper_bank.py"}
-"""Where the networks of a profile come from; of any other, from a file of EVERYONES."""
+if TYPE_CHECKING:
+    from concord.methods.base import Method
+
+OUTPUT = ("concord.benchmarks.run.image_source", "concord.benchmarks.store.shards")
+"""What asks a method for images and stores what it gives."""
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
+"""Whose versions are part of a key: their kernels, networks and resampling make the numbers."""
 
 
-def readers_of(conditions: Sequence[str], dataset: str = "faces") -> tuple[str, ...]:
-    """Source that turns the files of a kind of dataset into these conditions."""
-    return (*READERS_OF[dataset], *(file for name in conditions for file in CONDITION_READERS.get(name, ())))
+@dataclass(frozen=True)
+class Sources:
+    """Where the code and the data files of a run, or of scores, begin.
+
+    modules: of Concord, with all that they import. alone: of Concord, without what they import. files: Python files of
+    others, with all that they import. declared: data files, by the name that they are declared under.
+    """
+
+    modules: frozenset[str] = frozenset()
+    alone: frozenset[str] = frozenset()
+    files: tuple[Path, ...] = ()
+    declared: Mapping[str, Path] = field(default_factory=dict)
+
+    def __or__(self, other: Sources) -> Sources:
+        return Sources(
+            self.modules | other.modules,
+            self.alone | other.alone,
+            tuple(dict.fromkeys((*self.files, *other.files))),
+            {**self.declared, **other.declared},
+        )
+
+    @cached_property
+    def _foreign(self) -> tuple[dict[Path, str], frozenset[str]]:
+        if not self.files:
+            return {}, frozenset()
+        return foreign_closure(self.files, dict.fromkeys(path.parent for path in self.files))
+
+    @cached_property
+    def concord(self) -> frozenset[str]:
+        """The modules of Concord."""
+        return closure(self.modules | self._foreign[1]) | self.alone
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Module of Concord, or file of others -> hash of its code, 16 hex digits."""
+        found = {name: digest[:16] for name, digest in code_of(self.concord).items()}
+        return found | {self.name_of(path): digest[:16] for path, digest in self._foreign[0].items()}
+
+    @property
+    def foreign_files(self) -> list[Path]:
+        """The Python files that are not Concord's."""
+        return list(self._foreign[0])
+
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """Declared file -> SHA-256 of its bytes."""
+        return {name: content_hash(path) for name, path in sorted(self.declared.items())}
+
+    def name_of(self, path: Path) -> str:
+        """A file of others as keys call it: from its plugin's folder, so that a moved folder changes nothing."""
+        for start in self.files:
+            if path.is_relative_to(start.resolve().parent):
+                return path.relative_to(start.resolve().parent).as_posix()
+        return path.as_posix()
+
+
+def loader_sources(loaders: Iterable[str], folder: Path | None = None) -> Sources:
+    """What stands behind loaders 'module:function' of a profile; `folder` holds the profile's own Python files."""
+    modules, files = loader_modules(loaders, folder)
+    return Sources(modules, files=files)
+
+
+def module_sources(kinds: Iterable[type]) -> Sources:
+    """What stands behind classes, Concord's or others'."""
+    modules: set[str] = set()
+    files: list[Path] = []
+    for kind in kinds:
+        path = Path(str(inspect.getsourcefile(kind)))
+        module = module_of(path)
+        if module is not None:
+            modules.add(module)
+        else:
+            files.append(path.resolve())
+    return Sources(frozenset(modules), files=tuple(dict.fromkeys(files)))
+
+
+def method_sources(method: type[Method]) -> Sources:
+    """A method's module; of a plugin also the modules that it has brought along, and its data files."""
+    from concord.methods.plugins import plugin_files, plugin_modules
+
+    found = module_sources([method])
+    if not found.files:
+        return found
+    main = found.files[0]
+    behind = tuple(path for path in plugin_modules(main) if path != main)
+    declared = {path.as_posix(): path for path in plugin_files(main)} | _data_files(method, main, behind)
+    return Sources(found.modules, files=(main, *behind), declared=declared)
+
+
+def _data_files(method: type[Method], main: Path, behind: Iterable[Path]) -> dict[str, Path]:
+    """The files that a plugin declares (`files`), and those beside its modules that their code names.
+
+    ConcordError in one line for a declared file that is not there. What is named in a text of the code, as in
+    `torch.load(here / "w.pt")`, counts without being declared; so does what is opened while images are made
+    (methods/plugins.py), which only the shards can tell.
+    """
+    found: dict[str, Path] = {}
+    for name in method.files:
+        path = main.parent / name
+        if not path.is_file():
+            raise ConcordError(
+                f"{main}: method '{method.name}' declares file '{name}', which is not at {path}; put it there, or "
+                "correct `files`"
+            )
+        found[name] = path
+    for source in (main, *behind):
+        names = {
+            node.value
+            for node in ast.walk(ast.parse(source.read_bytes()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 256
+        }
+        for name in sorted(names):
+            if "\n" in name or "\x00" in name or name.endswith(".py"):
+                continue
+            path = source.parent / name
+            if path.is_file():
+                found.setdefault(name, path)
+    return found
+
+
+PERCEPTION = "concord.metrics.networks.perception:Perception"
+"""What loads the networks that judge."""
+
+
+def metric_sources(names: Iterable[str]) -> Sources:
+    """What stands behind metrics: their modules, and the networks that they look through."""
+    from concord.metrics.base import get_metric
+
+    return module_sources(type(get_metric(name)) for name in names) | loader_sources([PERCEPTION])
 
 
 def method_file(name: str) -> Path:
     """The file that a method is written in."""
-    import inspect
-
     from concord.methods.base import get_method
 
     return Path(str(inspect.getsourcefile(get_method(name))))
 
 
-def borrowed(method: Path) -> tuple[Path, ...]:
-    """The files of other methods that a method imports, by whatever way: part of its key, and of nobody else's."""
-    folder = ROOT / "methods"
-    others = {method, folder / "base.py", folder / "__init__.py"}
-    return tuple(sorted(path for path in _reached(frozenset([method])) - others if path.parent == folder))
-
-
-def unread(method: Path, profile: str) -> frozenset[Path]:
-    """The files of SHARED that a method neither shares with all others nor imports, by whatever way."""
-    shared: list[Path] = []
-    for place in (ROOT / name for name in SHARED):
-        shared += place.rglob("*.py") if place.is_dir() else [place]
-    starts = [method, *(ROOT / name for name in EVERYONES), *([ROOT / BANKS[profile]] if profile in BANKS else [])]
-    return frozenset(shared) - _reached(frozenset(starts))
-
-
-@lru_cache(maxsize=256)
-def _reached(starts: frozenset[Path]) -> frozenset[Path]:
-    """These files and all files of methods/ that they import, directly or not, wherever in the code."""
-    found: set[Path] = set()
-    waiting = list(starts)
-    while waiting:
-        path = waiting.pop()
-        if path in found or not path.is_file():
+@cache
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """The installed versions of packages whose code makes numbers."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
             continue
-        found.add(path)
-        waiting += _imports(path)
-    return frozenset(found)
-
-
-def _imports(path: Path) -> list[Path]:
-    """The files of methods/ that a Python file names in its imports; a package stands for its __init__.py."""
-    import ast
-
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    found = []
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == "methods":
-            for end in range(2, len(parts) + 1):
-                base = ROOT.joinpath(*parts[:end])
-                found += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
     return found
 
 
-def source_hash(files: Iterable[Path], but: frozenset[Path] = frozenset()) -> str:
-    """SHA-256 over Python files and the Python files of folders, by name and content; `but` those left out."""
-    digest = hashlib.sha256()
-    for entry in files:
-        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
-            if path.is_file() and path not in but:
-                digest.update(f"{path.relative_to(entry.parent)}\x00{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+# ------------------------------------------------------------------------------------------------- recorded by shards
 
 
-def weights_current(weights: dict[str, str]) -> bool:
-    """Whether the weight files still have the hashes that a shard or a score recorded."""
+def changed_weights(weights: Mapping[str, str]) -> list[str]:
+    """Of the weights that a shard or a score recorded, those that are another file now, or were fetched anew."""
     from concord.data.checkpoints import weight_path
 
-    return all(
-        _file_hash(weight_path(name)) in (digest, None) and _had(name) in (digest, None)
+    return [
+        name
         for name, digest in weights.items()
-    )
+        if _file_hash(weight_path(name)) not in (digest, None) or _had(name) not in (digest, None)
+    ]
+
+
+def changed_files(files: Mapping[str, str]) -> list[str]:
+    """Of the files that a plugin opened while it made images, those that are others now, or are gone."""
+    return [name for name, digest in files.items() if _file_hash(Path(name)) != digest]
 
 
 def _had(name: str) -> str | None:
@@ -153,15 +210,9 @@ def _had(name: str) -> str | None:
     return Lock(manifest).entry(manifest.files[0]).get("sha256")
 
 
-_HASHES: dict[tuple[str, int, int], str] = {}
-
-
 def _file_hash(path: Path) -> str | None:
     """The file's SHA-256, computed once while it does not change; None where there is no such file (a plugin's own)."""
-    if not path.is_file():
+    try:
+        return content_hash(path) if path.is_file() else None
+    except OSError:
         return None
-    stat = path.stat()
-    key = (str(path), stat.st_mtime_ns, stat.st_size)
-    if key not in _HASHES:
-        _HASHES[key] = sha256_file(path)
-    return _HASHES[key]

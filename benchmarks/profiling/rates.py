@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from concord.benchmarks.cost import RATES, Rate, read_rates
-from concord.benchmarks.image_sources import number_format
 from concord.benchmarks.store.provenance import cpu_name
+from concord.data.device import number_format
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
 from concord.data.request import Conditions

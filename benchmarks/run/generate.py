@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from concord.benchmarks.plan.keys import differences
 from concord.benchmarks.plan.runs import RunPlan
-from concord.benchmarks.plan.sources import weights_current
+from concord.benchmarks.plan.sources import changed_files, changed_weights
 from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.run.meter import Clock, PeakMemory
 from concord.benchmarks.store.lock import run_lock
@@ -48,6 +49,7 @@ class Status:
     state: str
     shards_done: int
     shards: int
+    reasons: tuple[str, ...] = ()  # why it is not up to date
 
 
 def run_status(run: RunPlan, grid: int = 0) -> Status:
@@ -55,10 +57,11 @@ def run_status(run: RunPlan, grid: int = 0) -> Status:
     total = len(run.requests.shards)
     if is_current(run, grid):
         return Status("up to date", total, total)
+    reasons = tuple(stale_reasons(run, grid))
     if Run(run.path).finished:
-        return Status("changed", 0, total)
+        return Status("changed", 0, total, reasons)
     done = sum(info is not None for info in valid_shards(run))
-    return Status("partial" if done else "to do", done, total)
+    return Status("partial" if done else "to do", done, total, reasons)
 
 
 def is_current(run: RunPlan, grid: int = 0) -> bool:
@@ -77,9 +80,38 @@ def valid_shards(run: RunPlan) -> list[dict[str, Any] | None]:
     """The JSON of each shard that belongs to this plan and is whole; None for the others."""
     found = [read_info(run.path / "images", index) for index in range(len(run.requests.shards))]
     return [
-        info if info is not None and info.get("key") == run.key and weights_current(info["weights"]) else None
-        for info in found
+        info if info is not None and info.get("key") == run.key and not _changed_since(info) else None for info in found
     ]
+
+
+def _changed_since(info: Mapping[str, Any]) -> list[str]:
+    """What is another file now of those that were read while a shard was made."""
+    weights = [f"weights {name} changed" for name in changed_weights(info["weights"])]
+    return weights + [f"file {name} changed" for name in changed_files(info.get("files", {}))]
+
+
+def stale_reasons(run: RunPlan, grid: int = 0) -> list[str]:
+    """Why a run is to be made, a line each; none for one that is up to date."""
+    if is_current(run, grid):
+        return []
+    try:
+        manifest = read_json(run.path / "run.json")
+    except (ConcordError, OSError):
+        manifest = None
+    if not isinstance(manifest, dict) or not manifest.get("finished"):
+        done = sum(info is not None for info in valid_shards(run))
+        return [f"{done} of {len(run.requests.shards)} shards are made" if done else "not made yet"]
+    if manifest.get("key") != run.key:
+        known = manifest.get("key_parts")
+        if not isinstance(known, dict):
+            return ["made by a version of Concord that did not keep what its images follow from"]
+        return differences(known, run.parts) or ["made under another key"]
+    found: dict[str, None] = {}
+    for index in range(len(run.requests.shards)):
+        info = read_info(run.path / "images", index)
+        problems = [f"shard {index} is missing or damaged"] if info is None else _changed_since(info)
+        found |= dict.fromkeys(problems)
+    return list(found) or ["traces of the first images are missing"]
 
 
 def _trace_is_missing(run: RunPlan, shards: list[dict[str, Any] | None], grid: int) -> bool:
@@ -193,6 +225,7 @@ class Generation:
         facts: dict[str, Any] = {
             "key": self.run.key,
             "weights": source.weights(),
+            "files": source.files(),
             "seconds": round(time.perf_counter() - start, 4),
             "time": {kind: round(self.clock.seconds[kind] - before[kind], 4) for kind in KINDS},
             "evaluations": {name: after[name] - counts.get(name, 0) for name in after},
@@ -259,6 +292,7 @@ class Generation:
         manifest = {
             "finished": True,
             "key": self.run.key,
+            "key_parts": self.run.parts,
             "request_set": self.run.requests.name,
             "row": self.run.row.name,
             "method": self.run.row.method,

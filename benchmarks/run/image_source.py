@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from concord.benchmarks.plan.requests import PlannedRequest, RequestSet
 from concord.benchmarks.run.meter import EvaluationCounter, wait_for
+from concord.data.code import module_of
+from concord.data.content import content_hash
+from concord.data.device import number_format
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +51,10 @@ class ImageSource(ABC):
 
     def weights(self) -> dict[str, str]:
         """SHA-256 of the weight files used so far, by network."""
+        return {}
+
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that a plugin has opened so far, by path."""
         return {}
 
     def evaluations(self) -> dict[str, int]:
@@ -99,10 +109,23 @@ def derangement(requests: Sequence[PlannedRequest]) -> dict[str, PlannedRequest]
 
 
 class MethodSource(ImageSource):
-    """A method over its profile's networks, with every network evaluation counted."""
+    """A method over its profile's networks, with every network evaluation counted.
 
-    def __init__(self, method: Method, requests: RequestSet, conditions: Sequence[str]) -> None:
-        self.method, self.requests, self.conditions = method, requests, tuple(conditions)
+    dtype: what it computes in, as `number_format`; None for torch's own settings. opened: files that a plugin read when
+    it was made ready.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        requests: RequestSet,
+        conditions: Sequence[str],
+        dtype: str | None = None,
+        opened: dict[Path, None] | None = None,
+    ) -> None:
+        self.method, self.requests, self.conditions, self.dtype = method, requests, tuple(conditions), dtype
+        self.is_foreign = module_of(Path(str(inspect.getsourcefile(type(method))))) is None
+        self.opened = {} if opened is None else opened
         self.device = method.device
         self.traces = tuple(method.traces)
         self.counter = EvaluationCounter(method.networks())
@@ -112,9 +135,15 @@ class MethodSource(ImageSource):
 
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         from concord.methods.base import Trace
+        from concord.methods.plugins import watch_files
 
         trace = Trace(*self.traces) if tell else Trace()
-        images = self.method.generate(prepared, trace)
+        with ExitStack() as around:
+            if self.dtype is not None:
+                around.enter_context(number_format(self.dtype, self.method.device))
+            if self.is_foreign:
+                around.enter_context(watch_files(self.opened))
+            images = self.method.generate(prepared, trace)
         wait_for(self.device)
         made = GeneratedBatch(to_uint8(images))
         for name in trace.values:
@@ -125,6 +154,9 @@ class MethodSource(ImageSource):
 
     def weights(self) -> dict[str, str]:
         return dict(getattr(self.method.bank, "sha256", {}))
+
+    def files(self) -> dict[str, str]:
+        return {str(path): content_hash(path) for path in sorted(self.opened)} if self.is_foreign else {}
 
     def evaluations(self) -> dict[str, int]:
         return dict(self.counter.rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.plan.keys import differences, digest
 from concord.benchmarks.plan.runs import RunPlan
-from concord.benchmarks.plan.sources import source_hash, weights_current
+from concord.benchmarks.plan.sources import (
+    PACKAGES,
+    PERCEPTION,
+    Sources,
+    changed_weights,
+    loader_sources,
+    metric_sources,
+    versions,
+)
 from concord.benchmarks.run.generate import Progress, RunResult
 from concord.benchmarks.run.meter import Clock, PeakMemory
-from concord.benchmarks.settings import ROOT
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
 from concord.benchmarks.store.run import SCORE_FILES, Run
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, write_json
+from concord.metrics.base import get_metric
 
 if TYPE_CHECKING:
     from concord.data.datasets.faces.dataset import FaceDataset, FaceItem
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 
 KINDS = ("load", "decode", "observe", "sets", "write")
 """Seconds of scoring: networks loaded, images decoded, networks and sample metrics, set metrics, files written."""
+SCORER = frozenset(["concord.benchmarks.run.score"])
+"""What stores scores: it knows plans and runs, so that its own imports say nothing of a score."""
 GROUPS = 32
 """Groups of the delete-a-group jackknife; request i is in group i mod 32, in every row of a table."""
 BATCH = 32
@@ -60,6 +70,11 @@ class Reference:
     def fingerprint(self) -> str:
         return replace(self.dataset, items=self.items).fingerprint
 
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the bytes of the images."""
+        return replace(self.dataset, items=self.items).content
+
     def features(
         self, perception: Perception, kinds: Sequence[str] = ("pool",), progress: Progress | None = None
     ) -> dict[str, np.ndarray]:
@@ -87,7 +102,9 @@ class Reference:
     def _facts(self, perception: Perception, kind: str) -> str:
         name = perception.feature_network(kind)  # loads it: only then is its hash known
         network = perception.sha256[name]
-        return json.dumps({"network": network, "image_size": self.image_size, "items": [i.id for i in self.items]})
+        code = loader_sources([PERCEPTION]).code  # what reads the images stands in `content`
+        facts = {"network": network, "image_size": self.image_size, "items": [item.id for item in self.items]}
+        return json.dumps(facts | {"content": self.content, "code": digest(code), "versions": versions()})
 
 
 def _kept_features(path: Path, facts: str) -> np.ndarray | None:
@@ -101,26 +118,27 @@ def _kept_features(path: Path, facts: str) -> np.ndarray | None:
 # -------------------------------------------------------------------------------------------------------------- scoring
 
 
-def score_key(
+def score_parts(
     run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
-) -> str:  # fmt: skip
-    """SHA-256 over what can change a score apart from the networks' weights, which score.json names by hash."""
-    facts = {
-        "images": read_json(run.path / "run.json")["shards"],
-        "metrics": sorted(metrics),
-        "conditions": run.requests.conditions,
-        "source": source_hash([ROOT / "metrics", ROOT / "benchmarks/run/score.py"]),
-        "reference": reference.fingerprint if reference else None,
+) -> dict[str, object]:
+    """What a run's scores follow from, by name, but for the networks' weights, which score.json names by hash."""
+    images = digest({"shards": read_json(run.path / "run.json")["shards"]})
+    parts: dict[str, object] = {
+        "images": images,
+        "metrics": {name: f"version {get_metric(name).version}" for name in sorted(metrics)},
+        "conditions": list(run.requests.conditions),
+        "data": run.requests.content,
+        "reference": reference.content if reference else None,
+        "code": (metric_sources(metrics) | Sources(alone=SCORER)).code,
+        "versions": versions((*PACKAGES, "scipy")),
     }
     if originals is not None and _paired(metrics):
-        facts["originals"] = read_json(originals.path / "run.json")["shards"]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        parts["originals"] = digest({"shards": read_json(originals.path / "run.json")["shards"]})
+    return parts
 
 
 def _paired(metrics: Sequence[str]) -> list[str]:
     """Those that compare each image with its original."""
-    from concord.metrics.base import get_metric
-
     return [name for name in metrics if get_metric(name).needs_originals]
 
 
@@ -128,13 +146,23 @@ def is_scored(
     run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
 ) -> bool:  # fmt: skip
     """Whether the scores are those of the stored images, by today's metrics and networks."""
+    return not stale_score_reasons(run, metrics, reference, originals)
+
+
+def stale_score_reasons(
+    run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
+) -> list[str]:
+    """Why a finished run is to be scored, a line each; none where its scores are up to date."""
     if not all((run.path / name).is_file() for name in ("run.json", *SCORE_FILES)):
-        return False
+        return ["not scored yet"]
     try:
         info = read_json(run.path / "score.json")
-        return info["key"] == score_key(run, metrics, reference, originals) and weights_current(info["weights"])
-    except (ConcordError, KeyError, TypeError):
-        return False
+        parts = score_parts(run, metrics, reference, originals)
+        if info["key"] != digest(parts):
+            return differences(info.get("key_parts", {}), parts) if info.get("key_parts") else ["scored by other code"]
+        return [f"weights {name} changed" for name in changed_weights(info["weights"])]
+    except (ConcordError, KeyError, TypeError, AttributeError):
+        return ["its scores cannot be read"]
 
 
 def score_run(
@@ -171,7 +199,7 @@ def _score(
     beside: Run | None,
 ) -> dict[str, float]:
     """Returns the seconds by kind. beside: the run that holds the originals."""
-    from concord.metrics.base import Observation, SampleMetric, SetMetric, get_metric
+    from concord.metrics.base import Observation, SampleMetric, SetMetric
 
     clock, memory = Clock(*KINDS), PeakMemory()
     with clock.measure("load"):
@@ -213,8 +241,10 @@ def _score(
     with clock.measure("write"):
         _write(run, rows, set_rows, ids, found)
     split = clock.split()
+    parts = score_parts(run, names, reference, beside)
     info = {
-        "key": score_key(run, names, reference, beside),
+        "key": digest(parts),
+        "key_parts": parts,
         "metrics": list(names),
         "n": len(ids),
         "networks": perception.sha256,

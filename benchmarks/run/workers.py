@@ -217,7 +217,8 @@ def work(job: Job, link: Connection) -> None:
 
 def _work(job: Job, link: Connection) -> None:
     from concord.benchmarks.image_sources import open_image_source
-    from concord.methods.base import all_methods, load_plugin
+    from concord.methods.base import all_methods
+    from concord.methods.plugins import load_plugin
 
     job.run.__dict__["key"] = job.key  # source that is edited meanwhile makes no run of two keys
     if job.run.row.method not in all_methods():

@@ -17,6 +17,9 @@ import numpy as np
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
 
+SHARD_SIZE = 64
+"""Requests in one shard; also the largest sample grid and the largest batch."""
+
 
 def tar_path(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.tar"

@@ -122,7 +122,7 @@ def plan(
 
       concord plan --profile paper --measure --device cuda:0
     """
-    from concord.benchmarks.dvc import MATRIX, make_matrix, write_matrix
+    from concord.benchmarks.dvc import MATRIX, make_matrix, write_keys, write_matrix
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.stamps import remove_stale
@@ -161,10 +161,36 @@ def plan(
         devices=devices,
     )  # fmt: skip
     changed = write_matrix(matrix)
+    write_keys(suites, profile, results / profile / "keys")
     remove_stale(results / profile / "stages", results / profile)
     _show_status(suites, options, settings)
-    typer.echo(f"{MATRIX.name}: {len(matrix['methods'])} methods, {len(matrix['suites'])} suites, "
-               f"{'written' if changed else 'unchanged'}")  # fmt: skip
+    typer.echo(f"{MATRIX.name}: {len(matrix['suites'])} suites, {'written' if changed else 'unchanged'}")
+
+
+def keys(
+    profile: ProfileName = "embedded",
+    device: Device = "auto",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    devices: Devices = None,
+) -> None:
+    """Write what the stages of dvc.yaml stand on: code, parameters and versions, a file a stage (for DVC to watch).
+
+    device, devices: taken and left aside, so that every stage has the same options.
+
+    Examples:
+
+      concord keys
+
+      concord keys --profile paper
+    """
+    from concord.benchmarks.dvc import write_keys
+    from concord.benchmarks.suite import load_suites
+
+    load_plugins(plugin)
+    folder = results / profile / "keys"
+    written = write_keys(load_suites(), profile, folder)
+    typer.echo(f"{folder}: {', '.join(path.stem for path in written) or 'nothing'} changed")
 
 
 def list_all(

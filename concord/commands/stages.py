@@ -46,9 +46,9 @@ MethodNames = Annotated[
     typer.Option("--methods", help="Only the rows of these methods ('reference': the reference rows), by commas.",
                  show_default=False),
 ]  # fmt: skip
-Mark = Annotated[
+Stamp = Annotated[
     Path | None,
-    typer.Option("--mark", help="A JSON file that names what was done, for DVC to watch.", show_default=False),
+    typer.Option("--stamp", help="A JSON file that names what was done, for DVC to watch.", show_default=False),
 ]
 
 
@@ -66,7 +66,7 @@ def generate(
     plugin: Plugins = None,
     changes: Changes = None,
     seed_set: SeedSet = 0,
-    mark: Mark = None,
+    stamp: Stamp = None,
     external: Externals = None,
     devices: Devices = None,
 ) -> None:
@@ -103,7 +103,7 @@ def generate(
         made += session.generate(runs)
         left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
         every += [run for run in runs if run.row.name not in session.not_run]
-    _end(sessions, every, made, [], mark, "run.json", left)
+    _end(sessions, every, made, [], stamp, "run.json", left)
 
 
 def score(
@@ -122,7 +122,7 @@ def score(
     plugin: Plugins = None,
     changes: Changes = None,
     seed_set: SeedSet = 0,
-    mark: Mark = None,
+    stamp: Stamp = None,
     devices: Devices = None,
 ) -> None:
     """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
@@ -171,7 +171,7 @@ def score(
         scored += session.score(runs)
         every += runs
     if not reference:
-        _end(sessions, every, [], scored, mark, "score.json", left)
+        _end(sessions, every, [], scored, stamp, "score.json", left)
     else:
         for what, reason in left.items():
             typer.echo(f"{what}: {reason}", err=True)
@@ -212,7 +212,7 @@ def _fresh(runs: list[RunPlan], known: list[RunPlan]) -> list[RunPlan]:
 
 
 def _end(
-    sessions: list[Session], runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan], mark: Path | None,
+    sessions: list[Session], runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan], stamp: Path | None,
     manifest: str, left: dict[str, str],
 ) -> None:  # fmt: skip
     """left: what was left out, and why."""
@@ -221,12 +221,12 @@ def _end(
     for name, reason in left.items():
         typer.echo(f"{name}: {reason}", err=True)
     if not runs and left:
-        if mark is not None:
-            write_stamp(mark, [], manifest, left)
+        if stamp is not None:
+            write_stamp(stamp, [], manifest, left)
         return
     if not runs:
         raise ConcordError("nothing to do: no row of these suites is made by the methods named (see `concord list`)")
-    if mark is not None:
-        write_stamp(mark, runs, manifest, left)
+    if stamp is not None:
+        write_stamp(stamp, runs, manifest, left)
     conclude(runs, made, scored)
     tell_seconds(sessions)

@@ -143,11 +143,11 @@ class _Maker:
 
         from concord.benchmarks.plan.requests import make_request_set
         from concord.benchmarks.run.score import to_float
+        from concord.data.device import exact_float32
         from concord.data.files import atomic_path
         from concord.methods.base import make_method
         from concord.methods.networks.bank import Bank as Networks
         from concord.metrics.base import Observation, SampleMetric, get_metric
-        from concord.metrics.evaluation import exact_float32
 
         start, size = time.perf_counter(), self.profile.image_size
         requests = make_request_set(SUITE, self.dataset, ["text", "mask"], size, self.setting.items, seed_set)
@@ -179,8 +179,8 @@ class _Maker:
         """Features of the profile's reference images."""
         from concord.benchmarks.run.score import Reference
         from concord.data.datasets.faces.dataset import open_faces
+        from concord.data.device import exact_float32
         from concord.data.files import atomic_path
-        from concord.metrics.evaluation import exact_float32
 
         facts = self.profile.datasets[self.suite.dataset]
         assert facts.reference_folder is not None, "the experiment compares with real images"

@@ -10,7 +10,7 @@ import torch
 import toy_world
 
 from concord.benchmarks.contract import Check, Contract
-from concord.methods import base
+from concord.methods import base, plugins
 from concord.methods.networks.bank import Bank
 
 STEPS = 3
@@ -34,7 +34,7 @@ def test_method_keeps_the_contract(name: str) -> None:
 
 def test_template_keeps_the_contract() -> None:
     before = base.all_methods()
-    base.load_plugin(Path(base.__file__).parent / "template.py")
+    plugins.load_plugin(Path(base.__file__).parent / "template.py")
     try:
         failed = [check for check in checks("template", steps=STEPS).values() if not check.passed]
     finally:
@@ -80,7 +80,7 @@ def test_mistake_is_found(broken: Path, found_by: str, old: str, new: str) -> No
     source = toy_world.TOY.read_text().replace('"toy"', '"broken"')
     assert old in source
     broken.write_text(source.replace(old, new))
-    base.load_plugin(broken)
+    plugins.load_plugin(broken)
     results = checks("broken")
     assert not results[found_by].passed
     assert "\n" not in results[found_by].detail

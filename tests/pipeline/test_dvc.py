@@ -21,14 +21,23 @@ from concord.data.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("benchmarks", "data", "methods", "metrics", "reports", "concord")
 STAND_IN = """#!{python}
-import pathlib, sys
+import ast, pathlib, sys
 verb, rest = sys.argv[1], sys.argv[2:]
 option = lambda name: rest[rest.index("--" + name) + 1]
 with open("log.txt", "a") as log:
-    print(verb, *[option("methods")] if "--methods" in rest else [], file=log)
+    print(verb, *rest[:1] if verb in ("generate", "score") else [], file=log)
 place = lambda: pathlib.Path(option("results"), option("profile"))
 if verb == "data":
     target = pathlib.Path(option("out"), "world.json")
+elif verb == "keys":
+    code = lambda suite: [ast.dump(ast.parse(p.read_text())) for p in sorted(pathlib.Path("methods").glob("*.py"))
+                          if "method: " + p.stem in suite.read_text()]
+    for suite in pathlib.Path("benchmarks/suites").glob("*.yaml"):
+        for name, content in (("generate", str(code(suite))), ("score", "1")):
+            path = place() / "keys" / f"{{name}}-{{suite.stem}}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    target = place() / "keys" / "reference.json"
 elif verb == "report":
     target = place() / "report" / "index.html"
     summary = pathlib.Path(option("results"), "metrics", option("profile"))
@@ -38,12 +47,13 @@ elif verb == "report":
 elif "--reference" in rest:
     target = place() / "reference" / "features.npz"
 else:
-    target = pathlib.Path(option("mark"))
+    target = pathlib.Path(option("stamp"))
 target.parent.mkdir(parents=True, exist_ok=True)
 if verb == "generate" and pathlib.Path("die").exists():
     (target.parent.parent / "shard").write_text("kept")
     sys.exit(137)
-target.write_text(str(sys.argv) + "".join(p.read_text() for p in pathlib.Path("methods").glob("*.py")))
+made = [ast.dump(ast.parse(p.read_text())) for p in pathlib.Path("methods").glob("*.py")] if verb == "generate" else []
+target.write_text("1" if verb == "keys" else str([sys.argv[1:], made]))
 """
 
 Repro = Callable[[], list[str]]
@@ -102,7 +112,7 @@ def test_stages_are_few_enough() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     groups = {"generate", "score", "trees", "fetch", "fetched"}
     assert len(stages.keys() - groups) + len(matrix["trees"]) == AROUND
-    assert 2 * len(matrix["methods"]) + AROUND <= STAGES
+    assert 2 * len(matrix["suites"]) + AROUND <= STAGES
     assert matrix["fetch"] == matrix["fetched"] == {}  # profile 'embedded' fetches nothing
 
 
@@ -113,28 +123,35 @@ def test_matrix_is_ignored_by_git() -> None:
 @pytest.mark.slow
 def test_only_what_changed_runs_again(project: Path, repro: Repro) -> None:
     first = repro()
-    methods = [line.split()[1] for line in first if line.startswith("generate")]
-    assert {"reference", "collaborative", "composable"} <= set(methods)
-    stages = yaml.safe_load((project / "benchmarks/matrix.yaml").read_text())["methods"]
-    assert sorted(methods) == sorted(stage["methods"] for stage in stages.values())
+    suites = [line.split()[1] for line in first if line.startswith("generate")]
+    assert sorted(suites) == sorted(yaml.safe_load((project / "benchmarks/matrix.yaml").read_text())["suites"])
+    assert {"face-generation", "coco-mig"} <= set(suites)
     assert first[-1] == "report"
-    assert len(first) == 2 * len(methods) + AROUND
-    assert repro() == []
+    assert len(first) == 2 * len(suites) + AROUND
+    assert repro() == ["keys"]  # it is always looked whether the code has changed
 
     # A trial beside the benchmark's own results, a lock file, compiled Python: nothing to DVC.
     (project / "results/embedded/limit-4").mkdir()
     (project / "results/embedded/stages/.lock").write_text("1")
     (project / "methods/core/__pycache__").mkdir()
     (project / "methods/core/__pycache__/x.pyc").write_bytes(b"1")
-    assert repro() == []
+    assert repro() == ["keys"]
 
-    with (project / "methods/composable.py").open("a") as file:
-        file.write("# changed\n")
-    assert repro() == ["generate composable", "score composable", "report"]
+    with (project / "methods/sdedit.py").open("a") as file:
+        file.write("# a comment\n")
+    assert repro() == ["keys"]
+    using = [path.stem for path in (ROOT / "benchmarks/suites").glob("*.yaml") if "method: sdedit" in path.read_text()]
+    assert 0 < len(using) < len(suites)
+    with (project / "methods/sdedit.py").open("a") as file:
+        file.write("CHANGED = True\n")
+    again = repro()
+    assert [line.split()[1] for line in again if line.startswith("generate")] == sorted(using, key=suites.index)
+    assert [line.split()[1] for line in again if line.startswith("score")] == sorted(using, key=suites.index)
+    assert again[-1] == "report"
 
     with (project / "reports/tables/table.py").open("a") as file:
         file.write("# changed\n")
-    assert repro() == ["report"]
+    assert repro() == ["keys", "report"]
 
 
 @pytest.mark.slow

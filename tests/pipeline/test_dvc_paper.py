@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from concord.benchmarks import generators
-from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
+from concord.benchmarks.dvc import ENDS, STAGES, make_matrix, write_matrix
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import load_suites
 
@@ -34,6 +34,13 @@ elif verb == "data":
     target = pathlib.Path("cache/data/celebamask-hq/prepared/prepared.json")
     (target.parent).mkdir(parents=True, exist_ok=True)
     (target.parent / "captions.json").write_text("captions")
+elif verb == "keys":
+    for suite in pathlib.Path("benchmarks/suites").glob("*.yaml"):
+        for name in ("generate", "score"):
+            path = place() / "keys" / f"{{name}}-{{suite.stem}}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("1")
+    target = place() / "keys" / "reference.json"
 elif verb == "report":
     target = place() / "report" / "index.html"
     summary = pathlib.Path(option("results"), "metrics", option("profile"))
@@ -43,7 +50,7 @@ elif verb == "report":
 elif "--reference" in rest:
     target = place() / "reference" / "features.npz"
 else:
-    target = pathlib.Path(option("mark"))
+    target = pathlib.Path(option("stamp"))
 target.parent.mkdir(parents=True, exist_ok=True)
 target.write_text(content)
 """
@@ -90,7 +97,7 @@ def repro(project: Path) -> list[str]:
 
 def test_stages_are_few_enough_and_the_data_come_first(project: Path) -> None:
     found = matrix(project)
-    stages = 2 * len(found["methods"]) + len(found["trees"]) + len(found["fetch"]) + len(found["fetched"]) + 2
+    stages = 2 * len(found["suites"]) + len(found["trees"]) + len(found["fetch"]) + len(found["fetched"]) + ENDS
     assert stages <= STAGES
     assert found["fetched"] == {}
     named = " ".join(stage["names"] for stage in found["fetch"].values()).split()
@@ -104,7 +111,7 @@ def test_too_many_names_share_stages(project: Path, monkeypatch: pytest.MonkeyPa
 
     found = matrix(project)
     single = {n for stage in found["fetch"].values() for n in stage["names"].split()}
-    monkeypatch.setattr(module, "STAGES", 2 * len(found["methods"]) + len(found["trees"]) + 2 + 4)
+    monkeypatch.setattr(module, "STAGES", 2 * len(found["suites"]) + len(found["trees"]) + ENDS + 4)
     merged = matrix(project)["fetch"]
     assert set(merged) == {"datasets", "generators", "guides", "judges"}
     assert {n for stage in merged.values() for n in stage["names"].split()} == single
@@ -136,7 +143,7 @@ def test_what_is_here_is_frozen_and_kept_in_the_lock(project: Path, monkeypatch:
     prepared = first.index("data prepare celebamask-hq")
     assert all(first.index(line) < prepared for line in fetches)
     assert first[-1] == "report"
-    assert repro(project) == []
+    assert repro(project) == ["keys"]
 
     lock: Callable[[], dict[str, Any]] = lambda: yaml.safe_load((project / "dvc.lock").read_text())["stages"]  # noqa: E731
     assert {f"fetch@{name}" for name in found["fetch"]} <= set(lock())

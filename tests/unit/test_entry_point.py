@@ -13,7 +13,7 @@ import pytest
 import toy_world
 
 from concord.data.errors import ConcordError
-from concord.methods import base
+from concord.methods import base, plugins
 
 N = 6
 Cli = Callable[..., Any]
@@ -144,7 +144,7 @@ def test_the_guides_method_keeps_the_contract(registry: None, tmp_path: Path) ->
     from concord.methods.networks.bank import Bank
 
     (tmp_path / "mine.py").write_text(block("python"))
-    (name,) = base.load_plugin(tmp_path / "mine.py")
+    (name,) = plugins.load_plugin(tmp_path / "mine.py")
     method = base.make_method(name, {"steps": 3}, lambda: Bank.load("embedded", "cpu"))
     assert [f"{check.name}: {check.detail}" for check in Contract(method).run() if not check.passed] == []
 

@@ -18,13 +18,14 @@ from toy_world import ROOT, make_judges
 
 from concord import metrics
 from concord.data.datasets.images.image_sets import open_images
+from concord.data.device import exact_float32
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.metrics.base import Observation, SampleMetric, Score, all_metrics, get_metric
 from concord.metrics.cache import Gaussian, ReferenceKey, read_statistics, write_statistics
 from concord.metrics.distribution.fid import FID
 from concord.metrics.distribution.kid import KID
-from concord.metrics.evaluation import exact_float32, to_tensor
+from concord.metrics.evaluation import to_tensor
 
 
 def pictures(seed: int, n: int, size: int = 16) -> np.ndarray:

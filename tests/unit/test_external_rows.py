@@ -58,12 +58,12 @@ def test_a_row_of_other_data_is_left_out_and_told(planned: Callable[..., Plan], 
 def test_a_method_that_is_registered_later_under_the_name(
     planned: Callable[..., Plan], answered: Path, suite: Path
 ) -> None:
-    from concord.methods import base
+    from concord.methods import base, plugins
 
     plan = planned()
     run, _ = import_folder(plan, answered, "toy")
     before = base.all_methods()
-    base.load_plugin(toy_world.TOY)
+    plugins.load_plugin(toy_world.TOY)
     try:
         with pytest.raises(ConcordError, match="holds images of an external method named as the row 'toy'"):
             make_plan(load_suite(str(suite), extra=["toy"]), load_settings(), plan.options)

@@ -174,13 +174,10 @@ def test_keys_follow_what_is_asked_for(plan: Plan, tree: Path, tmp_path: Path) -
     assert planned(suite, copy, tmp_path).run("interactdiffusion").key != plain.run("interactdiffusion").key
 
 
-def test_faces_are_read_by_files_of_their_own() -> None:
-    from concord.benchmarks.plan.sources import READERS, readers_of
-
-    assert readers_of(["text", "mask"]) == READERS
-    layouts = readers_of(["layout"], "layouts")
-    assert "data/datasets/layouts/dataset.py" in layouts
-    assert not {"data/datasets/faces/dataset.py", "data/datasets/faces/captions.py"} & set(layouts)
+def test_layouts_are_read_by_files_of_their_own(plan: Plan) -> None:
+    for run in plan.runs:
+        assert "concord.data.datasets.layouts.dataset" in run.sources.concord
+        assert "concord.data.datasets.faces.captions" not in run.sources.concord or not run.is_reference
 
 
 def test_without_pictures_there_are_no_reference_rows(painter: str, tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import toy_world
 
-from concord.benchmarks.dvc import NOTHING, make_matrix
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.planner import make_plan
 from concord.benchmarks.session import Session
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run, Store
-from concord.benchmarks.suite import check_shared, load_suite, load_suites, read_suite
+from concord.benchmarks.suite import check_shared, load_suite, read_suite
 from concord.data.errors import ConcordError
 from concord.reports.assemble import build_table
 
@@ -129,18 +128,3 @@ def test_suites_of_one_request_set_have_the_same_originals(toy: str, suite: Path
     second = first.model_copy(update={"name": "others", "requests": "toys", "originals": None})
     with pytest.raises(ConcordError, match="differ in 'originals'"):
         check_shared(second, first)
-
-
-@pytest.mark.parametrize("profile", ["embedded", "paper"])
-def test_stages_score_after_the_other_row_is_made(profile: str) -> None:
-    stages = make_matrix(load_suites(), load_settings(), profile=profile, size="default")["methods"]
-    styled = {name: stage for name, stage in stages.items() if "text-style" in stage["suites"].split(",")}
-    (maker,) = [name for name, stage in styled.items() if "text-only" in stage["methods"].split(",")]
-    mark = f"results/{profile}/stages/generate-{maker}.json"
-    assert {stage["beside"] for name, stage in styled.items() if name != maker} == {mark}
-    assert {stage["beside"] for name, stage in stages.items() if name not in styled or name == maker} == {NOTHING}
-    methods = {method for stage in styled.values() for method in stage["methods"].split(",")}
-    assert {"freedom", "z-magic", "ugd", "style-aligned"} <= methods
-    assert ("reference" in methods) == (profile == "embedded")
-    one = make_matrix([load_suite("face-generation")], load_settings(), profile=profile, size="default")
-    assert {stage["beside"] for stage in one["methods"].values()} == {NOTHING}

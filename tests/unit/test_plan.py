@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import concord.data.checkpoints
-from concord.benchmarks.dvc import STAGES, make_matrix, write_matrix
+from concord.benchmarks.dvc import STAGES, make_matrix, write_keys, write_matrix
 from concord.benchmarks.plan.requests import Options, PlannedRequest, make_request_set
 from concord.benchmarks.plan.runs import Plan
-from concord.benchmarks.plan.sources import source_hash, weights_current
+from concord.benchmarks.plan.sources import Sources, changed_weights
 from concord.benchmarks.planner import make_plan, results_root
 from concord.benchmarks.run.image_source import derangement
 from concord.benchmarks.settings import Settings, load_settings
@@ -111,7 +111,12 @@ def test_key_changes_with_what_changes_the_images(toy: str, toy_suite: Path, toy
     for changed in (
         replace(run, params={**run.params, "steps": 3}),
         replace(run, conditions=("text",)),
-        replace(run, source=(*run.source, source)),
+        replace(run, sources=run.sources | Sources(files=(source,))),
+        replace(run, sources=run.sources | Sources(declared={"method": source})),
+        replace(run, sources=run.sources | Sources(alone=frozenset(["concord.benchmarks.tune"]))),
+        replace(run, networks={"space": {"loader": "x:y"}}),
+        replace(run, dtype="bf16"),
+        replace(run, generator="another"),
         replace(run, requests=fewer),
         replace(run, profile="paper"),
         planned(toy_suite, toy_tree, seed_set=1).run("toy"),
@@ -129,48 +134,6 @@ def test_key_changes_with_a_caption_but_not_with_other_items(toy: str, toy_suite
     content["3.jpg"]["Beard_and_Age"] = "Somebody else."
     captions.write_text(json.dumps(content))
     assert planned(toy_suite, tree).run("toy").key != key
-
-
-def test_source_hash_reads_python_files_alone(tmp_path: Path) -> None:
-    (tmp_path / "core").mkdir()
-    (tmp_path / "core/a.py").write_text("a = 1")
-    before = source_hash([tmp_path / "core"])
-    (tmp_path / "core/__pycache__").mkdir()
-    (tmp_path / "core/__pycache__/a.pyc").write_bytes(b"1")
-    assert source_hash([tmp_path / "core"]) == before
-    (tmp_path / "core/a.py").write_text("a = 2")
-    assert source_hash([tmp_path / "core"]) != before
-
-
-def test_a_new_file_beside_the_shared_ones_changes_no_key_but_its_readers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files of methods/core and methods/networks that a method does not import are no part of its key."""
-    from concord.benchmarks.plan import sources
-
-    for folder in ("methods/core", "methods/networks"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "methods/base.py").write_text("1")
-    (tmp_path / "methods/core/noise.py").write_text("1")  # one that every method's key has
-    (tmp_path / "methods/plain.py").write_text("from methods import base")
-    (tmp_path / "methods/reader.py").write_text("def f():\n    from concord.methods.networks.new import thing")
-    monkeypatch.setattr(sources, "ROOT", tmp_path)
-
-    def keys() -> list[str]:
-        sources._reached.cache_clear()
-        shared = [tmp_path / name for name in sources.SHARED]
-        methods = [tmp_path / f"methods/{name}.py" for name in ("plain", "reader")]
-        return [source_hash([method, *shared], sources.unread(method, "embedded")) for method in methods]
-
-    before = keys()
-    (tmp_path / "methods/networks/new.py").write_text("from concord.methods.core.deep import other")
-    added = keys()
-    assert [a == b for a, b in zip(before, added, strict=True)] == [True, False]
-    (tmp_path / "methods/core/deep.py").write_text("2")
-    assert [a == b for a, b in zip(added, keys(), strict=True)] == [True, False]
-    (tmp_path / "methods/core/noise.py").write_text("2")
-    assert keys()[0] != before[0]
-    sources._reached.cache_clear()
 
 
 def test_a_profiles_own_settings_of_a_suite() -> None:
@@ -228,10 +191,10 @@ def test_weights_are_current_while_their_files_have_the_recorded_hash(
     monkeypatch.setattr(concord.data.checkpoints, "weight_path", lambda name: tmp_path / name)
     (tmp_path / "net").write_bytes(b"1")
     recorded = {"net": sha256_file(tmp_path / "net")}
-    assert weights_current(recorded)
+    assert not changed_weights(recorded)
     (tmp_path / "net").write_bytes(b"22")
-    assert not weights_current(recorded)
-    assert weights_current({"a plugin's own": "0" * 64})
+    assert changed_weights(recorded)
+    assert not changed_weights({"a plugin's own": "0" * 64})
 
 
 def test_fetched_weights_are_current_while_their_lock_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,11 +202,11 @@ def test_fetched_weights_are_current_while_their_lock_says_so(tmp_path: Path, mo
 
     monkeypatch.setenv("CONCORD_CACHE", str(tmp_path))
     manifest = load_manifest("celeba-hq-ddpm")
-    assert weights_current({manifest.name: "0" * 64})  # never had here: given by its path
+    assert not changed_weights({manifest.name: "0" * 64})  # never had here: given by its path
     Lock(manifest).record(manifest.files[0], 3, "1" * 64, "a test")
-    assert weights_current({manifest.name: "1" * 64})
-    assert not weights_current({manifest.name: "0" * 64})
-    assert weights_current({"buffalo-l": "0" * 64})  # a folder has a hash of its own
+    assert not changed_weights({manifest.name: "1" * 64})
+    assert changed_weights({manifest.name: "0" * 64})
+    assert not changed_weights({"buffalo-l": "0" * 64})  # a folder has a hash of its own
 
 
 # ------------------------------------------------------------------------------------------------------ where things go
@@ -400,16 +363,13 @@ def test_mistakes_in_settings(tmp_path: Path, line: str, words: list[str]) -> No
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
 
 
-def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path) -> None:
+def test_matrix_names_each_suite_with_its_data(tmp_path: Path) -> None:
     suites, settings = load_suites(), load_settings()
     matrix = make_matrix(suites, settings, profile="embedded", size="default")
-    makers = matrix["methods"]
-    assert makers["collaborative"]["source"] == "methods/collaborative.py"
-    assert {"face-generation", "segmentation-text"} <= set(makers["collaborative"]["suites"].split(","))
-    assert makers["reference"]["source"] == "benchmarks/run/image_source.py"
-    assert makers["tedigan"]["source"] == "methods/tedigan.py"
-    assert all((Path(__file__).parents[2] / maker["source"]).is_file() for maker in makers.values())
-    assert 2 * len(makers) < STAGES
+    assert list(matrix["suites"]) == [suite.name for suite in suites]
+    assert matrix["suites"]["face-generation"] == {"data": "datasets/synthfaces/test/world.json"}
+    assert matrix["suites"]["coco-mig"] == {"data": "datasets/synthscenes/test/world.json"}
+    assert 2 * len(suites) < STAGES
     full = make_matrix(suites, settings, profile="embedded", size="full")
     assert "--n 3000" in full["trees"]["items"]["cmd"]
     assert "--n 800" in full["trees"]["scenes"]["cmd"]
@@ -417,6 +377,26 @@ def test_matrix_names_each_method_once_with_its_source_and_suites(tmp_path: Path
     assert write_matrix(matrix, path)
     assert not write_matrix(matrix, path)
     assert write_matrix(full, path)
+
+
+def test_what_stages_stand_on_changes_with_their_rows_alone(tmp_path: Path) -> None:
+    """A file a stage: parameters and code of its rows, versions; written only where that has changed."""
+    suites = [suite for suite in load_suites() if suite.name in ("face-generation", "coco-mig")]
+    assert {path.stem for path in write_keys(suites, "embedded", tmp_path)} == {
+        f"{verb}-{suite.name}" for verb in ("generate", "score") for suite in suites
+    } | {"reference"}
+    assert write_keys(suites, "embedded", tmp_path) == []
+    content = json.loads((tmp_path / "generate-face-generation.json").read_text())
+    assert content["rows"]["collaborative"]["params"]["steps"] == 50
+    assert {"concord.methods.collaborative", "concord.benchmarks.run.image_source"} <= set(content["code"])
+    assert "concord.methods.layouts" not in content["code"]
+    assert "torch" in content["versions"]
+    faces = next(suite for suite in suites if suite.name == "face-generation")
+    rows = [row.model_copy(update={"params": {**row.params, "steps": 7}}) for row in faces.rows if row.method]
+    changed = [faces.model_copy(update={"rows": rows}), *(suite for suite in suites if suite is not faces)]
+    assert [path.stem for path in write_keys(changed, "embedded", tmp_path)] == ["generate-face-generation"]
+    assert [path.stem for path in write_keys([faces], "embedded", tmp_path)] == ["generate-face-generation"]
+    assert not (tmp_path / "score-coco-mig.json").exists()
 
 
 def test_matrix_of_a_profile_without_data(tmp_path: Path) -> None:
