@@ -156,7 +156,7 @@ def sources_of(path: Path) -> Sources:
 def planned(path: Path, toy_tree: Path, folder: Path) -> Plan:
     plugins.load_plugin(path)
     suite = toy_world.write_suite(folder)
-    suite.write_text(suite.read_text().replace("method: toy", "method: mine").replace("name: toy", "name: mine"))
+    suite.write_text(suite.read_text().replace("{name: toy, method: toy}", "{name: mine, method: mine}"))
     return open_plan(suite, toy_tree, folder / "results")
 
 
