@@ -14,9 +14,9 @@ SHARE = same_for_all(0.01)
 ROW = "face-generation/collaborative"
 
 
-def compared(store: Store, baseline: Path, margins: Margins = SHARE, flips: int = 1999) -> Result:
+def compared(store: Store, baseline: Path, margins: Margins = SHARE) -> Result:
     base, head = baseline_folder(baseline, "base"), store_side(store, "embedded")
-    return compare_sides(base, head, margins, METRICS, flips=flips)
+    return compare_sides(base, head, margins, METRICS)
 
 
 def reasons(result: Result) -> dict[str, str]:

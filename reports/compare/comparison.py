@@ -124,11 +124,10 @@ def compare_sides(
     margins: Margins,
     facts: Mapping[str, MetricFacts] | None = None,
     only: Collection[str] | None = None,
-    flips: int = st.FLIPS,
 ) -> Result:
     """Every run of the base (`only` these, where given) against the head's run of the same name.
 
-    facts: of the metrics, where they are not the registered ones. flips: sign patterns of a test, at the least.
+    facts: of the metrics, where they are not the registered ones.
     """
     names = sorted({metric for run in base.runs.values() for metric in (*run.values, *run.sets)})
     meaning = {metric: fact for side in (head, base) for metric, fact in side.protocols.items()}
@@ -154,7 +153,7 @@ def compare_sides(
             else:
                 pairs.append(known[metric])
         changes += _changes(name, run, other, pairs, margins)
-    return _concluded(base, head, changes, incomparable, only, _notes(base, head, then, now), flips)
+    return _concluded(base, head, changes, incomparable, only, _notes(base, head, then, now))
 
 
 def _known_facts(
@@ -329,11 +328,10 @@ def _concluded(
     incomparable: list[Incomparable],
     only: Collection[str] | None,
     notes: list[str],
-    flips: int,
 ) -> Result:
     """The p values, corrected over all comparisons in which anything moved, and what could have been seen."""
     moving = [change for change in changes if not change.identical]
-    tested = iter(_with_p(moving, base, head, max(flips, 100 * len(moving))))
+    tested = iter(_with_p(moving, base, head))
     changes = [change if change.identical else next(tested) for change in changes]
     adjusted = iter(st.holm([change.p for change in changes if not change.identical]) if moving else ())
     changes = [
@@ -346,8 +344,8 @@ def _concluded(
     return Result(base, head, changes, incomparable, new, notes, len(moving))
 
 
-def _with_p(changes: Sequence[Change], base: Side, head: Side, flips: int) -> list[Change]:
-    """Sign flips of all metrics of all runs over the same items at once: the signs are drawn a single time."""
+def _with_p(changes: Sequence[Change], base: Side, head: Side) -> list[Change]:
+    """Sign flips of all metrics of all runs over the same items at once."""
     columns: dict[tuple[str, ...], list[int]] = {}
     for position, change in enumerate(changes):
         if math.isnan(change.p):
@@ -358,7 +356,7 @@ def _with_p(changes: Sequence[Change], base: Side, head: Side, flips: int) -> li
             (head.runs[c.run].values[c.metric] - base.runs[c.run].values[c.metric])
             for c in map(changes.__getitem__, positions)
         ]
-        for position, p in zip(positions, st.sign_flip(np.stack(parts, axis=1), items, flips), strict=True):
+        for position, p in zip(positions, st.sign_flip(np.stack(parts, axis=1), items), strict=True):
             found[position] = replace(changes[position], p=float(p))
     return found
 

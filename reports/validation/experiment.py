@@ -40,7 +40,6 @@ FEATURES = "features"
 GROUPS = 32
 BATCH = 32
 PLAIN = "unchanged"
-FLIPS = 9_999
 
 Floats = NDArray[np.float64]
 
@@ -293,7 +292,7 @@ def null_rates(
     claimed = failed = 0
     single: dict[str, int] = dict.fromkeys(METRICS, 0)
     for _ in range(trials):
-        result = compare_sides(*null_trial(bank, rng, n, rows), margins, facts, flips=FLIPS)
+        result = compare_sides(*null_trial(bank, rng, n, rows), margins, facts)
         claimed += claims(result)
         failed += result.exit_code == 1
         for change in result.changes:
@@ -328,7 +327,7 @@ def loss_rates(
     seen: dict[str, list[tuple[Change, int]]] = {metric: [] for metric in METRICS}
     failed = 0
     for _ in range(trials):
-        result = compare_sides(*loss_trial(bank, rng, n, rows, loss), margins, facts, flips=FLIPS)
+        result = compare_sides(*loss_trial(bank, rng, n, rows, loss), margins, facts)
         failed += result.exit_code == 1
         for change in result.changes:
             if change.run.endswith("/row-0"):
@@ -380,7 +379,7 @@ def known_rates(trials: int, n: int, tests: int, margin: float = 0.0, seed: int 
     for _ in range(trials):
         values = {name: 100 + rng.normal(size=n) for name in names}
         moved = {name: value - rng.normal(effect if name == "m0" else 0, 1, n) for name, value in values.items()}
-        result = compare_sides(_simulated(values, n), _simulated(moved, n), margins, facts, flips=FLIPS)
+        result = compare_sides(_simulated(values, n), _simulated(moved, n), margins, facts)
         found += any(change.metric == "m0" and change.verdict == "worse" for change in result.changes)
         alarms += any(change.metric != "m0" and change.p_holm < ALPHA for change in result.changes)
     return Rate(found, trials), Rate(alarms, trials)

@@ -148,7 +148,7 @@ def test_new_noise_alone_rarely_alarms(store: Store, baseline: Path) -> None:
             values = {metric: v + own for (metric, v), own in zip(run.values.items(), noise[:2], strict=True)}
             value, replicates = run.sets["fid"]
             head[name] = replace(run, values=values, sets={"fid": (value + noise[2].mean(), replicates + groups)})
-        result = compare_sides(base, replace(base, runs=head), same_for_all(0.0), METRICS, flips=999)
+        result = compare_sides(base, replace(base, runs=head), same_for_all(0.0), METRICS)
         alarms += any(change.p_holm < 0.05 for change in result.changes)
         assert result.tests == 9
     assert alarms <= 6  # binomial(40, 0.05) exceeds 6 in 1 of 300
@@ -384,7 +384,7 @@ def test_names_cannot_become_markup(store: Store, baseline: Path) -> None:
     both = [replace(side, runs={**side.runs, odd: side.runs[ROW]}) for side in (base, head)]
     moved = replace(both[1].runs[odd], values={m: v - 9 for m, v in both[1].runs[odd].values.items()})
     both[1].runs[odd] = moved
-    result = compare_sides(both[0], both[1], SHARE, METRICS, flips=999)
+    result = compare_sides(both[0], both[1], SHARE, METRICS)
     assert "<b>" not in to_html(result)
     assert "<img" not in to_html(result)
     assert "<b>" not in to_markdown(result)

@@ -18,20 +18,48 @@ def test_exact_sign_flip_is_scipys_permutation_test(n: int) -> None:
     assert st.sign_flip(difference)[0] == pytest.approx(expected.pvalue, abs=1e-12)
 
 
-def test_random_sign_flips_come_near_the_exact_p() -> None:
-    difference = np.random.default_rng(3).normal(0.25, 1, 20)
-    bits = (np.arange(2**20)[:, None] >> np.arange(20)) & 1
-    exact = (np.abs((1 - 2 * bits) @ difference) >= abs(difference.sum()) * (1 - 1e-12)).mean()
-    assert 0.02 < exact < 0.9  # a p that is neither 0 nor 1 makes this a test
-    assert st.sign_flip(difference)[0] == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / st.FLIPS))
+def all_patterns(difference: np.ndarray) -> float:
+    """Every sign pattern of at most some 24 differences, summed one by one."""
+    sums = np.zeros(1)
+    for d in difference:
+        sums = np.concatenate([sums + d, sums - d])
+    return float((np.abs(sums) >= abs(difference.sum()) * (1 - 1e-9)).mean())
 
 
-def test_columns_are_tested_one_by_one_and_the_seed_decides() -> None:
+@pytest.mark.parametrize("effect", [0.1, 0.5, 1.0, 1.5, 2.0, 3.0])
+def test_many_items_have_the_p_of_all_patterns_however_far_out(effect: float) -> None:
+    difference = np.random.default_rng(3).normal(effect, 1, 22)
+    assert st.sign_flip(difference)[0] == pytest.approx(all_patterns(difference), rel=2e-3)
+
+
+@pytest.mark.parametrize("levels", [(-100.0, 100.0, 100.0), (-0.5, 0.25, 0.75), (-2 / 7, -1 / 7, 1 / 7, 3 / 7)])
+def test_ties_of_shares_and_counts_are_counted(levels: tuple[float, ...]) -> None:
+    difference = np.random.default_rng(0).choice(levels, 22)
+    assert st.sign_flip(difference)[0] == pytest.approx(all_patterns(difference), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [300, 1000])
+@pytest.mark.parametrize("z", [0.5, 3.0, 5.7])
+def test_the_saddlepoint_is_the_convolution_of_a_fine_grid(n: int, z: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    difference = np.random.default_rng(n).standard_t(5, n)
+    difference += z * difference.std() / np.sqrt(n) - difference.mean()
+    quick = st.sign_flip(difference)[0]
+    monkeypatch.setattr(st, "CONVOLVED_UP_TO", 2000)
+    monkeypatch.setattr(st, "CELLS", 1 << 19)
+    assert quick == pytest.approx(st.sign_flip(difference)[0], rel=5e-3)
+
+
+def test_p_has_no_floor_but_the_number_of_patterns() -> None:
+    assert st.sign_flip(np.arange(1.0, 61.0))[0] == 2.0**-59  # nothing points the other way
+    assert (
+        1e-13 < st.sign_flip(np.r_[np.arange(1.0, 60.0), -60.0])[0] < 1e-11
+    )  # subsets of 1 .. 60 that sum to 60 or less
+
+
+def test_columns_are_tested_one_by_one() -> None:
     table = np.random.default_rng(0).normal([0, 0.3, 2], 1, (40, 3))
     together = st.sign_flip(table)
-    assert together == pytest.approx([st.sign_flip(table[:, k])[0] for k in range(3)])
-    assert (together == st.sign_flip(table)).all()
-    assert together[2] == pytest.approx(1 / (st.FLIPS + 1))
+    assert (together == [st.sign_flip(table[:, k])[0] for k in range(3)]).all()
     assert together[0] > together[2]
 
 
@@ -54,7 +82,7 @@ def test_repetitions_of_an_item_are_one_observation() -> None:
 def test_false_positives_under_the_null_are_five_percent() -> None:
     rng = np.random.default_rng(11)
     skewed = rng.exponential(1, (60, 800)) - rng.exponential(1, (60, 800))
-    p = st.sign_flip(skewed, flips=999)
+    p = st.sign_flip(skewed)
     assert 0.03 <= (p < 0.05).mean() <= 0.07
 
 
@@ -162,5 +190,5 @@ def test_holm_by_hand() -> None:
 def test_smallest_visible_effect_is_found_at_the_stated_power() -> None:
     n, rng = 64, np.random.default_rng(13)
     effect = st.smallest_visible_effect(1 / np.sqrt(n), n - 1)
-    p = st.sign_flip(rng.normal(effect, 1, (n, 500)), flips=999)
+    p = st.sign_flip(rng.normal(effect, 1, (n, 500)))
     assert 0.74 <= (p < 0.05).mean() <= 0.86
