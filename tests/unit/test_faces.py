@@ -487,5 +487,6 @@ def test_masks_compose_without_a_dataset(tmp_path):
 
 
 def test_reading_faces_imports_no_torch():
-    code = "import sys, data.faces, data.verify, data.labels; print('torch' in sys.modules or 'pandas' in sys.modules)"
+    modules = "concord.data.datasets.faces.dataset, concord.data.datasets.faces.verify, concord.data.labels"
+    code = f"import sys, {modules}; print('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -60,7 +60,8 @@ def test_same_face_twice_in_any_order_and_process() -> None:
     here = digest((5, 77, 4242))
     face(4242), face(77)
     assert digest((5, 77, 4242)) == here
-    script = "import sys; sys.path.insert(0, 'tests/unit'); import test_synthetic as t; print(t.digest((5, 77, 4242)))"
+    here_too = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {Path(__file__).stem} as t"
+    script = f"{here_too}; print(t.digest((5, 77, 4242)))"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
@@ -106,7 +107,8 @@ def test_bad_index_is_named() -> None:
 
 def test_importing_is_light() -> None:
     script = (
-        "import sys, data.synthetic as s; assert 'cv2' not in sys.modules; s.face(0); assert 'torch' not in sys.modules"
+        "import sys, concord.data.synthetic as s; assert 'cv2' not in sys.modules; s.face(0); "
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
