@@ -41,8 +41,7 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 .PHONY: bench test test-long report compare baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
-	@$(CONCORD) plan $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
-	@$(CONCORD) warm $(PYTHON) -m dvc repro
+	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
 	@$(CONCORD) report --where $(PICK)
 
 test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but the long ones
@@ -54,9 +53,8 @@ test-long: $(READY) ## Run the long tests: kill loops, whole runs at full width
 report: $(READY) ## Write the tables and figures again from the stored results
 	@$(CONCORD) report $(PICK) $(ARGS)
 
-compare: $(READY) ## Run the methods whose code changed, and compare with the committed baseline (BASE=revision)
-	@$(CONCORD) plan $(PICK) $(call option,device,DEVICE)
-	@$(CONCORD) warm $(PYTHON) -m dvc repro
+compare: $(READY) ## Run the rows that a change touches, saying why, and compare with the committed baseline (BASE=revision)
+	@$(CONCORD) bench $(PICK) $(call option,device,DEVICE)
 	@$(CONCORD) compare $(BASE) $(PICK) $(ARGS)
 
 baseline: $(READY) ## Take the stored results as the committed baseline, and say what changed

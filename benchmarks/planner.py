@@ -130,7 +130,8 @@ def make_plan(
             changed = row_with(settled, changes) if changes else settled
             runs.append(_method_run(suite, changed, requests, root, options.profile, profile.dtype))
     outside, left = external_runs(suite, requests, root, options.profile, external)
-    runs, skipped = runs + outside, skipped | left
+    suites = {other.name: other.version for other in related or [suite]}
+    runs, skipped = [replace(run, suites=suites) for run in runs + outside], skipped | left
     return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped)
 
 

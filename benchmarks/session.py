@@ -17,7 +17,7 @@ from concord.benchmarks.plan.runs import Plan, RunPlan
 from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
 from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
-from concord.benchmarks.run.score import Reference, feature_kinds, is_scored, score_run
+from concord.benchmarks.run.score import Reference, feature_kinds, score_run, stale_score_reasons
 from concord.benchmarks.run.workers import generate_with_workers
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.store.shards import SHARD_SIZE
@@ -104,10 +104,14 @@ class Session:
 
     def has_scores(self, run: RunPlan) -> bool:
         """Whether a run is scored by all that can score it here; what was scored where more files are stays."""
+        return not self.stale_score_reasons(run)
+
+    def stale_score_reasons(self, run: RunPlan) -> list[str]:
+        """Why a run is to be scored, a line each; none where `has_scores`."""
         metrics = set(self.metrics)
         if self.metrics_not_run and Run(run.path).scored:
             metrics |= set(Run(run.path).score_info.get("metrics") or []) & set(self.metrics_not_run)
-        return is_scored(run, sorted(metrics), self.reference, self.originals)
+        return stale_score_reasons(run, sorted(metrics), self.reference, self.originals)
 
     def share_perception(self, other: Session) -> None:
         """Use another session's judges, which load once."""

@@ -107,6 +107,7 @@ class Suite(Strict):
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
+    version: int = Field(default=1, ge=1)  # raised where its numbers mean something else than before
     differences: list[str] = Field(default_factory=list)
     tune: Tune | None = None
     profiles: dict[str, ProfilePart] = Field(default_factory=dict)

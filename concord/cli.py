@@ -16,6 +16,7 @@ from concord.data.errors import ConcordError
 VERBS: dict[str, tuple[str, str]] = {
     "list": ("concord.commands.run:list_all", "Suites, methods and metrics, and what has results."),
     "run": ("concord.commands.run:run", "A whole suite: generate, score, report."),
+    "bench": ("concord.commands.bench:bench", "All suites: what is out of date in one call, then recorded by DVC."),
     "generate": ("concord.commands.stages:generate", "Make the images of a suite's rows."),
     "score": ("concord.commands.stages:score", "Score a suite's finished rows."),
     "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),

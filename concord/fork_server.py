@@ -26,7 +26,7 @@ from pathlib import Path
 
 SOCKET = "CONCORD_WARM"
 SECONDS = "CONCORD_SECONDS"
-VERBS = ("generate", "score")
+VERBS = ("run", "keys", "generate", "score", "report")
 LONGEST = 1 << 20  # bytes of arguments and environment
 
 

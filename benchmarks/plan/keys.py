@@ -47,7 +47,14 @@ SAID = {
     "originals": "the images compared with",
     "external": "the command or its files",
 }
-KINDS = {"code": "code of {}", "files": "file {}", "versions": "{}", "params": "parameter {}", "metrics": "metric {}"}
+KINDS = {
+    "code": "code of {}",
+    "files": "file {}",
+    "versions": "{}",
+    "params": "parameter {}",
+    "metrics": "metric {}",
+    "suites": "suite {}",
+}
 """Part of a key -> how one of its entries is called."""
 
 

@@ -126,6 +126,7 @@ def score_parts(
     parts: dict[str, object] = {
         "images": images,
         "metrics": {name: f"version {get_metric(name).version}" for name in sorted(metrics)},
+        "suites": {name: f"version {version}" for name, version in sorted(run.suites.items())},
         "conditions": list(run.requests.conditions),
         "data": run.requests.content,
         "reference": reference.content if reference else None,

@@ -22,13 +22,13 @@ from concord.arguments import (  # fmt: skip
     Results,
     SeedSet,
     SizeName,
-    SuiteName,
     load_plugins,
     open_plan,
     open_session,
     split_names,
 )
 from concord.console import conclude, table, tell_seconds
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.requests import Options
@@ -41,7 +41,10 @@ RESULTS = Path("results")
 
 
 def run(
-    suite: SuiteName,
+    suite: Annotated[
+        str | None,
+        typer.Argument(metavar="SUITE", help="A suite (see `concord list`), or a .yaml file.", show_default=False),
+    ] = None,
     data: DataFolder = None,
     methods: Methods = None,
     limit: Limit = None,
@@ -55,6 +58,12 @@ def run(
     seed_set: SeedSet = 0,
     external: Externals = None,
     devices: Devices = None,
+    all_stale: Annotated[
+        bool, typer.Option("--all-stale", help="Instead of one suite: every row of all suites that is not up to date.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option("--suite", help="With --all-stale: only this suite.", show_default=False)
+    ] = None,
 ) -> None:
     """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
 
@@ -69,7 +78,19 @@ def run(
       concord run face-generation --plugin my_method.py --methods my-method --set steps=20
 
       concord run face-generation --external my_method.yaml
+
+      concord run --all-stale
     """
+    if all_stale:
+        from concord.commands.bench import run_stale
+
+        chosen = [data, methods, limit, changes, external, seed_set or None]
+        if any(value is not None for value in chosen):
+            raise ConcordError("--all-stale runs the suites as they are; leave out --data, --methods, --limit, --set")
+        run_stale(suite or only, size, profile, device, results, plugin, batch_size, devices)
+        return
+    if suite is None:
+        raise ConcordError("a suite is missing: `concord run SUITE` (see `concord list`), or `concord run --all-stale`")
     from concord.commands.report import report_plan
 
     names = split_names(methods)
@@ -106,7 +127,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the paper's networks on --device first, for the hours below.")
     ] = False,
-) -> None:
+) -> list[str]:
     """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
 
     For profile paper it also tells what all of it will take: images, network evaluations, hours, disk, licences, and
@@ -163,8 +184,9 @@ def plan(
     changed = write_matrix(matrix)
     write_keys(suites, profile, results / profile / "keys")
     remove_stale(results / profile / "stages", results / profile)
-    _show_status(suites, options, settings)
+    states = _show_status(suites, options, settings)
     typer.echo(f"{MATRIX.name}: {len(matrix['suites'])} suites, {'written' if changed else 'unchanged'}")
+    return states
 
 
 def keys(
@@ -266,8 +288,8 @@ def _outside(store: Store) -> list[tuple[str, str, str, str, str]]:
     return [(name, one.title, " ".join(one.conditions), "external", one.paper) for name, one in sorted(found.items())]
 
 
-def _show_status(suites: list[Suite], options: Options, settings: Settings) -> None:
-    """One line a run, each run once: which state it is in, and where."""
+def _show_status(suites: list[Suite], options: Options, settings: Settings) -> list[str]:
+    """One line a run, each run once: which state it is in, and why. Returns what is said of each."""
     from concord.benchmarks.plan.requests import NothingToAskError
 
     rows: dict[Path, tuple[str, ...]] = {}
@@ -289,6 +311,7 @@ def _show_status(suites: list[Suite], options: Options, settings: Settings) -> N
             path = Path(suite.request_set) / name
             rows[path] = (suite.request_set, name, "-", "to do", "to do", reason)
     table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+    return ["up to date" if row[3] == row[4] == "up to date" else f"{row[3]}, {row[4]}" for row in rows.values()]
 
 
 def _states(
@@ -304,12 +327,14 @@ def _states(
     states: dict[Path, tuple[str, ...]] = {}
     for run in session.plan.runs:
         status = run_status(run, session.grid)
-        done = status.state == "up to date" and session.has_scores(run)
-        shards = f"{status.shards_done} of {status.shards} shards" if status.state == "partial" else ""
-        scores = "up to date" if done else "to do"
-        if status.state != "up to date" and (reason := why_not(run)):
-            shards = reason
+        reasons, scores = list(status.reasons), "to do"
+        if status.state == "up to date":
+            reasons = session.stale_score_reasons(run)
+            scores = "to do" if reasons else "up to date"
+        elif reason := why_not(run):
+            reasons = [reason]
+        shown = "; ".join(reason for reason in reasons if reason not in ("not made yet", "not scored yet"))
         states[run.path] = (
-            run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shards,
+            run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shown,
         )  # fmt: skip
     return states

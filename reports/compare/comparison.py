@@ -27,7 +27,7 @@ from concord.data.errors import ConcordError
 from concord.reports import statistics as st
 from concord.reports.assemble import ALPHA, MetricFacts, metric_facts
 from concord.reports.compare.margins import Margins
-from concord.reports.compare.sides import POOL, Side, SideRun, protocol_difference, protocols
+from concord.reports.compare.sides import FIRST, POOL, Side, SideRun, protocol_difference, protocols
 
 POWER = 0.8
 MOST = 5  # samples that are named
@@ -191,7 +191,17 @@ def _run_reason(base: Side, head: Side, name: str) -> str:
     for key, what in (("data", "data"), ("device", "device")):
         if then.facts[key] != now.facts[key]:
             return f"another {what} ('{str(now.facts[key])[:12]}', the base has '{str(then.facts[key])[:12]}')"
+    for suite in sorted({*_versions(then, "suites"), *_versions(now, "suites")}):
+        before, after = (_versions(run, "suites").get(suite, FIRST) for run in (then, now))
+        if before != after:
+            return f"suite '{suite}' is {after}, in the base {before}"
     return "" if then.requests == now.requests else "answered other requests than the base"
+
+
+def _versions(run: SideRun, kind: str) -> Mapping[str, str]:
+    """'suites' or 'metrics': name -> version, where that is not the first."""
+    found: Mapping[str, str] = (run.facts.get("versions") or {}).get(kind, {})
+    return found
 
 
 def _metric_reason(then: SideRun, now: SideRun, fact: MetricFacts) -> str:
@@ -201,6 +211,9 @@ def _metric_reason(then: SideRun, now: SideRun, fact: MetricFacts) -> str:
         return f"refused now: {now.refused[metric]}"
     if metric not in (now.sets if metric in then.sets else now.values):
         return "not scored now; run `concord score` again"
+    before, after = (_versions(run, "metrics").get(metric, FIRST) for run in (then, now))
+    if before != after:
+        return f"the metric is {after}, in the base {before}"
     ours, theirs = now.facts["networks"], then.facts["networks"]
     for network in fact.networks:
         if network in ours and network in theirs and ours[network] != theirs[network]:

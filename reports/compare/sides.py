@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
 
 FORMAT = 2
+FIRST = "version 1"  # of a suite or a metric that says nothing of it
 BASELINE = Path(__file__).resolve().parents[1] / "baseline"
 FILES = ("baseline.json", "scores.parquet", "sets.parquet", "features.npz", "metrics.json")
 POOL = "pool"  # the kind of features that is kept: what FID and KID read
@@ -231,6 +232,14 @@ def store_side(store: Store, profile: str, label: str = "") -> Side:
     return Side(label or str(store.root), profiles.pop() if profiles else profile, runs, commit)
 
 
+def _versions(info: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """'suites', 'metrics' -> name -> 'version 2', where that is not version 1."""
+    parts = info.get("key_parts") or {}
+    found = {kind: dict(parts.get(kind) or {}) for kind in ("suites", "metrics")}
+    later = {kind: {name: v for name, v in named.items() if v != FIRST} for kind, named in found.items()}
+    return {kind: named for kind, named in later.items() if named}
+
+
 def _read_run(run: Run) -> SideRun:
     manifest = run.manifest
     try:
@@ -246,6 +255,8 @@ def _read_run(run: Run) -> SideRun:
             return SideRun(facts, unusable=reason)
         info = run.score_info
         facts["networks"] = dict(info["networks"] or {})
+        if versions := _versions(info):
+            facts["versions"] = versions
         facts["reference"] = (info.get("reference") or {}).get("fingerprint", "")
         scores, sets = run.scores(), run.sets()
         wanted = {str(name): _bare(str(name), False) for name in scores["metric"].unique()}

@@ -8,7 +8,6 @@ conditions pull; 'condition-loss' (R, S, conditions). A step that is gone throug
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,6 @@ class Drawing(NamedTuple):
 
 def drawings(suite: str, traces: Traces) -> list[Drawing]:
     """The figures that these rows' traces allow; files lie below the suite's folder."""
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     found = []
     cosines = {title: trace for title, trace in traces.items() if COSINE in trace and np.asarray(trace[COSINE]).size}
     if cosines:
@@ -55,7 +53,7 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
                 "the paper.",
                 "Curves of the cosine between two conditions' gradients over the steps: a panel for each pair of "
                 "conditions, a line for each method",
-                (source, title, _facts(cosines, COSINE)),
+                (title, _facts(cosines, COSINE)),
                 partial(cosine_figure, cosines, title),
             )
         )
@@ -71,7 +69,7 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
                 f"percentile of the {n} traced requests. Lower is nearer to the condition; energies of different "
                 "conditions have different units. Compare Figure 3 of the paper.",
                 "Curves of each condition's energy over the steps: a panel for each condition, a line for each method",
-                (source, title, _facts(losses, LOSS)),
+                (title, _facts(losses, LOSS)),
                 partial(loss_figure, losses, title),
             )
         )

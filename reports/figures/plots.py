@@ -6,7 +6,6 @@ line.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ class Sweep:
 
 def drawings(suite: str, table: Table) -> list[Drawing]:
     """The figures that this table allows; files lie below the suite's folder."""
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     found = []
     columns, rows = pareto_columns(table), pareto_rows(table)
     if columns and len(rows) > 1:
@@ -49,7 +47,7 @@ def drawings(suite: str, table: Table) -> list[Drawing]:
                 "the metric with its 95 % interval. The line joins those that no other method beats in both by their "
                 "values alone; whether a difference stands is for the tests to say.",
                 f"Points of {len(rows)} methods: seconds an image against {', '.join(c.label for c in columns)}",
-                (source, title, _facts(rows, columns)),
+                (title, _facts(rows, columns)),
                 partial(pareto_figure, rows, columns, title),
             )
         )
@@ -63,7 +61,7 @@ def drawings(suite: str, table: Table) -> list[Drawing]:
                 f"Rows that differ in {sweep.parameter} alone, each with its 95 % interval; seconds an image as they "
                 "were measured on the machine of this run, once.",
                 f"Curves of each metric and of the seconds an image against {sweep.parameter}",
-                (source, title, _facts(rows, overall(table))),
+                (title, _facts(rows, overall(table))),
                 partial(sweep_figure, sweep, overall(table), title),
             )
         )

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concord.benchmarks.plan.sources import versions
+from concord.data.code import code_hash
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
 from concord.reports.figures import grid as figures
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import Suite
 
+LIBRARIES = ("matplotlib", "numpy", "pillow")
+
 
 def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown], folder: Path) -> None:
     """Draw what is not drawn yet: figures take seconds, and mostly nothing has changed since the last report."""
-    drawn = Drawn(folder)
+    drawn = FigureCache(folder)
     for drawing in plots.drawings(suite.name, page.table):
         drawn.once(drawing.file, drawing.content, drawing.draw)
         page.figures.append(drawn.link(*drawing[:4]))
@@ -68,8 +72,11 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown],
         page.figures.append(drawn.link(*drawing[:4]))
 
 
-class Drawn:
-    """Draws each figure once: figures.json holds a hash of what every figure of the folder was drawn from."""
+class FigureCache:
+    """Draws each figure once: figures.json holds a hash of what every figure of the folder was drawn from.
+
+    That is its content, the code that draws it, and the libraries that put it on paper.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "figures.json"
@@ -80,7 +87,8 @@ class Drawn:
         self.keys: dict[str, str] = known if isinstance(known, dict) else {}
 
     def once(self, file: str, content: Any, draw: Callable[[Path], None]) -> None:
-        digest = hashlib.sha256(Path(figures.__file__).read_bytes())
+        modules = (figures.__name__, _module_of(draw))
+        digest = hashlib.sha256(f"{code_hash(modules)} {versions(LIBRARIES)}".encode())
         feed(digest, content)
         key = digest.hexdigest()
         if self.keys.get(file) == key and (self.folder / file).is_file():
@@ -97,6 +105,13 @@ class Drawn:
             width, height = (round(side * 100 / figures.DPI) for side in image.size)
         vector = file.removesuffix(".png") + ".svg"
         return FigureLink(file, title, text, alt, vector if (self.folder / vector).is_file() else "", (width, height))
+
+
+def _module_of(draw: Callable[[Path], None]) -> str:
+    """The module that a drawing's function is written in."""
+    while isinstance(draw, partial):
+        draw = draw.func
+    return str(draw.__module__)
 
 
 def feed(digest: Any, value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from concord.data.errors import ConcordError
 from concord.reports.figures.plots import flat
 from concord.reports.site.cards import MethodCard, method_cards
-from concord.reports.site.drawn import Drawn
+from concord.reports.site.drawn import FigureCache
 from concord.reports.site.page import FigureLink, Page
 from concord.reports.tables.table import Row
 
@@ -116,7 +116,7 @@ def draw_histories(methods: Sequence[MethodPage], store: Store, profile: str, fo
         return
     baseline = ROOT / "reports" / "baseline" / profile / "baseline.json"
     state = hashlib.sha256(baseline.read_bytes()).hexdigest() if baseline.is_file() else ""
-    drawn = Drawn(folder)
+    drawn = FigureCache(folder)
     for method in methods:
         rows = {one.row.name for one in method.measured}
         row = method.name if method.name in rows else min(rows, default="")

@@ -1,7 +1,8 @@
 """Picture sheets of the viewer: 64 requests side by side in one file, so that 10,000 samples are 157 files a row.
 
 A sheet is drawn once: tiles.json holds, for each column of a request set, what its sheets were drawn from (the
-SHA-256 of the shards, or the data's fingerprint), and a column that has not changed is left as it is.
+SHA-256 of the shards, or the bytes of the data, and the code that draws), and a column that has not changed is left as
+it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.plan.sources import versions
 from concord.benchmarks.store.shards import tar_path
+from concord.data.code import code_hash
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, write_json
 from concord.reports.figures import grid as figures
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 SHEET = 64  # tiles in a sheet, eight by eight
 LARGEST = 128  # pixels; a 256-pixel image is shown at half its size, which keeps 3,000 of them below 15 MB a row
 DRAWN = 128  # landmarks and boxes are lines: drawn at this size even for small images
-VERSION = 2  # of how tiles are drawn; another number draws every sheet again
 GIVEN = "given-"  # before the name of a condition, so that no row can have the same files
 EXACT = (f"{GIVEN}mask",)
 
@@ -124,7 +126,8 @@ def _read(path: Path) -> dict[str, Any]:
 def condition_key(run: Run, name: str) -> str:
     """What a condition's sheets are drawn from: the data that the run answered, its requests, their size."""
     manifest = run.manifest
-    return _key(run.ids, [name, str(manifest["data"]["fingerprint"]), str(manifest["image_size"])])
+    content = manifest.get("key_parts", {}).get("data", manifest["data"]["fingerprint"])  # bytes if kept
+    return _key(run.ids, [name, str(content), str(manifest["image_size"])])
 
 
 def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
@@ -136,7 +139,8 @@ def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
 
 
 def _key(ids: Sequence[str], facts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join([str(VERSION), *ids, "", *facts]).encode()).hexdigest()
+    drawn_by = f"{code_hash([__name__])} {versions(('numpy', 'pillow'))}"
+    return hashlib.sha256("\0".join([drawn_by, *ids, "", *facts]).encode()).hexdigest()
 
 
 def _stamp(run: Run, shard: int) -> str:

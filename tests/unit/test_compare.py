@@ -240,6 +240,15 @@ def test_another_protocol_of_a_metric_is_named(store: Store, baseline: Path) -> 
     assert result.notes == ["the code of metric 'fid' has changed since the base: a difference may be its own"]
 
 
+def test_another_version_of_a_suite_or_a_metric_is_named(store: Store, baseline: Path) -> None:
+    parts = {"suites": {"face-generation": "version 1"}, "metrics": {"fid": "version 2", "mask-accuracy": "version 1"}}
+    edit(store.root / ROW / "score.json", key_parts=parts)
+    assert reasons(compared(store, baseline)) == {f"{ROW} fid": "the metric is version 2, in the base version 1"}
+    parts = {"suites": {"face-generation": "version 3"}, "metrics": {}}
+    edit(store.root / ROW / "score.json", key_parts=parts)
+    assert reasons(compared(store, baseline)) == {ROW: "suite 'face-generation' is version 3, in the base version 1"}
+
+
 def test_another_reference_set_and_refused_now(store: Store, baseline: Path) -> None:
     info = read_json(store.root / ROW / "score.json")
     edit(store.root / ROW / "score.json", reference={**info["reference"], "fingerprint": "0" * 64})

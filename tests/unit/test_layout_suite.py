@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import toy_layouts
 
-from concord.benchmarks.dvc import _stages
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.planner import make_plan
@@ -110,25 +109,6 @@ def test_a_missing_tree_says_how_it_is_made(painter: str, tmp_path: Path) -> Non
         make_plan(load_suite(str(toy_layouts.write_suite(tmp_path))), settings, Options(limit=4))
     with pytest.raises(ConcordError, match=r"no such folder; make it with `concord data fetch coco-mig`, or"):
         make_plan(load_suite(str(toy_layouts.write_suite(tmp_path))), settings, Options("paper", limit=4))
-
-
-def test_stages_of_one_file_share_one_where_they_are_too_many() -> None:
-    def maker(method: str, source: str, suites: str) -> dict[str, str]:
-        return {"methods": method, "source": source, "suites": suites, "data": "mark"}
-
-    makers = {
-        ("faces", "a"): maker("a", "methods/one.py", "x,y"),
-        ("faces", "b"): maker("b", "methods/one.py", "y,z"),
-        ("faces", "c"): maker("c", "methods/c.py", "x"),
-        ("faces", "reference"): maker("reference", "makers.py", "x"),
-        ("layouts", "reference"): maker("reference", "makers.py", "w"),
-    }
-    single = _stages(makers, 5)
-    assert list(single) == ["a", "b", "c", "reference", "reference-layouts"]
-    merged = _stages(makers, 4)
-    assert list(merged) == ["one", "c", "reference", "reference-layouts"]
-    assert merged["one"] == {"methods": "a,b", "source": "methods/one.py", "suites": "x,y,z", "data": "mark"}
-    assert len(_stages(makers, 1)) == 4  # no file has more to give; the matrix then refuses
 
 
 def test_the_papers_models_are_said_to_be_elsewhere() -> None:

@@ -1,0 +1,152 @@
+"""`concord bench`, all of `make bench` under one lock: plan, make what is out of date in one call, record it by DVC."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from concord.arguments import Device, Devices, Plugins, ProfileName, Results, SizeName, open_plan, open_session
+from concord.data.errors import ConcordError
+
+if TYPE_CHECKING:
+    from concord.benchmarks.plan.runs import RunPlan
+    from concord.benchmarks.session import Session
+
+RESULTS = Path("results")
+
+SuiteOption = Annotated[
+    str | None, typer.Option("--suite", help="Only this suite; all of them if absent.", show_default=False)
+]
+
+
+def bench(
+    suite: SuiteOption = None,
+    size: SizeName = "default",
+    profile: ProfileName = "embedded",
+    device: Device = "auto",
+    results: Results = RESULTS,
+    plugin: Plugins = None,
+    devices: Devices = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the licences of what profile paper fetches, as they are listed.")
+    ] = False,
+) -> None:
+    """Run everything that is out of date, in one call, then have DVC record it (needs the checkout).
+
+    `dvc repro` alone does the same, suite by suite. Only one at a time in a checkout.
+
+    Examples:
+
+      concord bench
+
+      concord bench --suite face-generation --size full
+    """
+    import yaml
+
+    from concord.benchmarks.dvc import MATRIX
+    from concord.benchmarks.settings import ROOT
+    from concord.commands.run import plan
+    from concord.data.files import write_json
+    from concord.data.lock import Held, hold
+    from concord.fork_server import warm
+
+    if not (ROOT / "dvc.yaml").is_file():
+        raise ConcordError(f"{ROOT}: holds no dvc.yaml; `concord bench` needs a checkout, `concord run SUITE` none")
+    place = ROOT / ".dvc" / "tmp" / "bench.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    about = place.with_suffix(".json")
+    try:
+        with hold(place):
+            write_json(about, {"suite": suite or "all"})
+            states = plan(suite, size, profile, device, results, plugin, devices, yes)
+            matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8"))
+            options = f"--size {size} {matrix['options']}" + (f" --suite {shlex.quote(suite)}" if suite else "")
+            dvc = f"{shlex.quote(sys.executable)} -m dvc repro"
+            data = _data_stages(matrix, profile)
+            steps = [f"{dvc} {' '.join(data)}"] if data else []
+            if data or any("up to date" not in state for state in states):
+                steps.append(f"concord run --all-stale {options}")
+            code = warm(["sh", "-c", " && ".join([*steps, dvc])])
+    except Held as held:
+        raise ConcordError(
+            f"another `make bench` ({held.holder}, suite {_suite_of(about)}) is running; wait for it, or end it first"
+        ) from None
+    if code:
+        raise typer.Exit(code)
+
+
+def _suite_of(about: Path) -> str:
+    from concord.data.files import read_json
+
+    try:
+        return str(read_json(about)["suite"])
+    except (ConcordError, KeyError, TypeError):
+        return "not known"
+
+
+def _data_stages(matrix: dict[str, Any], profile: str) -> list[str]:
+    """The stages of data that come before any row: all where something is fetched, else those that are lacking."""
+    from concord.benchmarks.settings import ROOT
+
+    names = [f"{group}@{name}" for group in ("fetch", "fetched") for name in matrix[group]]
+    trees = {name: tree for name, tree in matrix["trees"].items() if names or not (ROOT / tree["mark"]).is_file()}
+    return [*names, *(f"trees@{name}" for name in trees)]
+
+
+def run_stale(
+    suite: str | None, size: str, profile: str, device: str, results: Path, plugin: list[Path] | None,
+    batch_size: int | None, devices: str | None,
+) -> None:  # fmt: skip
+    """`concord run --all-stale`: every row of every suite that is not up to date, made and scored; says why each."""
+    from concord.benchmarks.generators import has_models
+    from concord.benchmarks.plan.requests import NothingToAskError
+    from concord.benchmarks.suite import load_suites
+    from concord.console import conclude, tell_seconds
+
+    sessions: list[Session] = []
+    runs: list[RunPlan] = []
+    made: list[RunPlan] = []
+    scored: list[RunPlan] = []
+    for found in load_suites():
+        if found.name != (suite or found.name) or not has_models(found, profile):
+            continue
+        try:
+            plan = open_plan(found.name, size=size, profile=profile, results=results, plugin=plugin)
+        except NothingToAskError as error:
+            if profile == "embedded":
+                raise
+            typer.echo(f"{found.name}: not run: {error}", err=True)
+            continue
+        session = open_session(plan, device, batch_size, devices)
+        if sessions:
+            session.share_perception(sessions[0])
+        sessions.append(session)
+        own = [run for run in plan.runs if run.path not in {known.path for known in runs}]
+        tell_reasons(session, own)
+        made += session.generate(own)
+        scored += session.score([run for run in own if run.row.name not in session.not_run])
+        for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
+            typer.echo(f"{plan.requests.name}/{what}: {reason}", err=True)
+        runs += own
+    if not sessions:
+        raise ConcordError(f"no suite of profile '{profile}' is to be run; see `concord list`")
+    conclude([run for run in runs if run in made or run in scored], made, scored)
+    tell_seconds(sessions)
+
+
+def tell_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
+    """A line for each row that is to be made or scored: why."""
+    from concord.benchmarks.run.generate import stale_reasons
+
+    for run in runs:
+        reasons = stale_reasons(run, session.grid)
+        verb = "generate"
+        if not reasons:
+            reasons, verb = session.stale_score_reasons(run), "score"
+        if reasons:
+            typer.echo(f"{verb} {run.requests.name}/{run.row.name}: {'; '.join(reasons)}")
