@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +55,8 @@ class OldNames(MetaPathFinder):
     """Finds Concord's packages by their old names, where nobody else has packages of these names.
 
     It is asked first, and asks all others itself: with the checkout on `sys.path`, Python's own finder would take
-    Concord's folders for packages of their own, and load every module of them a second time.
+    Concord's folders for packages of their own, and load every module of them a second time. A user's package is given
+    to him even where Concord's folder of that name comes first on the path.
     """
 
     def __init__(self) -> None:
@@ -70,26 +72,13 @@ class OldNames(MetaPathFinder):
         if rest:
             if not _is_ours(sys.modules.get(top)):
                 return None
-        elif self._belongs_to_a_user(fullname):
-            return None
+        elif (theirs := _users_package(fullname)) is not None:
+            return theirs
         name = today(fullname)
         if importlib.util.find_spec(name) is None:
             return None
         self._warn(fullname, name)
         return ModuleSpec(fullname, _Alias(name), is_package=not rest)
-
-    def _belongs_to_a_user(self, name: str) -> bool:
-        for finder in sys.meta_path:
-            if isinstance(finder, OldNames):
-                continue
-            spec = finder.find_spec(name, None)
-            if spec is None:
-                continue
-            if spec.origin is not None:
-                return not Path(spec.origin).resolve().is_relative_to(ROOT / name)
-            places = [Path(place).resolve() for place in spec.submodule_search_locations or []]
-            return any(place != ROOT / name and _holds_code(place) for place in places)
-        return False
 
     def _warn(self, old: str, new: str) -> None:
         if self.plugin in self._warned or "." not in old:
@@ -97,6 +86,20 @@ class OldNames(MetaPathFinder):
         self._warned.add(self.plugin)
         who = f"plugin {self.plugin}" if self.plugin is not None else "a plugin"
         print(f"warning: {who} imports '{old}', an old name; write '{new}'", file=sys.stderr)
+
+
+def _users_package(name: str) -> ModuleSpec | None:
+    """A package of that name that is not Concord's, wherever on the path it lies; None where there is none."""
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    for finder in sys.meta_path:
+        if isinstance(finder, OldNames):
+            continue
+        spec = PathFinder.find_spec(name, elsewhere) if finder is PathFinder else finder.find_spec(name, None)
+        if spec is None or (spec.origin is not None and Path(spec.origin).resolve().is_relative_to(ROOT / name)):
+            continue
+        if spec.origin is not None or any(_holds_code(Path(place)) for place in spec.submodule_search_locations or []):
+            return spec
+    return None
 
 
 def _is_ours(module: ModuleType | None) -> bool:
