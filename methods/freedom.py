@@ -6,22 +6,32 @@
 The released code has one sampler per condition, and none for several; conditions are joined by their sum here, as the
 paper's equation for multiple conditions and as Z-Magic's authors do for their baseline.
 
-Preset "official" is what the released code does beyond that: the norm is taken over the whole batch, so that an image
-depends on its neighbours (`guidance.objective`; its scripts run one image at a time, where nothing changes), text
-embeddings are not normalised, and DDIM's noise has the deviation eta sqrt(1 - abar_t') at every step.
+Preset "official" is the released code (vvictoryuki/FreeDoM at 1394b1d), which does more than the paper says:
+
+    norm                 over the whole batch, so that an image depends on its neighbours (`energies.objective`; the
+                         scripts run one image at a time, where nothing changes)
+    text_residual        embeddings that are not normalised
+    ddim_noise           DDIM's noise has the standard deviation eta sqrt(1 - abar_t') at every step
+    windows              guided where i > 200 (mask, landmarks) or i > 100 (identity), i = t - 1 in the count of
+                         Face-GD/functions/denoising.py; the defaults here take t for i, one step of a grid that
+                         holds t = 201 or t = 101 earlier
+    noise_last_step      Stable Diffusion's last step ends at abar_0 < 1 and draws noise (SD_style/ldm/models/diffusion/
+                         ddim.py, lines 266-270); pixels end at abar = 1, where nothing is left to draw
+    style_repeat         three turns where 40 <= index < 70 of 100 steps, t = 401 to 691 (the same file)
+    style_reference      the style picture goes from its own size to CLIP's 224 (clip/base_clip.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from concord.methods.base import Trace, register
-from concord.methods.core.sampler import Kind, Step
+from concord.methods.core.sampler import Step
 from concord.methods.guidance.autodiff import pull_back
 from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
 
@@ -38,13 +48,16 @@ class FreeDoM(GuidedMethod):
     class Params(GuidedParams):
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"norm": "batch", "text_residual": "raw", "ddim_noise": "coded"}
-
-        ddim_noise: Literal["paper", "coded"] = "paper"  # Song et al.'s sigma_t, or eta sqrt(1 - abar_t')
-
-        def kind(self, names: Sequence[str]) -> Kind:
-            kind = super().kind(names)
-            return "ddim-coded" if kind == "ddim" and self.ddim_noise == "coded" else kind
+            return {
+                "norm": "batch",
+                "text_residual": "raw",
+                "ddim_noise": "coded",
+                "windows": {"mask": (201, 1000), "identity": (101, 1000), "landmarks": (201, 1000)},
+                "noise_last_step": True,
+                "style_repeat": 3,
+                "style_repeat_window": (400, 700),
+                "style_reference": "encoder",
+            }
 
     def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         t = step.t

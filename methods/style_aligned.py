@@ -8,15 +8,29 @@ its noisy versions at every timestep come from DDIM inversion, pass through the 
 the sample and are never changed by it. The text-driven model inverts the picture under the empty caption, since a style
 picture comes without one.
 
-Preset "official" adds what the authors' code has beyond the paper: group normalisation that takes its statistics over
-sample and reference together.
+Preset "official" is the authors' notebook for a style picture (google/style-aligned at 2faf0af,
+style_aligned_transfer_sdxl.ipynb), which differs by
+
+    share_norms          group normalisation takes its statistics over sample and reference together
+    score_shift          log 2 is added to the scores of the reference's keys (sa_handler.py, line 89)
+    invert_scale         the picture is inverted with guidance of 2 under the caption that it is given (inversion.py,
+                         lines 90-117), and passes through the sampler under that caption (`reference_caption`, which
+                         no request brings: it is empty unless a row says it, and then the scale changes nothing where
+                         the unconditional model is the text-driven one under the empty caption)
+    reference_offset     the reference starts at its sixth noisiest version, stays at the seventh for the next six steps
+                         and only then goes on with the sample (inversion.py, `make_inversion_callback`)
+    timesteps            980, 960, .., 0 and not 981, 961, .., 1 (diffusers' DDIM with its own spacing)
+    text_scale           10
+
+Its layer normalisations are shared in name only: each token is normalised by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -45,29 +59,48 @@ class StyleAligned(Method):
         text_scale: float = Field(5.0, ge=0)  # classifier-free guidance; 1 needs no unconditional model
         share: bool = True  # False: neither keys and values nor AdaIN, so that the text alone decides
         share_norms: bool = False  # group normalisation over sample and reference together
+        score_shift: float = 0.0  # added to the scores of the reference's keys in the sample's attention
+        invert_scale: float = Field(1.0, ge=0)  # classifier-free guidance of the inversion; 1 has none
+        reference_caption: str = ""  # of the style pictures, in the inversion and in sampling
+        reference_offset: int = Field(0, ge=0)  # the noisiest versions of the reference that are skipped
+        timesteps: Literal["latent-diffusion", "diffusers"] = "latent-diffusion"  # 981, .., 1 or 980, .., 0 (50 steps)
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"share_norms": True}
+            return {
+                "share_norms": True,
+                "score_shift": math.log(2),
+                "invert_scale": 2.0,
+                "reference_offset": 5,
+                "timesteps": "diffusers",
+                "text_scale": 10.0,
+            }
 
     def networks(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in self._names}
+        return {f"eps-{name}": self.bank.expert(name) for name in dict.fromkeys([*self._names, *self._inverting])}
 
     @property
     def _names(self) -> tuple[str, ...]:
+        """The models that sample."""
         return ("text",) if self.params.text_scale == 1 else ("text", "unconditional")  # type: ignore[attr-defined]
+
+    @property
+    def _inverting(self) -> tuple[str, ...]:
+        """The models that invert the style pictures."""
+        return ("text",) if self.params.invert_scale == 1 else ("text", "unconditional")  # type: ignore[attr-defined]
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
         assert isinstance(p, StyleAligned.Params)
-        timesteps = schedule.ddim_timesteps(p.steps)
+        timesteps = self._timesteps()
         reference = self._invert(batch, timesteps)  # x_t of the style pictures, by timestep
-        silent = [Conditions()] * len(batch)  # the reference comes without a caption
-        both = [self.bank.expert(name).bind([*silent, *batch.conditions], schedule) for name in self._names]
+        beside = dict(zip(timesteps, self._beside(timesteps), strict=True))
+        told = [Conditions(text=p.reference_caption or None)] * len(batch)
+        both = [self.bank.expert(name).bind([*told, *batch.conditions], schedule) for name in self._names]
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            pairs = torch.cat([reference[t], x_t])  # (2 B, C, h, w): references first
+            pairs = torch.cat([reference[beside[t]], x_t])  # (2 B, C, h, w): references first
             eps = [expert(pairs, t)[len(x_t) :] for expert in both]
             return eps[0] if len(eps) == 1 else eps[1] + p.text_scale * (eps[0] - eps[1])
 
@@ -75,20 +108,40 @@ class StyleAligned(Method):
         with contextlib.ExitStack() as stack:
             unets = [self.bank.expert(name).unet for name in self._names] if p.share else []
             for unet in {id(unet): unet for unet in unets}.values():  # Stable Diffusion has one for both
-                stack.enter_context(shared_attention(unet, p.share_norms))
+                stack.enter_context(shared_attention(unet, p.share_norms, p.score_shift))
             for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
                 x_t = ddim_step(schedule, denoise(x_t, t), x_t, t, t_previous)
         return self.bank.autoencoder.decode(x_t)
 
+    def _timesteps(self) -> list[int]:
+        """Descending; the authors' scheduler starts at 0 where latent diffusion starts at 1."""
+        p, schedule = self.params, self.bank.schedule
+        assert isinstance(p, StyleAligned.Params)
+        if p.timesteps == "latent-diffusion":
+            return schedule.ddim_timesteps(p.steps)
+        stride = schedule.steps // p.steps
+        return list(range(0, stride * p.steps, stride))[::-1]
+
+    def _beside(self, timesteps: Sequence[int]) -> list[int]:
+        """The timestep of the reference that passes beside the sample at each step; its own without an offset."""
+        p = self.params
+        assert isinstance(p, StyleAligned.Params)
+        last = len(timesteps) - 1
+        places = [max(p.reference_offset + 1, i) if i else p.reference_offset for i in range(len(timesteps))]
+        return [timesteps[min(place, last)] for place in places]
+
     def _invert(self, batch: Batch, timesteps: Sequence[int]) -> dict[int, Tensor]:
-        """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the empty caption."""
-        schedule = self.bank.schedule
-        denoise = self.bank.expert("text").bind([Conditions()] * len(batch), schedule)
+        """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the reference caption."""
+        p, schedule = self.params, self.bank.schedule
+        assert isinstance(p, StyleAligned.Params)
+        told = [Conditions(text=p.reference_caption or None)] * len(batch)
+        experts = [self.bank.expert(name).bind(told, schedule) for name in self._inverting]
         x_t = self.bank.autoencoder.encode(pictures(batch.requests, "style", self.bank.image_size, self.device))
         found: dict[int, Tensor] = {}
         before = 0  # the picture itself, as `ddim_step` ends at abar_0
         for t in sorted(timesteps):
-            eps = denoise(x_t, t)  # at the timestep that it leads to, as DDIM's inversion does
+            eps, *free = (expert(x_t, t) for expert in experts)  # at the timestep that it leads to
+            eps = eps if not free else free[0] + p.invert_scale * (eps - free[0])
             x_0 = schedule.x0_from_eps(eps, x_t, before)
             abar = schedule.abar(t, x_t)
             x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
@@ -100,8 +153,11 @@ class StyleAligned(Method):
 
 
 @contextlib.contextmanager
-def shared_attention(unet: nn.Module, norms: bool = False) -> Iterator[None]:
-    """While it lasts, the second half of a batch attends to the first half, row by row, in self-attention layers."""
+def shared_attention(unet: nn.Module, norms: bool = False, shift: float = 0.0) -> Iterator[None]:
+    """While it lasts, the second half of a batch attends to the first half, row by row, in self-attention layers.
+
+    shift: added to the scores of the first half's keys there.
+    """
     attentions = [module for name, module in unet.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
     kept = [module.processor for module in attentions]
     with contextlib.ExitStack() as stack:
@@ -110,7 +166,7 @@ def shared_attention(unet: nn.Module, norms: bool = False) -> Iterator[None]:
                 if isinstance(module, nn.GroupNorm):
                     stack.enter_context(_shared_norm(module))
         for module in attentions:
-            module.set_processor(SharedAttention())
+            module.set_processor(SharedAttention(shift))
         try:
             yield
         finally:
@@ -120,6 +176,9 @@ def shared_attention(unet: nn.Module, norms: bool = False) -> Iterator[None]:
 
 class SharedAttention:
     """A diffusers attention processor: rows B.. of a batch of 2 B attend to their own tokens and to row i - B's."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.shift = shift
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
@@ -134,10 +193,18 @@ class SharedAttention:
         (q_r, q_t), (k_r, k_t), (v_r, v_t) = q.chunk(2), k.chunk(2), v.chunk(2)
         q_t, k_t = adain(q_t, q_r), adain(k_t, k_r)
         reference = scaled_dot_product_attention(q_r, k_r, v_r)
-        sample = scaled_dot_product_attention(q_t, torch.cat([k_r, k_t], dim=2), torch.cat([v_r, v_t], dim=2))
+        sample = scaled_dot_product_attention(
+            q_t, torch.cat([k_r, k_t], dim=2), torch.cat([v_r, v_t], dim=2), self._shifts(k_r, k_t)
+        )
         out = torch.cat([reference, sample]).transpose(1, 2).flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))  # linear, dropout
         return (out + hidden_states if attn.residual_connection else out) / attn.rescale_output_factor
+
+    def _shifts(self, k_r: Tensor, k_t: Tensor) -> Tensor | None:
+        """What is added to the scores (1, 1, 1, N_r + N), the reference's keys first; None for nothing."""
+        if self.shift == 0:
+            return None
+        return torch.cat([k_r.new_full((k_r.shape[2],), self.shift), k_t.new_zeros(k_t.shape[2])])[None, None, None]
 
 
 def adain(x: Tensor, y: Tensor, floor: float = 1e-5) -> Tensor:

@@ -5,15 +5,27 @@
                 eps^ <- eps^ - sqrt(abar_t / (1 - abar_t)) Delta
     recurrence  z_{t'} = step(z_t, eps^), then back to z_t with fresh noise: k turns at every step
 
-Losses, strengths and turns of the authors' scripts: style 6 turns with s = 6 on a text-driven model with scale 3,
-segmentation 10 turns with s = 400, face 2 turns with s = 20,000; all forward only, 500 DDIM steps. A text alone has no
-script there; s is that of their ImageNet runs. The losses here are `guidance`'s energies, told apart by their residual.
+Turns and strengths of the authors' scripts: style 6 turns with s = 6 on a text-driven model with scale 3, segmentation
+10 turns with s = 400, face 2 turns with s = 20,000; all forward only, 500 DDIM steps. A text alone has no script there;
+s is that of their ImageNet runs. The losses here are `guidance`'s energies, told apart by their residual: the strengths
+are those of *their* losses, and on the default norms the style pulls 45 to 126 times weaker and the face 23 times
+stronger than published (measured at s = 6 and s = 20,000), so that a row needs strengths of its own, or the preset.
+
+Preset "official" is the authors' code (Universal-Guided-Diffusion at ff82f88) where it differs:
+
+    text_residual, style_residual   -100 cos of unit embeddings (scripts/style_transfer.py, lines 168 and 177; theirs
+                                    are of CLIP RN50 under ImageNet's mean, which is not among the networks here)
+    identity_residual               mean absolute difference of the embeddings' numbers (scripts/face_detection.py)
+    clip_x0                         the code for ImageNet, a model of pixels without a text, clamps x_0 to [-1, 1] after
+                                    guidance and takes eps from it (guided_diffusion/gaussian_diffusion.py, line 795)
+    backward_*                      Adam on a loss without s, from the x_0 that forward guidance gave, clamped, a row
+                                    standing still where its loss is below a cutoff (the same file, lines 692 to 795)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +53,19 @@ class UniversalGuidance(GuidedMethod):
     traces = ("condition-loss",)
 
     class Params(GuidedParams):
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            return {
+                "text_residual": "cosine",
+                "style_residual": "cosine",
+                "identity_residual": "mean-absolute",
+                "clip_x0": "pixels",
+                "backward_optimizer": "adam",
+                "backward_scaled": False,
+                "backward_start": "guided",
+                "backward_cutoff": 1e-5,
+            }
+
         steps: int = Field(500, ge=1, le=1000)
         sampler: Literal["auto", "ancestral", "reverse-diffusion", "ddim", "ddim-coded"] = "ddim"
         eta: float = Field(0.0, ge=0, le=1)
@@ -49,10 +74,16 @@ class UniversalGuidance(GuidedMethod):
         repeat: int = Field(6, ge=1)  # k
         text_scale: float = 3.0
         mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "cross-entropy"
-        style_residual: Literal["gram", "relative", "embedding"] = "embedding"
+        style_residual: Literal["gram", "relative", "embedding", "cosine"] = "embedding"
+        repeat_last_step: bool = True  # Algorithm 1 and both samplers: every step takes its k turns
+        clip_x0: Literal["never", "pixels"] = "never"  # 'pixels': x_0 to [-1, 1], where pixels are sampled
         forward: bool = True
         backward_steps: int = Field(0, ge=0)  # m; 0 leaves backward guidance out, as their scripts do
-        backward_rate: float = Field(0.01, gt=0)  # of the gradient descent
+        backward_rate: float = Field(0.01, gt=0)  # of the descent, or of Adam
+        backward_optimizer: Literal["descent", "adam"] = "descent"
+        backward_scaled: bool = True  # whether the loss that is descended carries the strengths s
+        backward_start: Literal["unguided", "guided"] = "unguided"  # x_0 of eps, or of the forward-guided eps^
+        backward_cutoff: float | None = None  # a row whose loss is below it stands still
 
     def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         p = self.params
@@ -65,8 +96,14 @@ class UniversalGuidance(GuidedMethod):
             slope = self._slope(space, point.images, active, t)
             (gradient,) = pull_back(point.images, point.x_t, slope[None], tally=space.tally)
             eps = eps + (1 - abar).sqrt() * space.require_finite(gradient, active, t)
+        clamped = p.clip_x0 == "pixels" and tuple(x_t.shape[2:]) == (self.bank.image_size,) * 2
         if p.backward_steps:
-            eps = eps - (abar / (1 - abar)).sqrt() * self._delta(space, point.x_0.detach(), active, t)
+            guided = p.backward_start == "guided"
+            x_0 = space.schedule.x0_from_eps(eps, x_t, t) if guided else point.x_0.detach()
+            eps = eps - (abar / (1 - abar)).sqrt() * (self._descended(space, x_0, active, t, clamped) - x_0)
+        if clamped:
+            x_0 = space.schedule.x0_from_eps(eps, x_t, t).clamp(-1, 1)
+            eps = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
         return step(x_t, eps)
 
     def _slope(self, space: Space, images: Tensor, active: Sequence[str], t: int) -> Tensor:
@@ -74,14 +111,29 @@ class UniversalGuidance(GuidedMethod):
         slopes = [space.p.strength(name) * space.slope(name, images, t)[0] for name in active]
         return torch.stack(slopes).sum(dim=0)
 
-    def _delta(self, space: Space, x_0: Tensor, active: Sequence[str], t: int) -> Tensor:
-        """Delta (B, C, h, w): what the clean prediction has to change by to meet the conditions."""
+    def _descended(self, space: Space, x_0: Tensor, active: Sequence[str], t: int, clamped: bool) -> Tensor:
+        """x_0 + Delta (B, C, h, w): the clean prediction after a few steps towards the conditions."""
         p = self.params
         assert isinstance(p, UniversalGuidance.Params)
-        delta = torch.zeros_like(x_0)
+        z = x_0.clone().requires_grad_(True)
+        move: torch.optim.Optimizer
+        if p.backward_optimizer == "adam":
+            move = torch.optim.Adam([z], lr=p.backward_rate)
+        else:
+            move = torch.optim.SGD([z], lr=p.backward_rate)
         for _ in range(p.backward_steps):
-            z = (x_0 + delta).requires_grad_(True)
+            if clamped:
+                z.data.clamp_(-1, 1)
             images = space.decode(z)
-            (gradient,) = pull_back(images, z, self._slope(space, images, active, t)[None])
-            delta = delta - p.backward_rate * space.require_finite(gradient, active, t)
-        return delta
+            slope, losses = torch.zeros_like(images), torch.zeros_like(images[:, 0, 0, 0])
+            for name in active:
+                weight = p.strength(name) if p.backward_scaled else 1.0
+                found, energies = space.slope(name, images, t)
+                slope, losses = slope + weight * found, losses + weight * energies
+            (gradient,) = pull_back(images, z, slope[None])
+            z.grad, before = space.require_finite(gradient, active, t), z.detach().clone()
+            move.step()
+            if p.backward_cutoff is not None:  # Adam's memory goes on all the same, as in the authors' code
+                still = (losses < p.backward_cutoff).reshape(-1, *[1] * (z.ndim - 1))
+                z.data.copy_(torch.where(still, before, z.detach()))
+        return z.detach()

@@ -117,6 +117,13 @@ class Step:
     t_previous: int
     noise: Tensor | None
     eta: float = 0.0
+    branch_noises: tuple[Tensor, ...] = ()  # further draws like `noise`, for steps that branch (`branch`)
+
+    def branch(self, number: int) -> Step:
+        """The same step with another draw of its noise: 0 is this one, 1 the first of `branch_noises`."""
+        if number == 0 or self.noise is None:
+            return self
+        return replace(self, noise=self.branch_noises[number - 1], branch_noises=())
 
     def __call__(self, x_t: Tensor, eps: Tensor) -> Tensor:
         """x_t and eps (R, C, h, w), where R is the batch of `noise` or a multiple of it."""
@@ -137,8 +144,8 @@ class Step:
 
     @property
     def is_random(self) -> bool:
-        """Whether the step draws noise (the last one never does)."""
-        return self.t_previous >= 0 and (self.kind in ("ancestral", "reverse-diffusion") or self.eta > 0)
+        """Whether the step has room for noise; whether the last one draws it is the loop's to say."""
+        return self.kind in ("ancestral", "reverse-diffusion") or self.eta > 0
 
 
 # ------------------------------------------------------------------------------------------------------ guided sampling
@@ -157,24 +164,38 @@ def guided(
     kind: Kind = "ancestral",
     eta: float = 0.0,
     repeats: Callable[[int], int] = lambda t: 1,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    repeat_last_step: bool = False,
+    noise_last_step: bool = False,
+    branches: int = 0,
 ) -> Tensor:
     """x_0 (B, *shape): `steps` corrected steps; repeats(t) >= 1 times at t, each but the last followed by the way back.
 
     The way back is one of the forward diffusion: x_t = sqrt(abar_t / abar_t') x_{t'} + sqrt(1 - abar_t / abar_t') z.
     With a correction that only steps, and 'ddim', the sample is that of `ddim`, bit by bit.
+
+    dtype: of the sample; that of the noise where absent.
+    repeat_last_step: the last step takes its turns as well, the way back starting at abar_0.
+    noise_last_step: the last step draws noise as well, as latent diffusion's code does: it ends at abar_0 < 1.
+    branches: how many further noises every random step brings (`Step.branch`); they are drawn after its own.
     """
-    x_t = draw_noise(generators, shape, device).to(dtype)
+
+    def draw() -> Tensor:
+        noise = draw_noise(generators, shape, device)
+        return noise if dtype is None else noise.to(dtype)
+
+    x_t = draw()
     timesteps = schedule.ddim_timesteps(steps)
     for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        count = repeats(t) if t_previous >= 0 else 1
+        is_last = t_previous < 0
+        count = 1 if is_last and not repeat_last_step else repeats(t)
         for turn in range(count):
             step = Step(kind, schedule, t, t_previous, None, eta)
-            if step.is_random:
-                step = replace(step, noise=draw_noise(generators, shape, device).to(dtype))
+            if step.is_random and (noise_last_step or not is_last):
+                step = replace(step, noise=draw(), branch_noises=tuple(draw() for _ in range(branches)))
             x_previous = correct(x_t, step)
             if turn + 1 < count:
-                kept = schedule.abar(t, x_t) / schedule.abar(t_previous, x_t)
-                x_t = kept.sqrt() * x_previous + (1 - kept).sqrt() * draw_noise(generators, shape, device).to(dtype)
+                kept = schedule.abar(t, x_t) / schedule.abar(max(t_previous, 0), x_t)
+                x_t = kept.sqrt() * x_previous + (1 - kept).sqrt() * draw()
         x_t = x_previous
     return x_t

@@ -6,12 +6,14 @@ D decodes the predicted clean latent to an image; r is the residual between what
 condition asks for. There is one number per image: a row's energy, and with it its gradient, never depends on the rest
 of the batch. What the papers and their authors' code take for r:
 
-    text        difference of the image's and the caption's embedding
+    text        difference of the image's and the caption's embedding; 'cosine' is no norm but -100 times the cosine,
+                which Universal Guidance's code takes for text and style
     mask        a parser's logits of a reference picture less those of the image (FreeDoM); 'segmentation maps' compared
                 by the mean squared error (Z-Magic, section 3.6). A request brings the map itself and no picture of it:
                 r is the map (one-hot) less the image's map in probabilities. 'logits' compares centred logits with a
                 one-hot target of their size instead, 'cross-entropy' is the mean of -log p over the pixels
-    identity    difference of unit embeddings of the faces (ArcFace)
+    identity    difference of unit embeddings of the faces (ArcFace); 'mean-absolute' is the mean of its absolute values
+                over the embedding's numbers (Universal Guidance's code)
     landmarks   difference of the 2 x 68 coordinates, as shares of the image's side
     style       difference of the Gram matrices of an image encoder's features, as deep as FreeDoM takes them
 
@@ -35,9 +37,12 @@ from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES
 from concord.methods.base import Method, Request
 from concord.metrics.face.square import face_square, landmark_vector
+from concord.metrics.image.pairs import pillow_bilinear
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 from concord.metrics.networks.embedded.perceptual import gram
+from concord.metrics.networks.pretrained.clip import Clip
 from concord.metrics.networks.pretrained.clip_tokens import style_tokens
+from concord.metrics.networks.pretrained.ir_se50 import FREEDOM_WINDOW, FixedCropIdentity
 
 if TYPE_CHECKING:
     from concord.metrics.networks.perception import Perception
@@ -96,9 +101,12 @@ class EnergyParams(Method.Params):
 
     strengths: Strengths = Strengths()
     norm: Literal["sample", "batch"] = "sample"  # 'batch': over the whole tensor, as coded (see `objective`)
-    text_residual: Literal["unit", "raw"] = "unit"  # 'raw': embeddings before their normalisation, as FreeDoM coded it
+    text_residual: Literal["unit", "raw", "cosine"] = "unit"  # 'raw': embeddings not normalised, as FreeDoM coded it
+    identity_residual: Literal["unit", "mean-absolute"] = "unit"
+    identity_window: tuple[int, int, int, int] = FREEDOM_WINDOW  # of IR-SE50: top, bottom, left, right at 256 x 256
     mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "probabilities"
-    style_residual: Literal["gram", "relative", "embedding"] = "gram"  # see `StyleEnergy`
+    style_residual: Literal["gram", "relative", "embedding", "cosine"] = "gram"  # see `StyleEnergy`
+    style_reference: Literal["sample", "encoder"] = "sample"  # whose size the reference is brought to (`StyleEnergy`)
     style_blocks: tuple[int, ...] = (3,)  # of the image encoder, from 1; FreeDoM takes the third
     text_by: Literal["energy", "model"] = "energy"  # 'model': the text-driven model, as in Z-Magic's Table 2
     text_scale: float = 5.0  # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
@@ -113,7 +121,7 @@ class Energy(ABC):
     """The energy of one condition for the requests of a batch.
 
     target: (B, ...), what the condition asks for. Called on images (R, 3, H, W) in [0, 1], where R is B or a multiple
-    of it (blocks of B rows, each in the order of the requests): energies (R,), 0 or more.
+    of it (blocks of B rows, each in the order of the requests): energies (R,), 0 or more but for 'cosine'.
     """
 
     condition: ClassVar[str]
@@ -140,6 +148,7 @@ class TextEnergy(Energy):
 
     def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
         self.pair, self.raw = guide.network("text-image"), p.text_residual == "raw"
+        self.cosine = p.text_residual == "cosine"
         captions = [_given(request, "text") for request in requests]
         with torch.no_grad():
             self.target = self.listen(captions)
@@ -162,7 +171,16 @@ class TextEnergy(Energy):
         return pair.image(images) if self.raw else pair.embed_images(images)
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.look(images) - target
+        seen = self.look(images)
+        return seen * target if self.cosine else seen - target
+
+    def measure(self, residual: Tensor) -> Tensor:
+        return _minus_hundred_cosines(residual) if self.cosine else super().measure(residual)
+
+
+def _minus_hundred_cosines(products: Tensor) -> Tensor:
+    """-100 cos (R,) from the products (R, D) of two unit vectors' numbers."""
+    return -100 * products.sum(dim=1)
 
 
 class MaskEnergy(Energy):
@@ -200,19 +218,32 @@ def _centred(x: Tensor) -> Tensor:
 
 
 class IdentityEnergy(Energy):
-    """|| e(image) - e(person) || of unit vectors."""
+    """|| e(image) - e(person) || of unit vectors, or the mean of the absolute differences of their numbers.
+
+    IR-SE50 looks at a fixed window of the picture: FreeDoM's is rows 35..222 and columns 32..219 at 256 x 256, that of
+    Z-Magic's authors rows 25..232 and columns 22..229 (their Face-GD/functions/arcface/model.py, line 36).
+    """
 
     condition = "identity"
 
     def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
-        self.network = guide.network("identity")
+        self.network, self.kind, self.window = guide.network("identity"), p.identity_residual, p.identity_window
         found = pictures(requests, "identity", size, guide.device)
         _require_faces(requests, found, guide)
         with torch.no_grad():
-            self.target = self.network.embed(found)  # type: ignore[operator]
+            self.target = self.embed(found)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors (R, D)."""
+        if isinstance(self.network, FixedCropIdentity):
+            return self.network(images, self.window)
+        return self.network.embed(images)  # type: ignore[operator]
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.network.embed(images) - target  # type: ignore[operator]
+        return self.embed(images) - target
+
+    def measure(self, residual: Tensor) -> Tensor:
+        return residual.abs().mean(dim=1) if self.kind == "mean-absolute" else super().measure(residual)
 
 
 class LandmarkEnergy(Energy):
@@ -244,7 +275,12 @@ class StyleEnergy(Energy):
     gram       || G(image) - G(reference) ||_F, G = F F^T / (h w) of features F (C, h w) of an image encoder's block
     relative   the same over the sum of both norms, mean over the layers of the guide's feature network (metric
                style-distance has it too, over the judge's)
-    embedding  || e(image) - e(reference) || of the pictures' unit embeddings (Universal Guidance)
+    embedding  || e(image) - e(reference) || of the pictures' unit embeddings (Universal Guidance, in the norm of the
+               other energies)
+    cosine     -100 cos(e(image), e(reference)), as Universal Guidance's code has it
+
+    The reference comes to the size of the samples first, like every picture here, and from there to the encoder's;
+    style_reference 'encoder' brings it from its own size to CLIP's by Pillow's bilinear filter, as FreeDoM's code does.
     """
 
     condition = "style"
@@ -252,6 +288,9 @@ class StyleEnergy(Energy):
     def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
         self.guide, self.blocks, self.kind = guide, p.style_blocks, p.style_residual
         found = pictures(requests, "style", size, guide.device)
+        if p.style_reference == "encoder" and isinstance(pair := guide.network("text-image"), Clip):
+            rows = [pillow_bilinear(np.asarray(_given(request, "style")), pair.size, pair.size) for request in requests]
+            found = torch.stack(rows).to(guide.device)
         with torch.no_grad():
             self.target = self.describe(found)
 
@@ -260,7 +299,7 @@ class StyleEnergy(Energy):
         if self.kind == "relative":
             return torch.cat([gram(f).flatten(1) for f in self.features(images)], dim=1)
         pair = self.guide.network("text-image")
-        if self.kind == "embedding":
+        if self.kind in ("embedding", "cosine"):
             return pair.embed_images(images)  # type: ignore[operator]
         features = block_features(pair, images, self.blocks)
         return torch.cat([gram(f).flatten(1) * f.shape[1] for f in features], dim=1)
@@ -273,12 +312,16 @@ class StyleEnergy(Energy):
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
         seen = self.describe(images)
+        if self.kind == "cosine":
+            return seen * target
         if self.kind != "relative":
             return seen - target
         parts = zip(seen.split(self.sizes, dim=1), target.split(self.sizes, dim=1), strict=True)
         return torch.stack([_norm(a - b) / (_norm(a) + _norm(b)) for a, b in parts], dim=1)
 
     def measure(self, residual: Tensor) -> Tensor:
+        if self.kind == "cosine":
+            return _minus_hundred_cosines(residual)
         return residual.mean(dim=1) if self.kind == "relative" else super().measure(residual)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -43,8 +43,13 @@ class GuidedParams(EnergyParams):
     windows: Windows = Windows()
     rules: Rules = Rules()
     order: tuple[str, ...] = GUIDED  # of the conditions; those left out come after, in this order
+    ddim_noise: Literal["paper", "coded"] = "paper"  # Song et al.'s sigma_t, or FreeDoM's code: eta sqrt(1 - abar_t')
+    noise_last_step: bool = False  # where latents end at abar_0 < 1 (Stable Diffusion in FreeDoM's code)
     repeat: int = Field(1, ge=1)  # time travel: turns of a step (faces 1; ImageNet 10; Stable Diffusion's style 3)
     repeat_window: tuple[int, int] = (0, 1000)  # where, low <= t <= high (ImageNet 500-800, style 400-700)
+    repeat_last_step: bool = False  # the last step takes its turns as well
+    style_repeat: int | None = Field(None, ge=1)  # `repeat` where a style guides a text-driven model; None: the same
+    style_repeat_window: tuple[int, int] = (0, 1000)  # `repeat_window` there
 
     @field_validator("order")
     @classmethod
@@ -65,11 +70,22 @@ class GuidedParams(EnergyParams):
     def repeats(self, t: int) -> int:
         return self.repeat if self.repeat_window[0] <= t <= self.repeat_window[1] else 1
 
+    def for_conditions(self, names: Sequence[str]) -> Self:
+        """The parameters where these conditions are given: what depends on which ones they are stands in its place."""
+        if self.style_repeat is None or self.text_by != "model" or "style" not in names:
+            return self
+        return self.model_copy(update={"repeat": self.style_repeat, "repeat_window": self.style_repeat_window})
+
+    def branches(self, names: Sequence[str]) -> int:
+        """How many noises of its own a step needs beside the first, where these conditions guide."""
+        return 0
+
     def kind(self, names: Sequence[str]) -> Kind:
         """The base step; auto is what FreeDoM's code takes: ancestral where a text guides, else DDIM with eta."""
-        if self.sampler != "auto":
-            return self.sampler
-        return "ancestral" if "text" in names else "ddim"
+        kind = self.sampler
+        if kind == "auto":
+            kind = "ancestral" if "text" in names else "ddim"
+        return "ddim-coded" if kind == "ddim" and self.ddim_noise == "coded" else kind
 
 
 # ---------------------------------------------------------------------------------------------------------------- space
@@ -214,9 +230,10 @@ class GuidedMethod(Method):
         p = self.params
         assert isinstance(p, GuidedParams)
         names = modalities(batch, order=p.order)
+        p = p.for_conditions(names)
         by_model = p.text_by == "model" and "text" in names
         pulling = [name for name in names if not (by_model and name == "text") and p.strength(name) > 0]
-        space = self.space(batch, pulling, by_model)
+        space = self.space(batch, pulling, by_model, p)
 
         def correct(x_t: Tensor, step: Step) -> Tensor:
             active = [name for name in pulling if p.guides(name, step.t)]
@@ -229,13 +246,14 @@ class GuidedMethod(Method):
 
         x_0 = guided(
             correct, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.kind(names),
-            p.eta, p.repeats,
+            p.eta, p.repeats, repeat_last_step=p.repeat_last_step,
+            noise_last_step=p.noise_last_step, branches=p.branches(pulling),
         )  # fmt: skip
         return self.bank.autoencoder.decode(x_0)
 
-    def space(self, batch: Batch, names: Sequence[str], by_model: bool) -> Space:
-        """The energies of the named conditions on this batch's model."""
-        p = self.params
+    def space(self, batch: Batch, names: Sequence[str], by_model: bool, p: GuidedParams | None = None) -> Space:
+        """The energies of the named conditions on this batch's model; p: the method's parameters where absent."""
+        p = p or self.params  # type: ignore[assignment]
         assert isinstance(p, GuidedParams)
         energies: dict[str, Energy] = {}
         if names:

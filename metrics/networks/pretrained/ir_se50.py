@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
 
-TOP, BOTTOM, LEFT, RIGHT = 35, 223, 32, 220  # of the picture at 256 x 256
+FREEDOM_WINDOW = (35, 223, 32, 220)
+"""Top, bottom, left and right of FreeDoM's window of the picture at 256 x 256."""
 UNITS = (3, 4, 14, 3)  # blocks of each stage; the first of a stage halves the picture
 
 
@@ -88,11 +89,12 @@ class FixedCropIdentity(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, window: tuple[int, int, int, int] = FREEDOM_WINDOW) -> Tensor:
+        """window: top, bottom, left and right at 256 x 256."""
         if images.shape[2] != 256 or images.shape[3] != 256:
             images = F.adaptive_avg_pool2d(images, 256)
-        window = images[:, :, TOP:BOTTOM, LEFT:RIGHT]
-        return self.network(F.adaptive_avg_pool2d(window, 112) * 2 - 1)
+        top, bottom, left, right = window
+        return self.network(F.adaptive_avg_pool2d(images[:, :, top:bottom, left:right], 112) * 2 - 1)
 
     embed = forward
 

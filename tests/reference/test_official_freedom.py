@@ -1,0 +1,120 @@
+"""FreeDoM's preset "official" against the released code, spelled out over all steps in float64.
+
+FD = vvictoryuki/FreeDoM at 1394b1d, Face-GD/functions/denoising.py; FG = the same file of HolmesShuan/FreeDoM at
+c94329e, whose baselines join two and three conditions; SD = SD_style/ldm/models/diffusion/ddim.py of the former.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from official_world import World, off
+from torch import Tensor
+
+from concord.methods.freedom import FreeDoM
+
+CLOSE = 1e-9
+STRENGTHS = {"text": 0.02, "mask": 2.0, "identity": 3.0, "landmarks": 5.0, "style": 0.2}
+
+
+def abar(betas: Tensor, i: int) -> Tensor:
+    """FG:101-104 compute_alpha: one beta of 0 stands before the others, so that i = -1 gives 1."""
+    return torch.cumprod(1 - torch.cat([betas.new_zeros(1), betas]), dim=0)[i + 1]
+
+
+def faces(world: World, stops: dict[str, int], text_rho: float = 0.02, eta: float = 0.5) -> Tensor:
+    """FG:107-161 (text), 163-212 (mask), 500-700 (the others, and two or three together)."""
+    noise, betas, names = world.stream(), world.bank.betas, world.names
+    seq = range(0, 1000, 10)  # runners/diffusion.py: skip = 1000 // 100
+    x = noise()
+    for i, j in zip(reversed(seq), reversed([-1, *seq[:-1]]), strict=True):
+        at, at_next = abar(betas, i), abar(betas, j)
+        x = x.detach().requires_grad_(True)
+        et = world.eps(x, i)
+        x0_t = (x - et * (1 - at).sqrt()) / at.sqrt()
+        if "text" in names:  # FG:142-145, DDPM's posterior
+            c1 = at_next.sqrt() * (1 - at / at_next) / (1 - at)
+            c2 = (at / at_next).sqrt() * (1 - at_next) / (1 - at)
+            c3 = ((1 - at_next) * (1 - at / at_next) / (1 - at)).sqrt()
+            moved = c1 * x0_t + c2 * x + (c3 * noise() if j >= 0 or c3 > 0 else 0)
+        else:  # FG:196-199, DDIM whose noise does not know the step
+            c1, c2 = (1 - at_next).sqrt() * eta, (1 - at_next).sqrt() * (1 - eta**2) ** 0.5
+            moved = at_next.sqrt() * x0_t + c1 * noise() + c2 * et
+        for name in names:
+            if name != "text" and i <= stops[name]:  # FG:203 `if not i <= stop`
+                continue
+            (grad,) = torch.autograd.grad(world.norm(name, x0_t), x, retain_graph=True)
+            if name == "text":  # FG:147-149
+                c1 = at_next.sqrt() * (1 - at / at_next) / (1 - at)
+                l1 = (et * et).mean().sqrt() * (1 - at).sqrt() / at.sqrt() * c1
+                moved = moved - l1 * text_rho / (grad * grad).mean().sqrt() * grad
+            else:  # FG:202-204
+                moved = moved - at.sqrt() * STRENGTHS[name] * grad
+        x = moved.detach()
+    return x
+
+
+def style(world: World, scale: float = 5.0, rho: float = 0.2) -> Tensor:
+    """SD:199-285 p_sample_ddim_conditional: guided where 30 <= index < 70, three turns where 40 <= index < 70."""
+    noise, alphas = world.stream(), torch.cumprod(1 - world.bank.betas, dim=0)
+    timesteps = [t + 1 for t in range(0, 1000, 10)]  # ldm's make_ddim_timesteps, 'uniform'
+    x = noise()
+    for index in reversed(range(100)):
+        t = timesteps[index]
+        a_t, a_prev = alphas[t], alphas[timesteps[index - 1]] if index else alphas[0]  # ldm's ddim_alphas_prev
+        repeat = 3 if 40 <= index < 70 else 1
+        for turn in range(repeat):
+            x = x.detach().requires_grad_(True)
+            e_uncond, e_cond = world.eps(x, t), world.eps(x, t, "text")
+            correction = e_cond - e_uncond
+            e_t = e_uncond + scale * correction
+            pred_x0 = (x - (1 - a_t).sqrt() * e_t) / a_t.sqrt()
+            c1 = a_prev.sqrt() * (1 - a_t / a_prev) / (1 - a_t)
+            c2 = (a_t / a_prev).sqrt() * (1 - a_prev) / (1 - a_t)
+            c3 = ((1 - a_prev) * (1 - a_t / a_prev) / (1 - a_t)).sqrt()
+            x_prev = c1 * pred_x0 + c2 * x + c3 * noise()  # the last step as well: a_prev = alphas[0] < 1
+            if 30 <= index < 70:
+                (grad,) = torch.autograd.grad(world.norm("style", pred_x0), x)
+                size = (correction * correction).mean().sqrt() * scale / (grad * grad).mean().sqrt() * rho
+                x_prev = x_prev - size * grad
+            x_prev = x_prev.detach()
+            if turn + 1 < repeat:  # drawn after the last turn as well, and not used there
+                x = (a_t / a_prev).sqrt() * x_prev + (1 - a_t / a_prev).sqrt() * noise()
+        x = x_prev
+    return x
+
+
+def windows(stops: dict[str, int]) -> dict[str, tuple[int, int]]:
+    return {name: (stop + 1, 1000) for name, stop in stops.items()}
+
+
+STOPS = {"mask": 200, "landmarks": 200, "identity": 100}  # Face-GD/run.sh
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("text",), ("mask",), ("landmarks",), ("identity",), ("text", "mask"), ("identity", "landmarks"),
+     ("text", "identity", "mask")],
+    ids="+".join,
+)  # fmt: skip
+def test_faces_are_those_of_the_released_code(names: Sequence[str]) -> None:
+    world = World(FreeDoM, names, preset="official", strengths=STRENGTHS)
+    assert off(world.sample(), world.images(faces(world, STOPS))) < CLOSE
+
+
+@pytest.mark.parametrize("stop", [199, 200, 201, 209, 210])
+def test_a_window_opens_and_closes_where_the_code_says(stop: int) -> None:
+    """One step more or less at the edge: i runs over 190, 200, 210."""
+    stops = {"mask": stop, "landmarks": stop, "identity": stop}
+    world = World(FreeDoM, ("mask",), preset="official", strengths=STRENGTHS, windows=windows(stops))
+    found = world.sample()
+    assert off(found, world.images(faces(world, stops))) < CLOSE
+    other = {"mask": 190 if stop >= 200 else 210, "landmarks": 0, "identity": 0}
+    assert off(found, world.images(faces(world, other))) > 100 * CLOSE
+
+
+def test_styles_are_those_of_the_released_code() -> None:
+    world = World(FreeDoM, ("text", "style"), pixels=False, preset="official", text_by="model")
+    assert off(world.sample(), world.images(style(world))) < CLOSE

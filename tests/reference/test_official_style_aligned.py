@@ -1,0 +1,188 @@
+"""StyleAligned's preset "official" against the authors' notebook for a style picture, over all steps in float64.
+
+SA = google/style-aligned at 2faf0af: sa_handler.py, inversion.py and style_aligned_transfer_sdxl.ipynb. As there, one
+request is a batch of two rows, reference and sample, and classifier-free guidance doubles it: empty captions first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from official_world import LATENTS, Stream, off
+from torch import Tensor, nn
+from toy_guidance import ToyAutoencoder, requests
+
+from concord.data.request import Conditions
+from concord.methods.base import Batch, Trace, make_params
+from concord.methods.core.schedule import Schedule
+from concord.methods.guidance.energies import pictures
+from concord.methods.style_aligned import StyleAligned
+
+CLOSE, WIDTH, SIDE = 1e-9, 8, 8
+
+
+class Network(nn.Module):
+    """diffusers' conditional UNet at its smallest, in float64; a caption is one token that knows its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+
+        self.unet = UNet2DConditionModel(
+            sample_size=4, in_channels=LATENTS[0], out_channels=LATENTS[0], block_out_channels=(8, 16),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
+            attention_head_dim=2, norm_num_groups=4,
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+                else:
+                    parameter.fill_(float(name.endswith("weight")))
+        self.double().eval().requires_grad_(False)
+
+    def eps(self, x: Tensor, t: int, captions: Sequence[str]) -> Tensor:
+        tokens = torch.tensor([len(caption) / 3 for caption in captions], dtype=torch.float64).reshape(-1, 1, 1)
+        return 0.5 * x + 0.1 * self.unet(x, t, tokens.expand(-1, 1, WIDTH), return_dict=False)[0]
+
+
+class Expert:
+    def __init__(self, network: Network, hears: bool) -> None:
+        self.network, self.unet, self.hears = network, network.unet, hears
+
+    def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Any:
+        captions = [(c.text or "") if self.hears else "" for c in conditions]
+        return lambda x, t: self.network.eps(x, t, captions)
+
+
+class Autoencoder(ToyAutoencoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.double()
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images).double()
+
+
+class Bank:
+    device, image_size, latent_shape = torch.device("cpu"), SIDE, LATENTS
+
+    def __init__(self) -> None:
+        self.network = Network()
+        self.experts = {"text": Expert(self.network, True), "unconditional": Expert(self.network, False)}
+        self.autoencoder = Autoencoder()
+        self.schedule = Schedule.scaled_linear(0.00085, 0.012)
+
+    def expert(self, name: str) -> Expert:
+        return self.experts[name]
+
+
+# ------------------------------------------------------------------------------------------------------- the authors'
+
+
+def expand_first(feat: Tensor) -> Tensor:
+    """SA sa_handler.py:38-47: the first row of either half stands for every row of it."""
+    half = len(feat) // 2
+    return torch.cat([feat[:1].expand(half, *feat.shape[1:]), feat[half : half + 1].expand(half, *feat.shape[1:])])
+
+
+def adain(feat: Tensor) -> Tensor:
+    """SA sa_handler.py:55-67."""
+    mean, std = feat.mean(dim=-2, keepdim=True), (feat.var(dim=-2, keepdim=True) + 1e-5).sqrt()
+    return (feat - mean) / std * expand_first(std) + expand_first(mean)
+
+
+class Processor:
+    """SA sa_handler.py:84-146."""
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        rows, size = len(hidden_states), attn.to_q(hidden_states).shape[-1] // attn.heads
+        q, k, v = (p(hidden_states).view(rows, -1, attn.heads, size).transpose(1, 2)
+                   for p in (attn.to_q, attn.to_k, attn.to_v))  # fmt: skip
+        q, k = adain(q), adain(k)
+        k, v = torch.cat([k, expand_first(k)], dim=-2), torch.cat([v, expand_first(v)], dim=-2)
+        logits = torch.einsum("bhqd,bhkd->bhqk", q, k) * size**-0.5
+        logits[..., q.shape[2] :] += self.shift  # sa_handler.py:89
+        out = torch.einsum("bhqk,bhkd->bhqd", logits.softmax(-1), v)
+        return attn.to_out[0](out.transpose(1, 2).reshape(rows, -1, attn.heads * size))
+
+
+@contextmanager
+def registered(unet: nn.Module, shift: float) -> Iterator[None]:
+    """SA sa_handler.py:186-265: processors of self-attention, group norms over row and first row together."""
+    names = [name for name, module in unet.named_modules() if name.endswith("attn1")]
+    with ExitStack() as stack:
+        for module in unet.modules():
+            if isinstance(module, nn.GroupNorm):
+                plain = module.forward
+
+                def shared(x: Tensor, plain: Any = plain) -> Tensor:
+                    return plain(torch.cat([x, expand_first(x)], dim=-2))[..., : x.shape[-2], :]
+
+                stack.enter_context(mock.patch.object(module, "forward", shared))
+        kept = {name: unet.get_submodule(name).processor for name in names}
+        for name in names:
+            unet.get_submodule(name).set_processor(Processor(shift))
+        yield
+        for name, processor in kept.items():
+            unet.get_submodule(name).set_processor(processor)
+
+
+def guided(bank: Bank, x: Tensor, t: int, captions: Sequence[str], scale: float) -> Tensor:
+    """SA inversion.py:84-91: empty captions first."""
+    free, told = bank.network.eps(torch.cat([x, x]), t, [""] * len(x) + list(captions)).chunk(2)
+    return free + scale * (told - free)
+
+
+def notebook(bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int) -> Tensor:
+    """The notebook's cells for one style picture latent (1, C, h, w) and one prompt from x (1, C, h, w)."""
+    alphas = bank.schedule.alphas_cumprod
+    stride = 1000 // steps
+    timesteps = list(range(0, stride * steps, stride))[::-1]  # diffusers' DDIMScheduler, 'leading', steps_offset 0
+    zts, latent = [picture], picture
+    for t in reversed(timesteps):  # inversion.py:94-105
+        eps = guided(bank, latent, t, [caption], 2.0)
+        before = alphas[t - stride] if t >= stride else alphas[0]  # set_alpha_to_one=False
+        clean = (latent - (1 - before).sqrt() * eps) / before.sqrt()
+        latent = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * eps
+        zts.append(latent)
+    zts = zts[::-1]
+    reference = zts[offset]  # inversion.py:108-115
+    with registered(bank.network.unet, math.log(2)):
+        for i, t in enumerate(timesteps):
+            eps = guided(bank, torch.cat([reference, x]), t, [caption, prompt], 10.0)[1:]
+            before = alphas[t - stride] if t >= stride else alphas[0]
+            clean = (x - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
+            x = before.sqrt() * clean + (1 - before).sqrt() * eps
+            reference = zts[max(offset + 1, i + 1)]
+    return x
+
+
+@pytest.mark.parametrize(("steps", "offset"), [(50, 5), (20, 0), (10, 5)])
+@pytest.mark.parametrize("caption", ["", "a painting."])
+@torch.inference_mode()
+def test_it_is_the_authors_notebook(steps: int, offset: int, caption: str) -> None:
+    bank, asked = Bank(), requests(2, ("text", "style"))
+    given = {"preset": "official", "steps": steps, "reference_offset": offset, "reference_caption": caption}
+    method = StyleAligned(make_params(StyleAligned, given), bank)  # type: ignore[arg-type]
+    with mock.patch("concord.methods.style_aligned.draw_noise", Stream(LATENTS)):
+        found = method.sample(Batch(asked, [torch.Generator()] * 2, bank.device), Trace())
+    noise = Stream(LATENTS)()
+    encoded = bank.autoencoder.encode(pictures(asked, "style", SIDE, bank.device))
+    for row, request in enumerate(asked):
+        one = slice(row, row + 1)
+        prompt = request.conditions.text
+        assert prompt is not None
+        ended = notebook(bank, encoded[one], caption, prompt, noise[one], steps, offset)
+        assert off(found[one], bank.autoencoder.decode(ended)) < CLOSE
