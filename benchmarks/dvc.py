@@ -62,7 +62,7 @@ def make_matrix(
             f"params.yaml: profile '{profile}' names no folder for dataset '{missing[0].dataset}' "
             f"(suite '{missing[0].name}'); add one, or run a suite on a folder with --data"
         )
-    suites = [suite.in_profile(profile) for suite in suites if has_models(suite, profile)]
+    suites = [suite.in_profile(profile).in_size(size) for suite in suites if has_models(suite, profile)]
     if not suites:
         raise ConcordError(f"these suites say nothing of profile '{profile}'; choose another with --suite")
     trees, marks = _trees(suites, settings, profile, size, root := results / profile)

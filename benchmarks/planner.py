@@ -107,7 +107,7 @@ def make_plan(
     related: the suites that share its request set; their metrics and grids count too.
     external: methods that live outside and are to be run; those that the store holds join by themselves.
     """
-    suite, related = suite.in_profile(options.profile), [other.in_profile(options.profile) for other in related]
+    suite, *related = (one.in_profile(options.profile).in_size(options.size) for one in (suite, *related))
     if options.limit is not None and options.limit < 1:
         raise ConcordError(f"--limit {options.limit}: expected at least 1")
     if options.seed_set < 0:

@@ -38,6 +38,7 @@ class Row(Strict):
     conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
     params: dict[str, Any] = Field(default_factory=dict)
     tuned: str | None = None  # the entry of benchmarks/tuned/<request set>.yaml that gives its other parameters
+    sizes: list[Literal["default", "full"]] | None = Field(None, min_length=1)  # where it runs; everywhere if absent
 
     @model_validator(mode="after")
     def _one_source(self) -> Row:
@@ -77,7 +78,7 @@ class Tune(Strict):
 class ProfilePart(Strict):
     """What a suite is in another profile than 'embedded'; what is absent stays as it is.
 
-    rows: parameters by row, in place of the row's own; a row that is not named keeps its own.
+    rows: parameters by row, in place of the row's own; a row that is not named keeps its own. Rows run in every size.
     """
 
     image_size: int | None = Field(default=None, gt=0)
@@ -125,13 +126,19 @@ class Suite(Strict):
         part = self.profiles.get(profile)
         if part is None:
             return self
-        rows = [row.model_copy(update={"params": part.rows[row.name]}) if row.name in part.rows else row
-                for row in self.rows]  # fmt: skip
+        rows = [
+            row.model_copy(update={"params": part.rows.get(row.name, row.params), "sizes": None}) for row in self.rows
+        ]
         given = {name: getattr(part, name) for name in ("metrics", "joint", "reference", "differences")}
         changed = {name: value for name, value in given.items() if value is not None}
         if "metrics" in changed and "joint" not in changed and JOINT_SUCCESS not in changed["metrics"]:
             changed["joint"] = None
         return self.model_copy(update={"rows": rows, **changed})
+
+    def in_size(self, size: str) -> Suite:
+        """The suite without the rows that a size leaves out."""
+        rows = [row for row in self.rows if row.sizes is None or size in row.sizes]
+        return self if len(rows) == len(self.rows) else self.model_copy(update={"rows": rows})
 
     def row(self, name: str) -> Row:
         for row in self.rows:

@@ -3,7 +3,8 @@
     I_m = D_phi_m(x_t, t, c_m)                                                      (equation 5)
     eps(x_t, t) = sum_m  softmax_m(I)_m  *  eps_theta_m(x_t, t, c_m)                (equations 6, 7; Algorithm 2)
 
-Any number M >= 2 of modalities that have an expert and a dynamic diffuser. Preset "official" is what the authors' code
+The equations hold for any number of modalities with an expert and a dynamic diffuser; here they are text and mask, as
+in the paper's experiments. Preset "official" is what the authors' code
 does beyond the paper: an ancestral sampler (eta = 1) whose last step adds noise, too, and a mask influence that is
 rescaled over time.
 """

@@ -269,7 +269,11 @@ def _absent(suite: Suite, name: str, store: Store) -> str:
         return f"made, not scored yet: concord score {suite.name} {name}"
     if (run.path / "images").is_dir():
         return f"half-made, goes on where it stopped: concord run {suite.name}"
-    return spec.planned if spec and spec.planned else f"not run yet: concord run {suite.name}"
+    if spec and spec.planned:
+        return spec.planned
+    sizes = spec.sizes if spec else None
+    asked = f" --size {sizes[0]}" if sizes and "default" not in sizes else ""
+    return f"not run yet: concord run {suite.name}{asked}"
 
 
 def cost_of(manifest: dict[str, Any], paper_seconds: float | None = None) -> Cost:

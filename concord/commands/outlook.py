@@ -93,7 +93,7 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
         n = settings.size(suite.request_set, options.size, options.profile)
         size = suite.part(options.profile).image_size or settings.profile(options.profile).image_size
         found = [cost_of(suite.request_set, name, None, {}, (), n, size) for name in suite.reference]
-        for row in suite.rows:
+        for row in suite.in_size(options.size).rows:
             if row.method is not None:
                 params = make_params(get_method(row.method), row.params).model_dump(mode="json")
                 conditions = suite.row_conditions(row)

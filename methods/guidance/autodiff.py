@@ -47,7 +47,8 @@ def pull_back(
     """J^T v for every cotangent v (K, *out.shape): (K, *x.shape).
 
     keep: keep the graph of `out` for more. tally: is called with every cotangent.
-    On a GPU all cotangents go in one vectorised pass; on a CPU that is slower than one after another.
+    On a GPU the cotangents of a first derivative go in one batched pass; with create_graph, and on a CPU, where that is
+    slower, they go one after another.
     """
     if tally is not None:
         for v in cotangents:
