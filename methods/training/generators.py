@@ -20,9 +20,10 @@ from concord.methods.training.trainer import Recipe, Task
 
 
 class TrainAutoencoder(Task):
-    """L1 plus ten times the squared error of the reconstruction, plus 0.001 of how far the latents' means and logarithms
-    of variances are from zero; no perceptual and no adversarial loss, which latent diffusion's autoencoder has. Noise on
-    the latents makes the decoder forgive a sampler's errors.
+    """L1 plus ten times the squared error of the reconstruction, and a thousandth of how far the latents are from zero
+    mean and unit variance; no perceptual and no adversarial loss, which latent diffusion's autoencoder has.
+
+    Noise on the latents makes the decoder forgive a sampler's errors.
     """
 
     name = "faces-autoencoder"

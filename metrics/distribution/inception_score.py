@@ -7,10 +7,11 @@ In profile 'paper' the classifier is Inception with its 1008 logits without bias
 profile 'embedded' the class judge: the age and sex heads of the feature network, 12 classes
 (metrics/networks/embedded/features.py).
 
-Splits. torch-fidelity and torchmetrics average IS over 10 parts of the images, ADM's evaluator over parts of 5000. A
-part sees fewer images, which lowers its score, so IS depends on n and on the number of splits. This file takes the
-whole set as one split and gets its interval from a jackknife; `split_scores` reproduces the others. The "+-" that they
-print is the spread between parts, no standard error of the whole.
+Splits. torch-fidelity and torchmetrics average IS over 10 parts of the images, ADM's evaluator over parts of 5,000 in
+their order, the last as large as what is left (6.644 where the whole set of 12,000 has 6.679). A part sees fewer
+images, which lowers its score, so IS depends on n and on the number of splits. This file takes the whole set as one
+split and gets its interval from a jackknife; `split_scores` reproduces the first, 'inception-score-adm' the second. The
+"+-" that they print is the spread between parts, no standard error of the whole.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 from concord.metrics.base import SetMetric, group_sizes, register
 from concord.metrics.distribution.moments import Floats
 
+PART = 5000
+"""Images of one part of ADM's evaluator (guided-diffusion, evaluations/evaluator.py, `compute_inception_score`)."""
 BLOCK = 4096  # rows whose probabilities are held at a time
 
 
@@ -65,6 +68,33 @@ class InceptionScoreTensorFlow(InceptionScore):
     name = "inception-score-tf"
     label = "IS (TF)"
     features = "logits-tf"
+
+
+@register
+class InceptionScoreADM(InceptionScoreTensorFlow):
+    """IS as ADM's evaluator prints it: the mean over consecutive parts of 5,000 images.
+
+    The jackknife leaves images out within their parts, so that every other image stays in its own.
+    """
+
+    name = "inception-score-adm"
+    label = "IS (ADM, parts of 5,000)"
+
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        self.check_features(generated, generated)
+        return float(np.mean([_score(len(part), *class_sums(part)) for part in _parts(generated)]))
+
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        self.check_features(generated, generated)
+        found = []
+        for group in range(len(group_sizes(groups, len(generated)))):
+            kept = [part[labels != group] for part, labels in zip(_parts(generated), _parts(groups), strict=True)]
+            found.append(np.mean([_score(len(part), *class_sums(part)) for part in kept if len(part)]))
+        return np.array(found)
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + PART] for i in range(0, len(rows), PART)]
 
 
 def split_scores(logits: np.ndarray, splits: int = 10) -> Floats:

@@ -6,9 +6,11 @@ neighbour in the set (Kynkaanniemi et al. 2019, "Improved precision and recall")
     precision = share of generated images in the manifold of the reference        0 .. 1, higher is better
     recall    = share of reference images in the manifold of the generated        0 .. 1, higher is better
 
-Two definitions are in use, which do not compare, so each has its names:
+Three definitions are in use, which do not compare, so each has its names:
 
-    precision, recall             k = 3, a ball holds its border (<=): that paper, ADM's evaluator, torch-fidelity
+    precision, recall             k = 3, a ball holds its border (<=): that paper, torch-fidelity
+    precision-adm, recall-adm     the same, with squared distances in float16 as ADM's evaluator takes them first, and
+                                  in float32 where a block of 10,000 x 10,000 is not finite: up to 0.012 away
     precision-prdc, recall-prdc   k = 5, it does not (<): Naeem et al. 2020, the package prdc, dgm-eval
 
 That paper reads VGG16 features; ADM and this file read the features of FID (the '-tf' names: by TensorFlow's resize, as
@@ -131,6 +133,37 @@ class RecallTensorFlow(Recall):
 
 
 @register
+class PrecisionADM(PrecisionTensorFlow):
+    """Precision with the half-precision distances of ADM's evaluator."""
+
+    name = "precision-adm"
+    label = "Precision (ADM, float16)"
+
+    def inside(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        self.check_features(generated, reference)
+        self.check_neighbours(len(reference), "reference")
+        return half_covered(generated, reference, half_radii(reference, self.k))
+
+
+@register
+class RecallADM(RecallTensorFlow):
+    """Recall with the half-precision distances of ADM's evaluator."""
+
+    name = "recall-adm"
+    label = "Recall (ADM, float16)"
+
+    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+        self.check_features(generated, reference)
+        self.check_neighbours(len(generated), "generated")
+        return float(half_covered(reference, generated, half_radii(generated, self.k)).mean())
+
+    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Anew for every group: rounded distances have no exact update."""
+        count = len(group_sizes(groups, len(generated)))
+        return np.array([self.compute(generated[groups != group], reference) for group in range(count)])
+
+
+@register
 class PrecisionPRDC(Precision):
     """Precision as the package prdc defines it: open balls, k = 5."""
 
@@ -182,6 +215,51 @@ def covered(points: np.ndarray, centres: np.ndarray, radii: Floats, closed: bool
         for j in range(0, len(centres), TILE):
             tile = squared_distances(points[i : i + TILE], centres[j : j + TILE])
             found[i : i + TILE] |= _within(tile, radii[j : j + TILE], closed)
+    return found
+
+
+HALF_BLOCK = 10_000
+"""Rows and columns of one block of distances in ADM's evaluator, which falls back to float32 block by block."""
+
+
+def half_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared distances (n, m) of one block in float16, as float32; in float32 where one of them is not finite.
+
+    Each operation of ADM's `_batch_pairwise_distances` (evaluations/evaluator.py) rounds to float16. Inferred: sums of
+    squares and products of matrices are accumulated in float32 and rounded once, as GPUs do.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        u, v = x.astype(np.float16), y.astype(np.float16)
+        squares = [(z * z).astype(np.float32).sum(axis=1).astype(np.float16) for z in (u, v)]
+        products = (u.astype(np.float32) @ v.astype(np.float32).T).astype(np.float16)
+        half = np.maximum(squares[0][:, None] - np.float16(2) * products + squares[1][None], np.float16(0))
+    if np.isfinite(half).all():
+        return half.astype(np.float32)
+    u, v = x.astype(np.float32), y.astype(np.float32)
+    whole = (u * u).sum(axis=1)[:, None] - 2 * (u @ v.T) + (v * v).sum(axis=1)[None]
+    return np.asarray(np.maximum(whole, np.float32(0)))
+
+
+def half_radii(x: np.ndarray, k: int) -> np.ndarray:
+    """The (k + 1)-th smallest of each row's distances to all rows, itself among them: float32 (n,)."""
+    found = np.zeros(len(x), dtype=np.float32)
+    for i in range(0, len(x), HALF_BLOCK):
+        rows = x[i : i + HALF_BLOCK]
+        nearest = np.full((len(rows), k + 1), np.inf, dtype=np.float32)
+        for j in range(0, len(x), HALF_BLOCK):
+            nearest = np.partition(np.hstack([nearest, half_distances(rows, x[j : j + HALF_BLOCK])]), k, axis=1)
+            nearest = nearest[:, : k + 1]
+        found[i : i + HALF_BLOCK] = nearest.max(axis=1)
+    return found
+
+
+def half_covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Which rows of points lie in a ball around a row of centres, by `half_distances`: bool (n,)."""
+    found = np.zeros(len(points), dtype=bool)
+    for i in range(0, len(points), HALF_BLOCK):
+        for j in range(0, len(centres), HALF_BLOCK):
+            block = half_distances(points[i : i + HALF_BLOCK], centres[j : j + HALF_BLOCK])
+            found[i : i + HALF_BLOCK] |= (block <= radii[j : j + HALF_BLOCK]).any(axis=1)
     return found
 
 

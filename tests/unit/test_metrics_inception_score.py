@@ -102,3 +102,22 @@ def test_bad_logits_are_named_and_no_reference_is_needed() -> None:
     with pytest.raises(ConcordError, match=r"1 generated image\(s\)"):
         metric.compute(logits[:1], NONE)
     assert get_metric("inception-score-tf").features == "logits-tf"  # type: ignore[attr-defined]
+
+
+def test_adms_evaluator_averages_parts_of_5000() -> None:
+    """evaluations/evaluator.py, compute_inception_score: consecutive parts, the last one what is left."""
+    logits = np.random.default_rng(1).normal(size=(11_000, 6)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores = []
+    for part in (p[:5000], p[5000:10_000], p[10_000:]):
+        kl = part * (np.log(part) - np.log(part.mean(axis=0, keepdims=True)))
+        scores.append(np.exp(kl.sum(axis=1).mean()))
+    metric = get_metric("inception-score-adm")
+    assert metric.compute(logits, NONE) == pytest.approx(np.mean(scores), rel=1e-12)  # type: ignore[attr-defined]
+    assert metric.compute(logits, NONE) < get_metric("inception-score").compute(logits, NONE) - 1e-6  # type: ignore[attr-defined]
+    assert metric.compute(logits[:5000], NONE) == pytest.approx(scores[0], rel=1e-12)  # type: ignore[attr-defined]
+    groups = np.arange(11_000) % 4
+    left_out = metric.leave_group_out(logits, NONE, groups)  # type: ignore[attr-defined]
+    kept = [p[i : i + 5000][groups[i : i + 5000] != 2] for i in range(0, 11_000, 5000)]
+    by_part = [np.exp((q * (np.log(q) - np.log(q.mean(0)))).sum(1).mean()) for q in kept]
+    assert left_out[2] == pytest.approx(np.mean(by_part), rel=1e-12)

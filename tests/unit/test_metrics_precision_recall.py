@@ -158,3 +158,41 @@ def test_too_few_images_and_bad_features_are_named() -> None:
         (5, False, "pool"),
         (5, False, "pool"),
     ]
+
+
+def adm_distances(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """ADM's _batch_pairwise_distances in float16, one pair of rows after another; float32 where one is not finite."""
+    found = np.zeros((len(u), len(v)), dtype=np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, a in enumerate(u.astype(np.float16)):
+            for j, b in enumerate(v.astype(np.float16)):
+                norms = [np.float16(np.float32(z * z).sum()) for z in (a, b)]
+                product = np.float16((np.float32(a) * np.float32(b)).sum())
+                found[i, j] = max(np.float16(norms[0] - np.float16(2) * product) + norms[1], np.float16(0))
+    if np.isfinite(found).all():
+        return found.astype(np.float32)
+    return np.maximum(np.square(u[:, None] - v).sum(axis=2), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_adms_evaluator_takes_distances_in_float16_first(scale: float) -> None:
+    """evaluator.py: the radius is the fourth smallest distance of a row, its own among them; balls hold their border."""
+    x = (scale * rng(3).normal(1, 1, size=(60, 24))).astype(np.float32)
+    y = (scale * rng(4).normal(1, 1.3, size=(70, 24))).astype(np.float32)
+    radii = {name: np.sort(adm_distances(z, z), axis=1)[:, 3] for name, z in (("x", x), ("y", y))}
+    between = adm_distances(x, y)
+    precision, recall = (between <= radii["y"]).any(axis=1).mean(), (between <= radii["x"][:, None]).any(axis=0).mean()
+    assert np.isfinite(between).all()
+    assert (between > 65_504).any() == (scale == 100.0)  # float32 was needed
+    found = get_metric("precision-adm"), get_metric("recall-adm")
+    assert found[0].compute(x, y) == precision  # type: ignore[attr-defined]
+    assert found[1].compute(x, y) == recall  # type: ignore[attr-defined]
+    group = np.arange(60) % 5
+    brute = [found[1].compute(x[group != g], y) for g in range(5)]  # type: ignore[attr-defined]
+    assert found[1].leave_group_out(x, y, group) == pytest.approx(brute, abs=1e-12)  # type: ignore[attr-defined]
+
+
+def test_float16_changes_which_images_count() -> None:
+    """Far from zero the squares hide small distances: what float16 sees differs from the exact answer."""
+    x, y = (rng(seed).normal(4, 0.5, size=(200, 48)).astype(np.float32) for seed in (5, 6))
+    assert get_metric("precision-adm").compute(x, y) != get_metric("precision").compute(x, y)  # type: ignore[attr-defined]
