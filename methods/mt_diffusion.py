@@ -13,7 +13,8 @@ alpha = abar_t / abar_s and w = atilde_t / sqrt(alpha) - atilde_s.
 
 The paper's w_t = t / (1000 - t) is infinite at t = T, and its atilde is in the thousands (for DDPM's linear schedule
 atilde_{T-1} = 4,548, and atilde_T = 5,491 where w_T is taken as w_{T-1}), while Algorithm 1 starts from N(0, I): z_T
-has forgotten z_0 but not X, so that the start is far from where training ever was. `bounded`, the default, takes w_t = scale sqrt(abar_{t-1}) / T instead, which gives
+has forgotten z_0 but not X, so that the start is far from where training ever was.
+`bounded`, the default, takes w_t = scale sqrt(abar_{t-1}) / T instead, which gives
 
     atilde_t = scale (t / T) sqrt(abar_t):    z_t is DDPM's of a clean signal that moves from z_0 to z_0 + scale E(x)
 

@@ -176,7 +176,7 @@ def adm_distances(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_adms_evaluator_takes_distances_in_float16_first(scale: float) -> None:
-    """evaluator.py: the radius is the fourth smallest distance of a row, its own among them; balls hold their border."""
+    """evaluator.py: the radius is the fourth smallest distance of a row, its own among them; balls are closed."""
     x = (scale * rng(3).normal(1, 1, size=(60, 24))).astype(np.float32)
     y = (scale * rng(4).normal(1, 1.3, size=(70, 24))).astype(np.float32)
     radii = {name: np.sort(adm_distances(z, z), axis=1)[:, 3] for name, z in (("x", x), ("y", y))}
