@@ -38,7 +38,7 @@ endif
 option = $(if $($(2)),--$(1) "$($(2))")
 PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
-.PHONY: bench test test-long report compare baseline train lint clean help lock
+.PHONY: bench test test-long compared report compare baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
 	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
@@ -49,6 +49,10 @@ test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but 
 
 test-long: $(READY) ## Run the long tests: kill loops, whole runs at full width
 	@$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m long $(ARGS)
+
+compared: $(READY) ## Write reports/compared.yaml anew: what the tests compare with the authors' code, and the differences
+	@rm -f reports/compared.yaml
+	@CONCORD_WRITE_COMPARED=1 $(PYTHON) -m pytest -q -n 0 $(shell grep -l "^from compared import" tests/*/*.py) $(ARGS)
 
 report: $(READY) ## Write the tables and figures again from the stored results
 	@$(CONCORD) report $(PICK) $(ARGS)

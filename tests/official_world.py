@@ -73,16 +73,17 @@ class Guide(ToyGuide):
 
 
 class Expert:
-    """eps(x, i) of a toy network; t here is i plus `offset`."""
+    """eps(x, i) near that of standard normal data; t here is i plus `offset`. betas: (1000,)."""
 
-    def __init__(self, channels: int, seed: int, offset: int, hears: bool = False) -> None:
+    def __init__(self, channels: int, seed: int, offset: int, betas: Tensor, hears: bool = False) -> None:
+        self.noise_level = (1 - torch.cumprod(1 - betas, dim=0)).sqrt()
         body = nn.Sequential(nn.Conv2d(channels + 1, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, channels, 3, padding=1))
         self.net, self.offset, self.hears = double(seeded(body, seed)), offset, hears
 
     def eps(self, x: Tensor, i: int, conditions: Sequence[Conditions]) -> Tensor:
         told = [len(c.text or "") / 10 * self.hears + i / 1000 for c in conditions]
         plane = torch.tensor(told, dtype=x.dtype).reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
-        return 0.5 * x + 0.3 * self.net(torch.cat([x, plane], dim=1))
+        return self.noise_level[i] * x + 0.2 * self.net(torch.cat([x, plane], dim=1))
 
     def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
         return lambda x, t: self.eps(x, t - self.offset, conditions)
@@ -96,8 +97,10 @@ class Bank:
     def __init__(self, pixels: bool) -> None:
         self.pixels, self.latent_shape = pixels, PIXELS if pixels else LATENTS
         offset = 1 if pixels else 0
-        self.experts = {"unconditional": Expert(self.latent_shape[0], 0, offset),
-                        "text": Expert(self.latent_shape[0], 1, offset, hears=True)}  # fmt: skip
+        self.experts = {
+            "unconditional": Expert(self.latent_shape[0], 0, offset, self.betas),
+            "text": Expert(self.latent_shape[0], 0, offset, self.betas, hears=True),
+        }
         self.guide = Guide()
         self.autoencoder: Any = self
         if not pixels:
@@ -158,12 +161,12 @@ class World:
             return guide.network("parser")(images).softmax(dim=1) - nn.functional.one_hot(wanted, 19).movedim(-1, 1)
         if name == "identity":
             embed = guide.network("identity").embed
-            return embed(images) - embed(_pictures([c.identity for c in self.conditions]))
+            return embed(images) - embed(pictures_of([c.identity for c in self.conditions]))
         if name == "landmarks":
             wanted = torch.from_numpy(np.stack([c.landmarks for c in self.conditions]))
             return (guide.network("landmarks")(images) - wanted) / SIDE
         grams = []
-        for shown in (images, _pictures([c.style for c in self.conditions])):
+        for shown in (images, pictures_of([c.style for c in self.conditions])):
             (features,) = (f.flatten(2) for f in guide.network("text-image").block_features(shown, (3,)))
             grams.append(features @ features.mT / features.shape[2])
         return grams[0] - grams[1]
@@ -172,7 +175,7 @@ class World:
         return torch.linalg.norm(self.residual(name, x_0))
 
 
-def _pictures(values: Sequence[Any]) -> Tensor:
+def pictures_of(values: Sequence[Any]) -> Tensor:
     return (torch.from_numpy(np.stack(values)).movedim(-1, 1).float() / 255).double()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from concord.data.errors import ConcordError
 from concord.reports.figures.plots import flat
 from concord.reports.site.cards import MethodCard, method_cards
+from concord.reports.site.compared import Compared, of_method
 from concord.reports.site.drawn import FigureCache
 from concord.reports.site.page import FigureLink, Page
 from concord.reports.tables.table import Row
@@ -52,6 +53,14 @@ class MethodPage:
     @property
     def presets(self) -> list[str]:
         return list(dict.fromkeys(str(one.params["preset"]) for one in self.appearances if "preset" in one.params))
+
+    @property
+    def compared(self) -> dict[str, list[Compared]]:
+        """Preset -> what the tests compared it with; 'official' only where it is another than 'paper'."""
+        found = of_method(self.name)
+        if not self.card.has_official and not found["official"]:
+            del found["official"]
+        return found
 
     @property
     def citation(self) -> str:

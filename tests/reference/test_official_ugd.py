@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_world import World, _pictures, off
+from compared import compared
+from official_world import World, off, pictures_of
 from torch import Tensor, nn
 
 from concord.methods.ugd import UniversalGuidance
 
 CLOSE = 1e-9
 STRENGTHS = {"text": 0.3, "identity": 20.0, "mask": 4.0, "style": 0.4}
+STABLE = "Universal-Guided-Diffusion ff82f88, stable-diffusion-guided/ldm/models/diffusion/ddim_with_grad.py"
+IMAGENET = "Universal-Guided-Diffusion ff82f88, Guided_Diffusion_Imagenet/guided_diffusion/gaussian_diffusion.py"
 EVERYWHERE = {"preset": "official", "strengths": STRENGTHS}
 
 
@@ -31,12 +34,12 @@ def loss(world: World, name: str, images: Tensor) -> Tensor:
         wanted = (
             pair.text_features([c.text for c in asked])
             if name == "text"
-            else pair.image(_pictures([c.style for c in asked]))
+            else pair.image(pictures_of([c.style for c in asked]))
         )
         return -100 * (nn.functional.normalize(seen, dim=1) * nn.functional.normalize(wanted, dim=1)).sum(dim=1)
     if name == "identity":  # face_detection.py l1_loss: mean over the numbers of the embedding
         embed = guide.network("identity").embed
-        return (embed(images) - embed(_pictures([c.identity for c in asked]))).abs().mean(dim=1)
+        return (embed(images) - embed(pictures_of([c.identity for c in asked]))).abs().mean(dim=1)
     wanted = torch.from_numpy(np.stack([c.mask for c in asked]))  # segmentation.py: cross entropy, mean over the pixels
     return nn.functional.cross_entropy(guide.network("parser")(images), wanted, reduction="none").flatten(1).mean(dim=1)
 
@@ -107,7 +110,8 @@ def test_the_sampler_for_stable_diffusion(names: tuple[str, ...], turns: int) ->
         UniversalGuidance, names, pixels=False, **EVERYWHERE, text_by="model", steps=20, repeat=turns, text_scale=2.0
     )
     reference = stable_diffusion(world, 20, turns, 2.0, {names[1]: STRENGTHS[names[1]]})
-    assert off(world.sample(), world.images(reference)) < CLOSE
+    case = f"{names[1]} on a text-driven model: 20 steps of {turns} turn(s), 2 images in a batch"
+    compared("ugd", "official", case, STABLE, off(world.sample(), world.images(reference)), CLOSE)
 
 
 @pytest.mark.parametrize("names", [("text",), ("identity",), ("mask",), ("text", "mask")], ids="+".join)
@@ -115,7 +119,8 @@ def test_the_sampler_for_stable_diffusion(names: tuple[str, ...], turns: int) ->
 def test_the_sampler_for_imagenet(names: tuple[str, ...], turns: int) -> None:
     world = World(UniversalGuidance, names, **EVERYWHERE, steps=20, repeat=turns)
     reference = imagenet(world, 20, turns, {name: STRENGTHS[name] for name in names}, 0)
-    assert off(world.sample(), world.images(reference)) < CLOSE
+    case = f"{' + '.join(names)} on pixels: 20 steps of {turns} turn(s), 2 images in a batch"
+    compared("ugd", "official", case, IMAGENET, off(world.sample(), world.images(reference)), CLOSE)
 
 
 @pytest.mark.parametrize("forward", [True, False])
@@ -128,7 +133,9 @@ def test_backward_guidance(names: tuple[str, ...], cutoff: float, forward: bool)
     )  # fmt: skip
     strengths = {name: STRENGTHS[name] for name in names}
     reference = imagenet(world, 10, 2, strengths, 3, rate=0.05, cutoff=cutoff, forward=forward)
-    assert off(world.sample(), world.images(reference)) < CLOSE
+    before = "after forward guidance" if forward else "alone"
+    case = f"backward {before}, {' + '.join(names)}: 10 steps of 2 turns, 3 of Adam, cutoff {cutoff:g}"
+    compared("ugd", "official", case, IMAGENET, off(world.sample(), world.images(reference)), CLOSE)
 
 
 def test_the_clamp_matters_here() -> None:

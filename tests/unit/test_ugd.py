@@ -54,6 +54,9 @@ def test_a_step_is_the_papers(forward: bool, backward: int) -> None:
 def test_every_step_is_taken_k_times() -> None:
     trace = Trace("condition-loss")
     make(UniversalGuidance, steps=3, repeat=4).generate(requests(2, NAMES), trace)
+    assert trace.stacked("condition-loss")[0] == [667] * 4 + [334] * 4 + [1] * 4
+    trace = Trace("condition-loss")
+    make(UniversalGuidance, steps=3, repeat=4, repeat_last_step=False).generate(requests(2, NAMES), trace)
     assert trace.stacked("condition-loss")[0] == [667] * 4 + [334] * 4 + [1]
 
 
