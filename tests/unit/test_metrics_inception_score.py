@@ -114,7 +114,8 @@ def test_adms_evaluator_averages_parts_of_5000() -> None:
         scores.append(np.exp(kl.sum(axis=1).mean()))
     metric = get_metric("inception-score-adm")
     assert metric.compute(logits, NONE) == pytest.approx(np.mean(scores), rel=1e-12)  # type: ignore[attr-defined]
-    assert metric.compute(logits, NONE) < get_metric("inception-score").compute(logits, NONE) - 1e-6  # type: ignore[attr-defined]
+    whole = get_metric("inception-score").compute(logits, NONE)  # type: ignore[attr-defined]
+    assert abs(metric.compute(logits, NONE) - whole) > 1e-3  # type: ignore[attr-defined]
     assert metric.compute(logits[:5000], NONE) == pytest.approx(scores[0], rel=1e-12)  # type: ignore[attr-defined]
     groups = np.arange(11_000) % 4
     left_out = metric.leave_group_out(logits, NONE, groups)  # type: ignore[attr-defined]
