@@ -85,7 +85,7 @@ def check_classes(mask: np.ndarray, what: str = "mask") -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- colours
 
 # Our own palette, CelebAMask-HQ order, uint8 RGB (19, 3). Close to what a part looks like, the sides of a pair in one
-# hue at two depths, and every two colours far enough apart to tell on a thumbnail (tests/unit/test_labels.py).
+# hue at two depths, and every two colours far enough apart to tell on a thumbnail (tests/data/test_labels.py).
 PALETTE: np.ndarray = np.array(
     [
         (44, 48, 58),  # background

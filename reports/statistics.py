@@ -294,8 +294,7 @@ def _convolved_flips(sizes: Floats, against: Floats, unit: float) -> float:
 
 
 def _common_unit(sizes: Floats, width: float) -> float | None:
-    """A unit of all differences, where they have one (shares, counts) that is no finer than a quarter of `width`.
-    """
+    """A unit of all differences, where they have one (shares, counts) that is no finer than a quarter of `width`."""
     smallest = float(sizes.min())
     for parts in range(1, 13):
         unit = smallest / parts

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import outside
 import pytest
 import toy_world
+from PIL import Image
+
+if TYPE_CHECKING:
+    from concord.benchmarks.plan.runs import Plan
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -93,3 +100,91 @@ def concord(toy: str, judges: None) -> Callable[..., Any]:
     from concord.cli import app
 
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+# ------------------------------------------------------------- small trees of faces in the real datasets' formats
+
+SIDE = 16  # of a mask; pictures have twice that
+
+
+def _boxes(i: int) -> dict[str, tuple[slice, slice]]:
+    """Parts of face i as (rows, columns); nose and eyes lie inside the skin, hair covers the skin's upper rows."""
+    return {
+        "skin": (slice(2, 14), slice(3, 13)),
+        "nose": (slice(7, 10), slice(7, 9)),
+        "l_eye": (slice(5, 6), slice(9, 11)),
+        "r_eye": (slice(5, 6), slice(5, 7)),
+        "hair": (slice(0, 4 + i % 2), slice(2, 14)),
+    }
+
+
+def write_part(path: Path, on: np.ndarray, mode: str = "L") -> None:
+    """A part file: bool (H, H) as a PNG of that mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(on.astype(np.uint8) * 255).convert(mode).save(path)
+
+
+@pytest.fixture
+def face_tree(tmp_path: Path) -> Callable[..., Path]:
+    """Call it with a number of faces: it writes a clean CelebAMask-HQ tree and gives its root."""
+
+    def make(n: int = 3, name: str = "tree") -> Path:
+        root = tmp_path / name
+        (root / "CelebA-HQ-img").mkdir(parents=True)
+        rng = np.random.default_rng(5)
+        for i in range(n):
+            pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(SIDE // 2, 0).repeat(SIDE // 2, 1)
+            Image.fromarray(pixels).save(root / f"CelebA-HQ-img/{i}.jpg", quality=95)
+            for part, box in _boxes(i).items():
+                on = np.zeros((SIDE, SIDE), bool)
+                on[box] = True
+                write_part(root / f"CelebAMask-HQ-mask-anno/{i // 2000}/{i:05d}_{part}.png", on)
+        dialog = {
+            f"{i}.jpg": {"attribute_wise_captions": {"Young": "Old."}, "overall_caption": f"Face {i}."}
+            for i in range(n)
+        }
+        beard = {f"{i}.jpg": {"Beard_and_Age": f"Person {i} has no beard."} for i in range(n)}
+        (root / "captions_hq.json").write_text(json.dumps(dialog))
+        (root / "captions_hq_beard_and_age_2022-08-19.json").write_text(json.dumps(beard))
+        return root
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------ methods that live outside
+
+OUTSIDE_N = 6  # requests of `planned` and `answered`
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """The toy suite without a method of its own, and without figures."""
+    path = toy_world.write_suite(tmp_path, grid="grid: 0")
+    path.write_text(path.read_text().replace("  - {name: toy, method: toy}\n", ""))
+    return path
+
+
+@pytest.fixture
+def planned(suite: Path, toy_tree: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """Call it for the plan of the toy suite; options replace or follow."""
+    from concord.benchmarks.plan.requests import Options
+    from concord.benchmarks.planner import make_plan
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.suite import load_suite, read_suite
+
+    def make(**options: Any) -> Plan:
+        given = Options(**{"data": toy_tree, "limit": OUTSIDE_N, "results": tmp_path / "results", **options})
+        return make_plan(load_suite(str(suite)), load_settings(), given, related=[read_suite(str(suite))])
+
+    return make
+
+
+@pytest.fixture
+def answered(planned: Callable[..., Plan], suite: Path, tmp_path: Path) -> Path:
+    """An export of `planned` with all of its images."""
+    from concord.benchmarks.external.transfer import export_suite
+
+    folder = tmp_path / "exchange"
+    export_suite(planned(), folder, str(suite))
+    outside.answer(folder / "requests.jsonl", folder)
+    return folder

@@ -42,7 +42,7 @@ class KID(SetMetric):
     higher_is_better = False
     bounds = (-math.inf, math.inf)
     # Unbiased from n = 2 on, but the jackknife's interval needs about this many to hold what it says
-    # (tests/unit/test_metrics_kid.py measures its coverage here).
+    # (tests/metrics/distribution/test_kid.py measures its coverage here).
     minimum_n = 20
     networks = ("features",)
 

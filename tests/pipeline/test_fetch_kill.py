@@ -71,7 +71,9 @@ def check_whole(cache: Path) -> tuple[bool, bool]:
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, object]], BaseProcess]:
     """Starts a fetch into the cache, in a process forked from one that has imported everything."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")  # the server starts from these alone
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{ROOT / 'tests/support'}{os.pathsep}{ROOT}"
+    )  # the server starts from these alone
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fetch_child"])
 

@@ -13,7 +13,7 @@ from concord.data.synthetic import ATTRIBUTES, SPLITS, FaceArrays, face, render_
 from concord.data.synthetic.faces.paint import paint_face
 from concord.data.synthetic.faces.world import describe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BACKGROUND, SKIN, EYE_G, L_EYE, R_EYE, L_BROW, R_BROW, MOUTH, U_LIP, L_LIP, HAIR, HAT = (
     0,
     1,

@@ -23,7 +23,7 @@ from plain_layers import randomised
 
 PARSER_SIZE = 128
 STEPS = 2
-SUITES = Path(__file__).resolve().parents[1] / "benchmarks" / "suites"
+SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
 
 
 # ---------------------------------------------------------------------------------------------------------- the files

@@ -76,7 +76,10 @@ def test_a_skip_is_a_failure_where_it_counts(tmp_path: Path, ci: str, counts: st
     (tmp_path / "test_skips.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_skips.py"]
-    environment = os.environ | {"CI": ci, "PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {
+        "CI": ci,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/support")]),
+    }
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == (1 if ci else 0), done.stdout
     assert counts in done.stdout
@@ -86,7 +89,10 @@ def test_a_skip_is_a_failure_where_it_counts(tmp_path: Path, ci: str, counts: st
 def test_a_module_that_is_skipped_is_a_failure_where_it_counts(tmp_path: Path) -> None:
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_module.py"]
-    environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {
+        "CI": "true",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/support")]),
+    }
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "could not import 'no_such_module'" in done.stdout
