@@ -34,6 +34,18 @@ def conclude(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[
         typer.echo("everything is up to date")
 
 
+def tell_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
+    """A line for each row that is made or scored again: why. What is made for the first time needs no reason."""
+    from concord.benchmarks.run.generate import stale_reasons
+
+    for run in runs:
+        reasons, verb = stale_reasons(run, session.grid), "generate"
+        if not reasons:
+            reasons, verb = session.stale_score_reasons(run), "score"
+        if reasons and reasons not in (["not made yet"], ["not scored yet"]):
+            typer.echo(f"{verb} {run.requests.name}/{run.row.name} again: {'; '.join(reasons)}")
+
+
 def tell_seconds(sessions: Sequence[Session]) -> None:
     """Where the time of this process went, the largest part first."""
     from concord.benchmarks.session import overhead_of, split_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +105,7 @@ def run_stale(
     from concord.benchmarks.generators import has_models
     from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.suite import load_suites
-    from concord.console import conclude, tell_seconds
+    from concord.console import conclude, tell_reasons, tell_seconds
 
     sessions: list[Session] = []
     runs: list[RunPlan] = []
@@ -137,16 +136,3 @@ def run_stale(
         raise ConcordError(f"no suite of profile '{profile}' is to be run; see `concord list`")
     conclude([run for run in runs if run in made or run in scored], made, scored)
     tell_seconds(sessions)
-
-
-def tell_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
-    """A line for each row that is to be made or scored: why."""
-    from concord.benchmarks.run.generate import stale_reasons
-
-    for run in runs:
-        reasons = stale_reasons(run, session.grid)
-        verb = "generate"
-        if not reasons:
-            reasons, verb = session.stale_score_reasons(run), "score"
-        if reasons:
-            typer.echo(f"{verb} {run.requests.name}/{run.row.name}: {'; '.join(reasons)}")

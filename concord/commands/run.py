@@ -27,7 +27,7 @@ from concord.arguments import (  # fmt: skip
     open_session,
     split_names,
 )
-from concord.console import conclude, table, tell_seconds
+from concord.console import conclude, table, tell_reasons, tell_seconds
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def run(
     session = open_session(plan, device, batch_size, devices)
     runs = plan.select(names)
     _introduce(plan)
+    tell_reasons(session, runs)
     made = session.generate(runs)
     scored = session.score(runs)
     for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:

@@ -25,7 +25,7 @@ from concord.arguments import (  # fmt: skip
     open_session,
     split_names,
 )
-from concord.console import conclude, tell_seconds
+from concord.console import conclude, tell_reasons, tell_seconds
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def generate(
         runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
         session = open_session(plan, device, batch_size, devices)
         sessions.append(session)
+        tell_reasons(session, runs)
         made += session.generate(runs)
         left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
         every += [run for run in runs if run.row.name not in session.not_run]
@@ -168,6 +169,7 @@ def score(
             left |= {f"{plan.requests.name}/{run.row.name}": "not made, so not scored" for run in waiting}
             runs = [run for run in runs if run not in waiting]
         left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
+        tell_reasons(session, runs)
         scored += session.score(runs)
         every += runs
     if not reference:
