@@ -77,12 +77,16 @@ def bank() -> Bank:
     return Bank.load("embedded")
 
 
-LONG = {"style-aligned", "ugd"}
+def marks(name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> list[pytest.MarkDecorator]:
+    """Guidance by three networks takes seconds a case; one of them stands for the others in `make test`."""
+    if len(conditions) > 2 and values != {"steps": 6}:
+        return [pytest.mark.long]
+    return [pytest.mark.slow] if len(conditions) > 2 or name in ("style-aligned", "ugd") else []
 
 
 @pytest.mark.parametrize(
     ("name", "values", "conditions"),
-    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LONG or len(case[2]) > 2 else []) for case in CASES],
+    [pytest.param(*case, marks=marks(*case)) for case in CASES],
 )
 def test_the_formula_is_what_the_meter_counts(
     bank: Bank, name: str, values: dict[str, Any], conditions: tuple[str, ...]
