@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concord.data.datasets.layouts.layout import Layout
+from concord.data.conditions.base import all_conditions, get_condition
 from concord.data.errors import ConcordError
-from concord.data.request import CONDITION_NAMES, Conditions, Request
+from concord.data.request import Conditions, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,27 +38,8 @@ class Broken(Exception):
 
 
 def sample_conditions(names: Sequence[str], index: int) -> Conditions:
-    """The named conditions of one drawn test face; a layout is that of a drawn test scene."""
-    from concord.data.synthetic import face
-    from concord.data.synthetic.scenes.scene import SPLITS, scene
-
-    drawn = face(index)
-    known = np.ones(drawn.image.shape[:2], dtype=bool)
-    known[16:32, 16:32] = False
-    values: dict[str, Any] = {
-        "text": drawn.captions.beard_and_age,
-        "mask": drawn.mask.astype(np.int64),
-        "identity": drawn.image,
-        "landmarks": drawn.landmarks,
-        "style": drawn.image,
-        "layout": scene(SPLITS["test"][index % len(SPLITS["test"])]).layout,
-        "masked_image": (drawn.image, known),
-        "source_image": drawn.image,
-    }
-    for name in names:
-        if name not in values:
-            raise ConcordError(f"condition '{name}': a drawn face has none; expected some of {', '.join(values)}")
-    return Conditions(**{name: values[name] for name in names})
+    """The named conditions of the drawn test item of that index."""
+    return Conditions(**{name: get_condition(name).example(index) for name in names})
 
 
 class Contract:
@@ -66,7 +47,7 @@ class Contract:
 
     def __init__(self, method: Method, first_index: int = 27_000) -> None:
         self.method = method
-        self.names = [name for name in CONDITION_NAMES if name in method.conditions]
+        self.names = [name for name in all_conditions() if name in method.conditions]
         self.requests = [
             Request.make("contract", str(index), 0, sample_conditions(self.names, index))
             for index in range(first_index, first_index + REQUESTS)
@@ -164,8 +145,8 @@ class Contract:
         _ = self.images
         for request, fresh in zip(self.requests, conditions, strict=True):
             for name in self.names:
-                given, expected = getattr(request.conditions, name), getattr(fresh, name)
-                if not all(np.array_equal(a, b) for a, b in zip(_arrays(given), _arrays(expected), strict=True)):
+                kind = get_condition(name)
+                if kind.digest(request.conditions[name]) != kind.digest(fresh[name]):
                     raise Broken(f"condition '{name}' of request {request.id} was changed in place")
         return ", ".join(self.names)
 
@@ -199,7 +180,7 @@ class Contract:
 
     def check_h_foreign(self) -> str:
         """A condition that the method does not take is refused with a clear error."""
-        foreign = [name for name in ("text", "mask", "identity", "landmarks", "style") if name not in self.names]
+        foreign = [name for name in all_conditions() if name not in self.names]
         if not foreign:
             return "takes all"
         request = Request("foreign-0", 0, sample_conditions([*self.names, foreign[0]], 27_000))
@@ -257,13 +238,6 @@ def _set_global_state(state: tuple[Any, Any, Tensor]) -> None:
 def _fingerprint(state: tuple[Any, Any, Tensor]) -> tuple[Any, ...]:
     numpy = state[1]
     return state[0], numpy[1].tobytes(), numpy[2:], state[2].numpy().tobytes()
-
-
-def _arrays(value: Any) -> tuple[Any, ...]:
-    """The parts of a condition that `np.array_equal` compares."""
-    if isinstance(value, Layout):
-        return value.boxes, str([getattr(value, part.name) for part in fields(value) if part.name != "boxes"])
-    return value if isinstance(value, tuple) else (value,)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

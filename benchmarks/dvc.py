@@ -17,7 +17,7 @@ import yaml
 
 from concord.benchmarks.generators import PROFILE, generator_of, has_models
 from concord.benchmarks.plan.sources import PACKAGES, PERCEPTION, Sources, loader_sources, metric_sources, versions
-from concord.benchmarks.planner import reference_sources, row_sources
+from concord.benchmarks.planner import dataset_sources, reference_sources, row_sources
 from concord.benchmarks.run.score import SCORER
 from concord.benchmarks.settings import ROOT, DatasetSettings, Settings
 from concord.benchmarks.suite import Suite, metrics_of
@@ -99,7 +99,7 @@ def write_keys(suites: Sequence[Suite], profile: str, folder: Path) -> list[Path
         related = [other for other in suites if other.request_set == suite.request_set]
         facts[f"score-{suite.name}"] = _score_facts(metrics_of(related))
     if compared is not None:
-        facts["reference"] = _facts(loader_sources([PERCEPTION]) | reference_sources(compared))
+        facts["reference"] = _facts(loader_sources([PERCEPTION]) | dataset_sources(compared))
     written = []
     for name, content in facts.items():
         path = folder / f"{name}.json"
@@ -126,7 +126,7 @@ def _generate_facts(suite: Suite, profile: str) -> dict[str, object]:
         params = make_params(get_method(row.method), settled.params).model_dump(mode="json")
         conditions = list(suite.row_conditions(row))
         rows[row.name] = {"method": row.method, "params": params, "conditions": conditions, "generator": generator}
-    return {"rows": rows, "patches": suite.patches, "conditions": list(suite.conditions), **_facts(sources)}
+    return {"rows": rows, "options": suite.options, "conditions": list(suite.conditions), **_facts(sources)}
 
 
 def _score_facts(metrics: Sequence[str]) -> dict[str, object]:

@@ -6,10 +6,10 @@ Opens a suite's dataset, takes its first requests (benchmarks/plan/requests.py),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from concord.benchmarks.external.method import External, external_runs
 from concord.benchmarks.generators import PROFILE, generator_of
@@ -19,24 +19,23 @@ from concord.benchmarks.plan.sources import OUTPUT, Sources, loader_sources, met
 from concord.benchmarks.settings import Settings
 from concord.benchmarks.suite import Row, Suite
 from concord.benchmarks.tuned import merge, nested, tuned_row
+from concord.data.conditions.base import get_condition
+from concord.data.datasets.faces.dataset import FaceDataset
+from concord.data.datasets.faces.open import with_landmarks
+from concord.data.datasets.item import Dataset
+from concord.data.datasets.open import open_dataset
 from concord.data.errors import ConcordError
-
-if TYPE_CHECKING:
-    from concord.data.datasets.faces.dataset import FaceDataset
-    from concord.data.datasets.layouts.dataset import LayoutDataset
-
-    Dataset = FaceDataset | LayoutDataset
 
 FACTORY = "concord.benchmarks.image_sources"
 """What opens a row's method over its networks: it knows every kind of row, so that its own imports say nothing."""
 READERS = {
-    "faces": "concord.data.datasets.faces.dataset",
+    "faces": "concord.data.datasets.faces.open",
     "layouts": "concord.data.datasets.layouts.dataset",
 }
-"""Kind of dataset -> the module that opens one and turns its files into conditions."""
+"""Kind of dataset -> the module that opens one."""
 
 
-def results_root(options: Options, dataset: Dataset) -> Path:
+def results_root(options: Options, dataset: Dataset[Any]) -> Path:
     """results/<profile>, or below it a folder for what must not mix with the benchmark's own results."""
     parts = []
     if options.data is not None:
@@ -49,7 +48,7 @@ def results_root(options: Options, dataset: Dataset) -> Path:
     return root / "+".join(parts) if parts else root
 
 
-def open_items(suite: Suite, settings: Settings, options: Options) -> Dataset:
+def open_items(suite: Suite, settings: Settings, options: Options) -> Dataset[Any]:
     """The dataset that the suite's items come from: the user's folder, or the profile's."""
     if options.data is not None:
         return open_dataset(suite.dataset, options.data)
@@ -69,28 +68,8 @@ def open_items(suite: Suite, settings: Settings, options: Options) -> Dataset:
         raise ConcordError(f"{named.items_folder}: no such folder; make it with {how}, or give one with --data")
     if suite.dataset == "layouts":
         return open_dataset(suite.dataset, named.items_folder, next(iter(named.sources), None))
-    return with_landmarks(open_dataset(suite.dataset, named.items_folder))
-
-
-def open_dataset(kind: str, folder: Path, bench: str | None = None) -> Any:
-    """The dataset of that kind in a folder. bench: the published file that its layouts have to be."""
-    if kind == "layouts":
-        from concord.data.datasets.layouts.dataset import open_layout_items
-
-        return open_layout_items(folder, bench)
-    from concord.data.datasets.faces.dataset import open_faces
-
-    return open_faces(folder)
-
-
-def with_landmarks(dataset: FaceDataset) -> FaceDataset:
-    """The dataset with the landmarks that lie beside prepared shards (`concord data landmarks`), where they do."""
-    from concord.data.datasets.faces.dataset import landmark_rows
-
-    rows = {} if any(item.has_landmarks for item in dataset.items) else landmark_rows(dataset.root)
-    if not rows:
-        return dataset
-    return replace(dataset, items=[replace(item, landmark_row=rows.get(item.id)) for item in dataset.items])
+    dataset = open_dataset(suite.dataset, named.items_folder)
+    return with_landmarks(dataset) if isinstance(dataset, FaceDataset) else dataset
 
 
 def make_plan(
@@ -118,8 +97,8 @@ def make_plan(
         profile = profile.model_copy(update={"image_size": size})
     dataset = open_items(suite, settings, options)
     requests = make_request_set(
-        suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set, suite.patches
-    )  # fmt: skip
+        suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set, suite.options
+    )
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
     runs = [_reference_run(suite, name, requests, root, options.profile)
@@ -189,12 +168,23 @@ def row_sources(suite: Suite, row: Row, profile: str) -> Sources:
 
     assert row.method is not None
     loaders = loader_sources(str(entry["loader"]) for entry in _networks(profile).values())
-    return method_sources(get_method(row.method)) | loaders | reference_sources(suite)
+    conditions = condition_sources(suite.row_conditions(row))
+    return method_sources(get_method(row.method)) | loaders | dataset_sources(suite) | conditions
 
 
 def reference_sources(suite: Suite) -> Sources:
+    """What the images of a reference row follow from: what reads the suite's data and conditions, and stores images."""
+    return dataset_sources(suite) | condition_sources(suite.conditions)
+
+
+def dataset_sources(suite: Suite) -> Sources:
     """What reads a suite's data and stores images."""
     return Sources(frozenset([*OUTPUT, READERS[suite.dataset]]), frozenset([FACTORY]))
+
+
+def condition_sources(names: Iterable[str]) -> Sources:
+    """The files of conditions: a plugin's own too."""
+    return module_sources(get_condition(name) for name in names)
 
 
 def _readers(requests: RequestSet) -> Sources:

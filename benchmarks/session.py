@@ -172,11 +172,11 @@ class Session:
 
         The embedded feature network is of faces: layouts have no reference.
         """
-        from concord.data.datasets.faces.dataset import open_faces
-        from concord.data.datasets.layouts.dataset import LayoutDataset
+        from concord.data.datasets.faces.dataset import FaceDataset
+        from concord.data.datasets.faces.open import open_faces
 
         plan = self.plan
-        if isinstance(plan.requests.dataset, LayoutDataset):
+        if not isinstance(plan.requests.dataset, FaceDataset):
             return None
         if plan.options.data is not None:
             with_images = any(item.has_image for item in plan.requests.dataset.items)

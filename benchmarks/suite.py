@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from concord.benchmarks.store.shards import SHARD_SIZE
+from concord.data.conditions.base import all_conditions, make_conditions
 from concord.data.errors import ConcordError
-from concord.data.request import CONDITION_NAMES
+from concord.data.notes import note
 from concord.data.schema import Strict, read_model, read_yaml
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent / "suites"
 REFERENCES = ("ground-truth", "shuffled")
 JOINT_SUCCESS = "joint-success"
-GIVES: dict[str, tuple[str, ...]] = {
-    "faces": ("text", "mask", "identity", "landmarks", "style", "masked_image", "source_image"),
-    "layouts": ("text", "style", "layout"),
-}
-"""Kind of dataset -> the conditions that its items can have."""
 
 
 class Row(Strict):
@@ -100,7 +96,7 @@ class Suite(Strict):
     dataset: Literal["faces", "layouts"]
     conditions: list[str] = Field(min_length=1)
     requests: str | None = None  # request set; the suite's own name if absent
-    patches: int | None = Field(default=None, ge=1)  # of condition 'masked_image': how many are hidden
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)  # condition -> what has to be said about it
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
@@ -156,13 +152,19 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
-        _each_known(self.conditions, CONDITION_NAMES, "condition")
+        known = all_conditions()
+        _each_known(self.conditions, known, "condition")
         for name in self.conditions:
-            if name not in GIVES[self.dataset]:
-                which = " or ".join(f"'{kind}'" for kind, given in GIVES.items() if name in given)
+            if self.conditions.count(name) > 1:
+                raise ValueError(f"condition '{name}' is named twice")
+            if self.dataset not in known[name].datasets:
+                which = " or ".join(f"'{kind}'" for kind in sorted(known[name].datasets))
                 raise ValueError(f"dataset '{self.dataset}' gives no condition '{name}'; expected dataset {which}")
-        if ("masked_image" in self.conditions) != (self.patches is not None):
-            raise ValueError("condition 'masked_image' and key 'patches' (how many are hidden) come together")
+        _each_known(self.options, self.conditions, "options: condition")
+        try:
+            make_conditions(self.conditions, self.options)
+        except ConcordError as error:
+            raise ValueError(f"{error} (key 'options')") from None
         names = [row.name for row in self.rows]
         for name in names:
             if names.count(name) > 1:
@@ -252,13 +254,31 @@ def load_suites() -> list[Suite]:
 def related_suites(name: str) -> list[Suite]:
     """A suite and those beside it that share its request set; by their schemas alone.
 
-    In a folder of the user's, YAML files without rows are something else: an external method's, for one.
+    In a folder of the user's, YAML files without rows are something else: an external method's, for one. One that
+    cannot be read is named, and stops nothing.
     """
     path = suite_path(name)
-    suite = read_suite(name)
-    files = (path.parent / f"{other}.yaml" for other in suite_names(path.parent) if other != path.stem)
-    others = (read_suite(str(file)) for file in files if path.parent == FOLDER or "rows" in (read_yaml(file) or {}))
-    return [suite, *(other for other in others if other.request_set == suite.request_set)]
+    found = [read_suite(name)]
+    for other in suite_names(path.parent):
+        file = path.parent / f"{other}.yaml"
+        if other == path.stem:
+            continue
+        try:
+            if path.parent != FOLDER and not _looks_like_suite(read_yaml(file)):
+                continue
+            suite = read_suite(str(file))
+        except ConcordError as error:
+            if path.parent == FOLDER:
+                raise
+            note(f"{error} (beside {path.name}; left out)")
+            continue
+        if suite.request_set == found[0].request_set:
+            found.append(suite)
+    return found
+
+
+def _looks_like_suite(content: Any) -> bool:
+    return isinstance(content, dict) and "rows" in content
 
 
 def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
@@ -322,7 +342,7 @@ def check_shared(suite: Suite, other: Suite) -> None:
     if suite.request_set != other.request_set:
         return
     both = f"suites '{other.name}' and '{suite.name}' share the request set '{suite.request_set}'"
-    if (suite.dataset, suite.conditions, suite.patches) != (other.dataset, other.conditions, other.patches):
+    if (suite.dataset, suite.conditions, suite.options) != (other.dataset, other.conditions, other.options):
         raise ConcordError(f"{both} but differ in dataset or conditions; give one of them its own 'requests'")
     if suite.originals != other.originals:
         raise ConcordError(f"{both} but differ in 'originals'; give one of them its own 'requests'")

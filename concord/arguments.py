@@ -95,19 +95,14 @@ def load_externals(paths: list[Path] | None, suites: Sequence[Suite]) -> list[Ex
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """'steps=10' -> {'steps': 10}; values are read as YAML scalars."""
-    import yaml
+    from concord.data.schema import parse_scalar
 
     found: dict[str, Any] = {}
     for change in changes or []:
         name, sign, text = change.partition("=")
         if not sign or not name.strip():
             raise ConcordError(f"--set {change}: expected key=value, such as --set steps=10")
-        try:
-            found[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConcordError(
-                f"--set {change}: the value is not readable; expected a number, true, false or a word"
-            ) from None
+        found[name.strip()] = parse_scalar(text, f"--set {change}")
     return found
 
 

@@ -62,6 +62,9 @@ class LazyGroup(TyperGroup):
         return name, load_verb(name, rest) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
+        from concord.data.notes import show_notes_as_lines
+
+        show_notes_as_lines()
         try:
             return super().invoke(ctx)
         except ConcordError as error:

@@ -7,22 +7,38 @@ its end; so every file is also looked at for its closing mark. EXIF is ignored: 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from concord.data.errors import ConcordError
+from concord.data.files import read_bytes
 from concord.data.labels import CLASSES
+from concord.data.notes import note
 
 PART_MODES = ("1", "L", "P", "RGB")
 INDEX_MODES = ("L", "P", "RGB")
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK")
-_CLOSING = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # EOI cannot occur inside a JPEG's scan: FF is stuffed there
-FORMATS = tuple(_CLOSING)
-_TAIL = 65536  # bytes in which the closing mark is looked for; some writers add a few bytes after it
+FORMATS = ("JPEG", "PNG")  # what datasets are made of; sets of images take more (datasets/images/image_sets.py)
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+_TAIL = 65536  # bytes in which the closing mark is looked for first; some writers add bytes after it
+
+SET_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm"}
+    | {".pbm", ".pnm"}
+)
+OTHER_IMAGES = frozenset(
+    {".gif", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".exr", ".hdr", ".pfm", ".psd"}
+    | {".dng", ".cr2", ".nef", ".arw", ".svg", ".pcx", ".sgi", ".dds", ".qoi"}
+)
 
 UNREADABLE, WRONG_SIZE, WRONG_CLASS, WRONG_MODE = "unreadable", "wrong size", "class out of range", "unexpected mode"
 
@@ -35,39 +51,101 @@ class BadFile(ConcordError):
         self.kind, self.fact = kind, fact
 
 
+def is_image(name: str) -> bool:
+    """Whether a name is that of an image, of whatever kind."""
+    return not is_hidden(name) and Path(name).suffix.lower() in SUFFIXES | OTHER_IMAGES
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
 def decode(path: Path | str) -> Image.Image:
     """A JPEG or PNG, completely loaded in its own mode; BadFile when it is missing, truncated or broken."""
+    return decode_bytes(read_image_file(Path(path), FORMATS), path)
+
+
+def read_image_file(path: Path, formats: tuple[str, ...]) -> bytes:
+    """The bytes of an image file; BadFile where it cannot be read, or is a pipe or a device (which are not opened)."""
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BadFile(path, UNREADABLE, f"cannot be read ({error.strerror})", _again(FORMATS)) from None
-    return decode_bytes(content, path)
+        return read_bytes(path, f"a complete {_either(formats)}")
+    except ConcordError as error:
+        fact, _, _ = str(error).removeprefix(f"{path}: ").partition("; expected")
+        raise BadFile(path, UNREADABLE, fact, _again(formats)) from None
 
 
 def decode_bytes(content: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """`decode` of a file's content; `path` is what an error calls it. WebP is read where `formats` names it."""
+    """`decode` of a file's content; `path` is what an error calls it. formats: Pillow's names of those that are read.
+
+    Of a JPEG that holds several images (MPO: phones add a depth map or a smaller copy) the first is the image.
+    """
     again, names = _again(formats), _either(formats)
     if not content:
         raise BadFile(path, UNREADABLE, "is empty (0 bytes)", again)
     try:
-        picture = Image.open(io.BytesIO(content), formats=list(formats))
-        complete = _is_complete(content, str(picture.format))
+        image = Image.open(io.BytesIO(content), formats=list(formats))
+        complete = _is_complete(content, image)
         if complete:
-            picture.load()
+            image.load()
     except Image.UnidentifiedImageError:
         raise BadFile(path, UNREADABLE, f"is not a {names}", again) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
-            Image.DecompressionBombError) as error:  # fmt: skip  # what Pillow's readers raise on broken files
+            MemoryError, OverflowError, Image.DecompressionBombError) as error:  # fmt: skip  # on broken files
         raise BadFile(path, UNREADABLE, f"cannot be decoded ({_reason(error)})", again) from None
     if not complete:
         raise BadFile(path, UNREADABLE, f"is truncated (no end mark in {len(content)} bytes)", again)
-    return picture
+    return image
 
 
-def _is_complete(content: bytes, picture_format: str) -> bool:
-    if picture_format == "WEBP":  # a RIFF file begins with its own length
+def _is_complete(content: bytes, image: Image.Image) -> bool:
+    """Whether the file holds all of its image; bytes behind the image's end do no harm."""
+    if image.format == "WEBP":  # a RIFF file begins with its own length
         return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    return _CLOSING[picture_format] in content[-_TAIL:]
+    if image.format == "PNG":
+        return _PNG_END in content[-_TAIL:] or _PNG_END in content
+    if image.format in ("JPEG", "MPO"):
+        return _JPEG_END in content[-_TAIL:] or _jpeg_ends(content)
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        starts, sizes = (tags.get(273) or tags.get(324) or ()), (tags.get(279) or tags.get(325) or ())
+        return all(start + size <= len(content) for start, size in zip(_many(starts), _many(sizes), strict=False))
+    for codec, extents, offset, arguments in image.tile if isinstance(image, ImageFile) else ():  # BMP, PPM: raw rows
+        if codec == "raw" and extents is not None:
+            stride = arguments[1] if isinstance(arguments, tuple) and len(arguments) > 1 else 0
+            row = stride or -(-image.width * _BITS.get(image.mode, 24) // 8)
+            if offset + row * (extents[3] - extents[1]) > len(content):
+                return False
+    return True
+
+
+_BITS = {"1": 1, "L": 8, "P": 8, "I;16": 16, "I": 16, "RGBA": 32}
+
+
+def _many(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _jpeg_ends(content: bytes) -> bool:
+    """Whether the first image of a JPEG has its end mark, wherever it stands.
+
+    Segments are stepped over by their lengths, since a thumbnail within one has an end mark of its own; within a scan
+    FF is stuffed, so that the mark is the image's.
+    """
+    place = 2
+    while place + 4 <= len(content):
+        if content[place] != 0xFF:
+            place = content.find(b"\xff", place)  # the scan's data
+            if place < 0:
+                return False
+            continue
+        mark = content[place + 1]
+        if mark == 0xD9:
+            return True
+        if mark in (0x00, 0x01, 0xFF) or 0xD0 <= mark <= 0xD8:
+            place += 1 if mark == 0xFF else 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return content[place : place + 2] == _JPEG_END
 
 
 def _reason(error: Exception) -> str:
@@ -90,11 +168,34 @@ def read_image(path: Path | str, size: int | None = None) -> np.ndarray:
     picture = decode(path)
     _expect_mode(path, picture, IMAGE_MODES)
     _expect_square(path, picture)
-    picture = picture.convert("RGB")
+    picture = opaque_rgb(picture, str(path))
     if size is not None and size != picture.width:
         how = Image.Resampling.BOX if size < picture.width else Image.Resampling.LANCZOS
         picture = picture.resize((size, size), how)
     return np.asarray(picture)
+
+
+def opaque_rgb(image: Image.Image, place: str) -> Image.Image:
+    """An image in RGB. Alpha is dropped where every pixel is opaque, CMYK converted by Pillow's formula; both are said.
+
+    BadFile where a pixel is transparent: what it shows depends on the background that is meant.
+    """
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        clear = int((np.asarray(with_alpha.getchannel("A")) < 255).sum())
+        if clear:
+            advice = "put it on the background that is meant"
+            raise BadFile(place, WRONG_MODE, f"has {clear} transparent pixels", advice)
+        _say(place, "an alpha channel, dropped as every pixel is opaque")
+        image = with_alpha
+    elif image.mode == "CMYK":
+        _say(place, "CMYK, converted to RGB without its colour profile")
+    return image.convert("RGB")
+
+
+def _say(place: str, what: str) -> None:
+    folder, _, name = place.rpartition(os.sep)
+    note(f"{folder or '.'}: images with {what} (the first is {name})", once=f"{folder}\0{what}")
 
 
 def read_part(path: Path | str) -> np.ndarray:

@@ -7,58 +7,90 @@ request is, and noise is drawn from it by a generator of its own (methods/core/n
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from concord.data.conditions.base import Condition, all_conditions
 from concord.data.errors import ConcordError
 
+if TYPE_CHECKING:
+    from concord.data.datasets.item import Item
 
-@dataclass(frozen=True)
-class Conditions:
-    """What one image has to agree with; None where a condition is absent.
 
-    text: a caption, never empty.
-    mask: int64 (H, W), classes 0..18 in the CelebAMask-HQ order (data/labels.py).
-    identity: float32 (D,) identity vector, or uint8 (H, W, 3) RGB image of the person.
-    landmarks: float32 (68, 2), x and y in pixels, pixel centres at .5, iBUG order.
-    style: uint8 (H, W, 3) RGB reference image.
-    layout: boxes with labels (data/datasets/layouts/layout.py).
-    masked_image: uint8 (H, W, 3) RGB with a bool (H, W) array of what is known, as a pair.
-    source_image: uint8 (H, W, 3) RGB image to be edited.
+class Conditions(Mapping[str, Any]):
+    """What one image has to agree with: a value for each condition that is present, by its name, in their order.
+
+    `conditions["mask"]` is the value of a condition that is there; `conditions.mask` is None where it is absent.
+    What the values are is said by the conditions' own files (data/conditions/). Values are checked, and not changed.
+
+    Raises ConcordError for a name that no condition has, and for a value that its condition refuses.
     """
 
-    text: str | None = None
-    mask: np.ndarray | None = None
-    identity: np.ndarray | None = None
-    landmarks: np.ndarray | None = None
-    style: np.ndarray | None = None
-    layout: Any | None = None
-    masked_image: tuple[np.ndarray, np.ndarray] | None = None
-    source_image: np.ndarray | None = None
+    __slots__ = ("_values",)
+    _values: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        if self.text is not None and not self.text.strip():
-            raise ConcordError("condition 'text' is empty: expected a caption, or leave the condition out")
-        if self.mask is not None:
-            if self.mask.ndim != 2 or not np.issubdtype(self.mask.dtype, np.integer):
-                raise ConcordError(
-                    f"condition 'mask' has shape {self.mask.shape} and type {self.mask.dtype}: "
-                    "expected integer class labels of shape (H, W)"
-                )
-            low, high = int(self.mask.min()), int(self.mask.max())
-            if low < 0 or high > 18:
-                raise ConcordError(
-                    f"condition 'mask' holds class {high if high > 18 else low}: expected 0..18 (data/labels.py)"
-                )
+    def __init__(self, **values: Any) -> None:
+        known = all_conditions()
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ConcordError(f"unknown condition '{unknown[0]}': expected some of {', '.join(known)}")
+        present = {name: values[name] for name in known if values.get(name) is not None}
+        for name, value in present.items():
+            known[name].check(value)
+        object.__setattr__(self, "_values", present)
 
     def names(self) -> tuple[str, ...]:
-        """The conditions that are present, in the order of `CONDITION_NAMES`."""
-        return tuple(name for name in CONDITION_NAMES if getattr(self, name) is not None)
+        """The conditions that are present, in their order."""
+        return tuple(self._values)
+
+    def replace(self, **changes: Any) -> Conditions:
+        """The conditions with these in place of their own; None takes one away."""
+        return Conditions(**{**self._values, **changes})
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __bool__(self) -> bool:
+        return True  # no conditions are conditions too
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        value = self._values.get(name)
+        if value is None and name not in all_conditions():
+            raise AttributeError(f"unknown condition '{name}': expected one of {', '.join(all_conditions())}")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"conditions do not change: make others with replace({name}=...)")
+
+    def __repr__(self) -> str:
+        return f"Conditions({', '.join(self._values)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._values,)
 
 
-CONDITION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Conditions))
+def _restored(values: dict[str, Any]) -> Conditions:
+    """What was pickled, not checked again."""
+    conditions = Conditions()
+    conditions._values.update(values)
+    return conditions
+
+
+def read_conditions(item: Item, conditions: Mapping[str, Condition[Any]], size: int) -> Conditions:
+    """What an item gives for each of the conditions, for images of size x size pixels."""
+    return Conditions(**{name: condition.read(item, size) for name, condition in conditions.items()})
 
 
 @dataclass(frozen=True)

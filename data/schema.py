@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from concord.data.errors import ConcordError
+from concord.data.files import DEEPEST, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,7 +29,30 @@ else:
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML was built with libyaml
 
 
-class _UniqueKeys(_Loader):
+class PlainLoader(_Loader):
+    """YAML whose numbers are what they look like: by itself it takes 050 for 40 (octal) and 1:30 for 90 (base 60)."""
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+PlainLoader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] not in (_INT, _FLOAT)]
+    for first, pairs in PlainLoader.yaml_implicit_resolvers.items()
+}
+PlainLoader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+PlainLoader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+               r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)  # fmt: skip
+PlainLoader.add_constructor(_INT, _integer)
+
+
+class _UniqueKeys(PlainLoader):
     """YAML in which a key that stands twice in one mapping is an error; by itself YAML takes the last one silently."""
 
 
@@ -47,18 +72,66 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[object, ob
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; a missing or malformed one is a ConcordError with its line."""
+LARGEST_TREE = 500_000
+"""Values of one file, those counted again that aliases repeat: a file of a kilobyte can name billions of them."""
+_SUSPICIOUS = re.compile(r"^ {100}|(?:[-?] ){100}|[\[{](?:[^\[\]{}]*[\[{]){100}", re.MULTILINE)
+
+
+def parse_yaml(text: str, place: str, loader: type[PlainLoader] = _UniqueKeys) -> Any:
+    """The value of a YAML text; `place` is what an error calls it.
+
+    Raises ConcordError for what is no YAML, with its line; for a key that stands twice in one mapping; for values
+    nested more than `DEEPEST` levels deep (libyaml would end the process), within themselves, or repeated by aliases
+    beyond `LARGEST_TREE`.
+    """
+    deep = f"{place}: nested too deep; expected a YAML file of at most {DEEPEST} levels"
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise ConcordError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ConcordError(f"{path}: not UTF-8 text ({error.reason}); expected a YAML file") from None
+        if _SUSPICIOUS.search(text) and _event_depth(text) > DEEPEST:
+            raise ConcordError(deep)
+        value = yaml.load(text, Loader=loader)
+    except RecursionError:
+        raise ConcordError(deep) from None
+    except (ValueError, TypeError) as error:  # a date that is none, a number of too many digits, a list as a key
+        raise ConcordError(f"{place}: not valid YAML ({error}); expected an intact YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConcordError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ConcordError(f"{place}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    count, waiting = 0, [(value, 1)]
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > LARGEST_TREE:
+            raise ConcordError(deep if depth > DEEPEST else f"{place}: repeats itself by aliases; write it out")
+        if isinstance(one, dict | list):
+            waiting += [(part, depth + 1) for part in (one.values() if isinstance(one, dict) else one)]
+    return value
+
+
+def _event_depth(text: str) -> int:
+    depth = deepest = 0
+    for event in yaml.parse(text, Loader=_UniqueKeys):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > DEEPEST:
+                break
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return deepest
+
+
+def parse_scalar(text: str, place: str) -> Any:
+    """A value as YAML reads it: a number, true, false, null, a word, a list; ConcordError naming `place` otherwise."""
+    try:
+        return parse_yaml(text, place)
+    except ConcordError:
+        raise ConcordError(f"{place}: the value is not readable; expected a number, true, false or a word") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; a missing or malformed one is a ConcordError with its line."""
+    return parse_yaml(read_text(path, "a YAML file"), str(path))
 
 
 def read_model(path: Path, model: type[Model]) -> Model:

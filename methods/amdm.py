@@ -33,8 +33,8 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
-from concord.data.request import CONDITION_NAMES
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import modalities
 from concord.methods.core.noise import draw_noise
@@ -127,7 +127,7 @@ class Amdm(Method):
         given = modalities(batch)
         names = list(p.order) or given
         if sorted(names) != sorted(given):
-            known = ", ".join(name for name in CONDITION_NAMES if name in given)
+            known = ", ".join(name for name in condition_names() if name in given)
             raise ConcordError(f"method '{self.name}', parameter 'order': {', '.join(names)}; expected each of {known}")
         found = []
         for name in names:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
-from concord.data.request import CONDITION_NAMES, Conditions, Request, request_seed
+from concord.data.request import Conditions, Request, request_seed
 
 if TYPE_CHECKING:
     import torch
@@ -167,10 +168,10 @@ _REGISTRY = _Registry()
 
 def register(method: type[Method]) -> type[Method]:
     """Class decorator: make a method known by its name; its facts are checked here, once."""
-    unknown = set(method.conditions) - set(CONDITION_NAMES)
+    unknown = set(method.conditions) - set(condition_names())
     if unknown:
-        first = sorted(unknown)[0]
-        raise ConcordError(f"method '{method.name}': unknown condition {first!r}; known: {CONDITION_NAMES}")
+        first, known = sorted(unknown)[0], ", ".join(condition_names())
+        raise ConcordError(f"method '{method.name}': unknown condition {first!r}; known: {known}")
     other = _REGISTRY.methods.get(method.name)
     if other is not None and _source(other) != _source(method):
         raise ConcordError(f"two methods are named '{method.name}': {_source(other)} and {_source(method)}; rename one")

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from concord.data.request import CONDITION_NAMES
+from concord.data.conditions.base import condition_names
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import bind_experts, modalities
 from concord.methods.core.sampler import ddim
@@ -58,7 +58,7 @@ class Collaborative(Method):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
         assert isinstance(p, Collaborative.Params)
-        order = ("mask", *(c for c in CONDITION_NAMES if c != "mask"))  # of the softmax, as the authors coded it
+        order = ("mask", *(c for c in condition_names() if c != "mask"))  # of the softmax, as the authors coded it
         names = modalities(batch, order=order)
         experts = bind_experts(self.bank, batch, names)
         diffusers = [self.bank.dynamic_diffuser(name) for name in names]

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from concord.data.conditions.masked_image import GREY
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.masked import GREY, masked_pictures
+from concord.methods.core.masked import masked_pictures
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Step
 

@@ -13,6 +13,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
@@ -240,13 +241,30 @@ def register(metric: type[Metric]) -> type[Metric]:
 
 
 def all_metrics() -> dict[str, type[Metric]]:
-    """Every metric of the families, by name; files are found by looking, no list is kept."""
+    """Every metric, by name: the files of the families, the entry points `concord.metrics`, and loaded plugins."""
     folder = Path(__file__).parent
     for family in pkgutil.iter_modules([str(folder)]):
         if family.ispkg and family.name != "networks":  # distribution, face, ...
             for module in pkgutil.iter_modules([str(folder / family.name)]):
                 importlib.import_module(f"concord.metrics.{family.name}.{module.name}")
+    for entry in entry_points(group="concord.metrics"):
+        _load_entry(entry)
     return dict(sorted(_METRICS.items()))
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    """Register the metric of an installed package; ConcordError naming the package when it cannot be had."""
+    package = entry.dist.name if entry.dist is not None else "?"
+    where = f"installed package '{package}', entry point '{entry.name} = {entry.value}'"
+    try:
+        loaded = entry.load()
+    except ConcordError:
+        raise
+    except Exception as error:  # a package may fail in any way; the user needs its name and one line
+        raise ConcordError(f"{where}: {type(error).__name__}: {error}; fix or uninstall it") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Metric)):
+        raise ConcordError(f"{where}: is no metric; expected a class that derives from concord.metrics.base.Metric")
+    register(loaded)
 
 
 def get_metric(name: str) -> Metric:

@@ -202,7 +202,7 @@ class _Work:
     @cached_property
     def partners(self) -> np.ndarray | None:
         """For each generated image, the place of its original in the reference; None where no metric asks."""
-        from concord.data.datasets.images.image_sets import pair
+        from concord.data.datasets.images.pairing import pair
 
         if self.reference is None or not any(metric.needs_originals for metric in self.samples):
             return None

@@ -1,7 +1,7 @@
 """Requests as a folder, and images back: how a method that lives outside Concord is asked, and how it answers.
 
 requests.jsonl           one request a line: id, seed, the image's file name, and each condition with its file
-<condition>/<id>.*       the conditions as files, in formats that anything can read (`FORMATS` below)
+<condition>/<id>.*       the conditions as files, in formats that anything can read (their own files in data/conditions)
 export.json              what was exported, and the fingerprint by which an answer is known to fit it
 README.md                the same in words, for whoever writes the command
 
@@ -15,48 +15,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError
 
+from concord.benchmarks.plan.requests import LONGEST_ID
+from concord.data.conditions.base import get_condition
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, read_json, sha256_file, write_json
+from concord.data.files import atomic_path, read_json, read_json_lines, sha256_file, write_json
+from concord.data.request import Conditions, Request
 from concord.data.schema import Strict, explain
 
-if TYPE_CHECKING:
-    from concord.data.request import Request
-
-VERSION = 1
+VERSION = 2
 REQUESTS, EXPORT, README, RESULT = "requests.jsonl", "export.json", "README.md", "result.json"
-LONGEST_ID = 96  # bytes of UTF-8: a shard's tar holds names of 100
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl"})
 """Files that are looked at as answers; all others in the folder are the user's own."""
 COSTS = ("seconds_per_image", "peak_memory_bytes")
-
-FORMATS: dict[str, str] = {
-    "text": "`text/<id>.txt`: the caption, UTF-8; also inline, as `value`.",
-    "mask": "`mask/<id>.png`: 8-bit grey, the grey level *is* the class, 0 to 18 (list below).",
-    "identity": "`identity/<id>.png`: a picture of the person, RGB; or `identity/<id>.npy`: a vector, float32 `(D,)`.",
-    "landmarks": (
-        "`landmarks/<id>.json`: 68 points `[x, y]` in pixels, iBUG order, the centre of the first pixel at 0.5; "
-        "also inline, as `value`."
-    ),
-    "style": "`style/<id>.png`: the picture whose style is asked for, RGB.",
-    "layout": (
-        "`layout/<id>.json`: `caption`, `boxes` (`[x1, y1, x2, y2]`, shares of the width and height), `labels`, "
-        "`colours`, `categories`, `interactions` (`[subject, kind, object]`, by their numbers); also inline, as "
-        "`value`."
-    ),
-    "masked_image": (
-        "`masked_image/<id>.png`: the picture, RGB, and `masked_image/<id>.known.png` (its `known`): "
-        "white where a pixel is given, black where it is to be made."
-    ),
-    "source_image": "`source_image/<id>.png`: the picture that is to be edited, RGB.",
-}
-"""Each condition's files, in the words of the README."""
 
 Model = TypeVar("Model", bound=Strict)
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -119,28 +96,12 @@ def fingerprint_of(requests: Iterable[Request], names: Sequence[str], image_size
     for request in requests:
         digest.update(f"\x01{request.id}\x00{request.seed}".encode())
         for name in names:
-            digest.update(f"\x02{name}\x00".encode())
-            for part in _parts(_value(request, name)):
-                digest.update(part)
+            digest.update(get_condition(name).digest(_value(request, name)))
     return digest.hexdigest()
 
 
-def _parts(value: Any) -> Iterable[bytes]:
-    """The content of a condition as bytes, its shape and type included."""
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _parts(part)
-    elif isinstance(value, np.ndarray):
-        yield f"{value.dtype.str}{value.shape}".encode()
-        yield np.ascontiguousarray(value).tobytes()
-    elif isinstance(value, str):
-        yield value.encode()
-    else:
-        yield json.dumps(_layout(value), sort_keys=True).encode()
-
-
 def _value(request: Request, name: str) -> Any:
-    value = getattr(request.conditions, name, None)
+    value = request.conditions.get(name)
     if value is None:
         raise ConcordError(f"request {request.id}: has no condition '{name}'; leave it out of --conditions")
     return value
@@ -149,17 +110,17 @@ def _value(request: Request, name: str) -> Any:
 def write_requests(folder: Path, requests: Iterable[Request], names: Sequence[str]) -> None:
     """Write requests.jsonl and the files of the named conditions into `folder`, which exists.
 
-    Raises ConcordError for an id that cannot be a file's name, and for a condition that has no format here.
+    Raises ConcordError for an id that cannot be a file's name, and for an unknown condition.
     """
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise ConcordError(f"condition '{unknown[0]}' cannot be exported: expected some of {', '.join(FORMATS)}")
-    for name in names:
+    kinds = {name: get_condition(name) for name in names}
+    for name in kinds:
         (folder / name).mkdir(exist_ok=True)
     with atomic_path(folder / REQUESTS) as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for request in requests:
             _check_id(request.id)
-            conditions = {name: _write_condition(folder, request, name) for name in names}
+            conditions = {
+                name: kind.write(_value(request, name), folder, f"{name}/{request.id}") for name, kind in kinds.items()
+            }
             line = {"id": request.id, "seed": request.seed, "image": f"{request.id}.png", "conditions": conditions}
             lines.write(json.dumps(line) + "\n")  # in ASCII: many programs take U+2028 for the end of a line
 
@@ -171,44 +132,16 @@ def _check_id(request: str) -> None:
         raise ConcordError(f"request '{request[:40]}...': its id has more than {LONGEST_ID} bytes; shorten the item's")
 
 
-def _write_condition(folder: Path, request: Request, name: str) -> dict[str, Any]:
-    """Write one condition; what requests.jsonl says of it: `file`, and `value` where it is short."""
-    value, stem = _value(request, name), f"{name}/{request.id}"
-    if name == "text":
-        (folder / f"{stem}.txt").write_text(value, encoding="utf-8", newline="")
-        return {"file": f"{stem}.txt", "value": value}
-    if name in ("landmarks", "layout"):
-        content = _layout(value) if name == "layout" else np.asarray(value, np.float32).astype(float).tolist()
-        (folder / f"{stem}.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        return {"file": f"{stem}.json", "value": content}
-    if name == "identity" and value.ndim == 1:
-        np.save(folder / f"{stem}.npy", np.asarray(value, np.float32), allow_pickle=False)
-        return {"file": f"{stem}.npy"}
-    picture = value
-    more = {}
-    if name == "masked_image":
-        picture, known = value
-        _write_png(folder / f"{stem}.known.png", known.astype(np.uint8) * 255)
-        more = {"known": f"{stem}.known.png"}
-    _write_png(folder / f"{stem}.png", picture.astype(np.uint8) if name == "mask" else picture)
-    return {"file": f"{stem}.png", **more}
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels).save(path, format="PNG")
-
-
-def _layout(value: Any) -> dict[str, Any]:
-    return {
-        "caption": value.caption,
-        "boxes": [list(map(float, box)) for box in value.boxes],
-        "labels": list(value.labels),
-        "colours": list(value.colours),
-        "categories": list(value.categories),
-        "interactions": [list(triple) for triple in value.interactions],
-    }
+def read_requests(folder: Path) -> Iterator[Request]:
+    """The requests of an exported folder with all their conditions: what an outside method in Python begins with."""
+    for number, line in read_json_lines(folder / REQUESTS):
+        try:
+            entries = dict(line["conditions"])
+            request, seed = str(line["id"]), int(line["seed"])
+        except (KeyError, TypeError, ValueError):
+            raise ConcordError(f"{folder / REQUESTS}, line {number}: no request; export the suite again") from None
+        values = {name: get_condition(name).parse(entry, folder) for name, entry in entries.items()}
+        yield Request(request, seed, Conditions(**values))
 
 
 # -------------------------------------------------------------------------------------------------------- whole folders
@@ -257,11 +190,9 @@ def read_export(folder: Path) -> Export:
 
 def readme(export: Export, first: Request) -> str:
     """The format in words, with what this folder holds."""
-    from concord.data.labels import CELEBAMASK_HQ
-
     size = export.image_size
+    kinds = {name: get_condition(name) for name in export.conditions}
     line = json.dumps({"id": first.id, "seed": first.seed, "image": f"{first.id}.png", "conditions": "..."})
-    classes = ", ".join(f"{number} {name}" for number, name in enumerate(CELEBAMASK_HQ))
     parts = [
         f"# {export.n} requests of suite '{Path(export.suite).stem}'",
         f"For each line of `{REQUESTS}` make one image that agrees with all of its conditions, and write it into this "
@@ -271,9 +202,9 @@ def readme(export: Export, first: Request) -> str:
         "`seed` is the request's own: draw all noise for the image from it (a generator for each request), so that an "
         "image depends on nothing but its request. Paths are relative to this folder.",
         "## Conditions",
-        "\n".join(f"- `{name}`: {FORMATS[name]}" for name in export.conditions),
+        "\n".join(f"- `{name}`: {kind.format}" for name, kind in kinds.items()),
         f"Pictures have {size}x{size} pixels unless they say otherwise.",
-        *([f"Classes of a mask (CelebAMask-HQ order): {classes}."] if "mask" in export.conditions else []),
+        *(kind.note for kind in kinds.values() if kind.note),
         "## What is read of an image",
         "Grey and palette pictures are taken in their colours, of 16 bits a channel the high byte is kept; a picture "
         "with transparent pixels, of another size, or unreadable is refused, and so is any format but PNG.",

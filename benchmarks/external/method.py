@@ -24,9 +24,9 @@ from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import Sources
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import REFERENCES, Row
+from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file
-from concord.data.request import CONDITION_NAMES
 from concord.data.schema import Strict, read_model
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Spec(Strict):
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
         for name in value:
-            if name not in CONDITION_NAMES:
-                raise ValueError(f"unknown condition '{name}': expected some of {', '.join(CONDITION_NAMES)}")
+            if name not in condition_names():
+                raise ValueError(f"unknown condition '{name}': expected some of {', '.join(condition_names())}")
         return value
 
     @field_validator("command")
@@ -130,7 +130,7 @@ def load_external(path: Path) -> External:
     if spec.files:
         facts["files"] = {name: _hash_of(path, folder / name) for name in spec.files}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    names = tuple(name for name in CONDITION_NAMES if name in spec.conditions)
+    names = tuple(name for name in condition_names() if name in spec.conditions)
     origin = {"yaml": str(path.resolve()), **facts}
     return External(spec.name, "command", names, digest, spec.title, spec.paper, spec.citation, origin,
                     spec, folder)  # fmt: skip

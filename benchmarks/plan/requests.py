@@ -7,24 +7,19 @@ in benchmarks/planner.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from concord.benchmarks.restoration import masked_image
 from concord.benchmarks.store.shards import SHARD_SIZE
+from concord.data.conditions.base import Condition, make_conditions
+from concord.data.datasets.item import Dataset, Item
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request, request_seed
-
-if TYPE_CHECKING:
-    from concord.data.datasets.faces.dataset import FaceDataset, FaceItem
-    from concord.data.datasets.layouts.dataset import LayoutDataset, LayoutItem
-
-    Dataset = FaceDataset | LayoutDataset
 
 
 class NothingToAskError(ConcordError):
@@ -49,13 +44,11 @@ class PlannedRequest:
 
     id: str
     seed: int
-    item: FaceItem | LayoutItem
+    item: Item
 
     def facts(self) -> dict[str, Any]:
         """What run.json says of it: of a layout also its number of instances and of interactions."""
-        layout = getattr(self.item, "layout", None)
-        known = {} if layout is None else {"level": layout.level, "interactions": len(layout.interactions)}
-        return {"id": self.id, "seed": self.seed, **known}
+        return {"id": self.id, "seed": self.seed, **self.item.facts()}
 
 
 @dataclass(frozen=True)
@@ -63,12 +56,12 @@ class RequestSet:
     """The requests of one name over one dataset, and their conditions, read once when first needed."""
 
     name: str
-    dataset: Dataset
+    dataset: Dataset[Any]
     conditions: tuple[str, ...]
     image_size: int
     requests: tuple[PlannedRequest, ...]
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many items
-    patches: int | None = None  # hidden from a masked image
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # condition -> what the suite says about it
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -76,16 +69,23 @@ class RequestSet:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
-        dataset: Any = self.dataset  # of either kind, its items are of the same
-        whole = replace(dataset, items=[request.item.kept_for(self.conditions) for request in self.requests])
-        return str(whole.fingerprint)
+        return self._read_items.fingerprint
 
     @cached_property
     def content(self) -> str:
         """SHA-256 of the bytes of the files, and the captions, that these requests read."""
-        dataset: Any = self.dataset
-        whole = replace(dataset, items=[request.item.kept_for(self.conditions) for request in self.requests])
-        return str(whole.content)
+        return self._read_items.content
+
+    @property
+    def _read_items(self) -> Dataset[Any]:
+        """The items of the requests, without the files that only other conditions read."""
+        parts = {part for condition in self.readers.values() for part in condition.reads}
+        return self.dataset.with_items([request.item.restricted_to(parts) for request in self.requests])
+
+    @cached_property
+    def readers(self) -> dict[str, Condition[Any]]:
+        """The conditions, ready to read items."""
+        return make_conditions(self.conditions, self.options)
 
     @property
     def has_images(self) -> bool:
@@ -97,55 +97,31 @@ class RequestSet:
         return [self.requests[start : start + SHARD_SIZE] for start in range(0, len(self), SHARD_SIZE)]
 
     @cached_property
-    def _masks(self) -> dict[str, np.ndarray]:
-        """uint8 masks by request; all are read at once so that a bad one is known before any image is made."""
-        if "mask" not in self.conditions:
-            return {}
-        return {request.id: self._face(request).mask(self.image_size).astype(np.uint8) for request in self.requests}
+    def _packed(self) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+        """(condition, request) -> values of conditions that are read once."""
+        return {}
 
     def conditions_of(self, request: PlannedRequest, names: Iterable[str]) -> Conditions:
         """The named conditions of a request, at the profile's image size."""
-        values: dict[str, Any] = {}
-        for name in names:
-            if name == "text":
-                values["text"] = request.item.text
-            elif name == "mask":
-                values["mask"] = self._masks[request.id].astype(np.int64)
-            elif name in ("identity", "landmarks"):
-                values[name] = getattr(request.item, name)(self.image_size)
-            elif name == "style":
-                values["style"] = self._style(request)
-            elif name == "masked_image" and self.patches is not None:
-                values[name] = masked_image(self._face(request), self.patches, self.image_size)
-            elif name == "source_image":
-                values[name] = request.item.image(self.image_size).copy()
-            elif name == "layout" and hasattr(request.item, "layout"):
-                values[name] = request.item.layout
-            else:
-                raise ConcordError(
-                    f"request set '{self.name}': dataset '{self.dataset.name}' gives no condition '{name}'"
-                )
-        return Conditions(**values)
+        return Conditions(**{name: self._value(request, name) for name in names})
 
-    @staticmethod
-    def _face(request: PlannedRequest) -> FaceItem:
-        item: Any = request.item
-        return item  # a suite whose dataset is another one asks for no such condition
-
-    def _style(self, request: PlannedRequest) -> np.ndarray:
-        if request.id not in self._styles:  # drawing one takes longer than looking at it
-            self._styles[request.id] = request.item.style(self.image_size)
-        return self._styles[request.id]
-
-    @cached_property
-    def _styles(self) -> dict[str, np.ndarray]:
-        return {}
+    def _value(self, request: PlannedRequest, name: str) -> Any:
+        condition = self.readers.get(name)
+        if condition is None:
+            raise ConcordError(f"request set '{self.name}': dataset '{self.dataset.name}' gives no condition '{name}'")
+        if not condition.cached:
+            return condition.read(request.item, self.image_size)
+        packed = self._packed.get((name, request.id))
+        if packed is None:
+            packed = condition.pack(condition.read(request.item, self.image_size))
+            self._packed[name, request.id] = packed
+        return condition.unpack(packed)
 
     def check(self) -> None:
-        """Read every condition of every request once: bad input is known in seconds, not after an hour."""
+        """Read the conditions of the requests once: bad input is known in seconds, not after an hour."""
         self.conditions_of(self.requests[0], self.conditions)
-        for name in ("identity", "landmarks"):
-            if name in self.conditions:
+        for name, condition in self.readers.items():
+            if condition.checked_first:
                 for request in self.requests:
                     self.conditions_of(request, [name])
 
@@ -153,27 +129,51 @@ class RequestSet:
         return Request(planned.id, planned.seed, self.conditions_of(planned, names))
 
 
+LONGEST_ID = 96  # bytes of UTF-8: a shard's tar holds names of 100
+
+
+def check_id(request: str, item: Item, dataset: Dataset[Any]) -> None:
+    """Raise ConcordError for an item whose name is too long, or no text, to be that of an image in a shard."""
+    try:
+        length = len(request.encode())
+    except UnicodeEncodeError:
+        raise ConcordError(f"{dataset.root}: item '{item.id}': its name is no UTF-8; rename its files") from None
+    if length > LONGEST_ID:
+        shown = item.id if len(item.id) <= 60 else f"{item.id[:57]}..."
+        raise ConcordError(
+            f"{dataset.root}: item '{shown}': its name has {length} bytes; expected {LONGEST_ID} at most: rename it"
+        )
+
+
 def make_request_set(
-    name: str, dataset: Dataset, conditions: Sequence[str], image_size: int, n: int, seed_set: int = 0,
-    patches: int | None = None,
-) -> RequestSet:  # fmt: skip
+    name: str,
+    dataset: Dataset[Any],
+    conditions: Sequence[str],
+    image_size: int,
+    n: int,
+    seed_set: int = 0,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RequestSet:
     """The first `n` items that have every condition, in the dataset's order.
 
     Where some items have a picture, items without one are left out too, so that all rows of the table, the
     ground truth included, answer the same requests. What was left out is counted by reason.
     """
+    readers = make_conditions(conditions, options)
     left_out: Counter[str] = Counter()
     with_images = any(item.has_image for item in dataset.items)
     kept: list[PlannedRequest] = []
     for item in dataset.items:
         if len(kept) == n:
             break
-        lacks = [c for c in conditions if not getattr(item, f"has_{c}", False)]
+        lacks = [name for name, condition in readers.items() if not condition.has(item)]
         if lacks or (with_images and not item.has_image):
             left_out[f"no {lacks[0] if lacks else 'image'}"] += 1
             continue
-        kept.append(PlannedRequest(f"{item.id}-{seed_set}", request_seed(name, item.id, seed_set), item))
+        request = f"{item.id}-{seed_set}"
+        check_id(request, item, dataset)
+        kept.append(PlannedRequest(request, request_seed(name, item.id, seed_set), item))
     if not kept:
         reasons = "; ".join(f"{count} have {reason}" for reason, count in left_out.items()) or "the folder has no items"
         raise NothingToAskError(f"{dataset.root}: no item has {' and '.join(conditions)} ({reasons})")
-    return RequestSet(name, dataset, tuple(conditions), image_size, tuple(kept), dict(left_out), patches)
+    return RequestSet(name, dataset, tuple(conditions), image_size, tuple(kept), dict(left_out), options or {})

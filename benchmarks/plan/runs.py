@@ -59,8 +59,8 @@ class RunPlan:
             "n": len(requests),
             "requests": digest({"requests": requests}),
         }
-        if self.requests.patches is not None:
-            parts["patches"] = self.requests.patches
+        if self.requests.options:
+            parts["options"] = self.requests.options
         if self.external is not None:
             return parts | {"external": self.external.digest}
         parts |= {"code": self.sources.code, "files": self.sources.data, "versions": versions()}

@@ -106,7 +106,7 @@ def _make(out: Path, faces: range, workers: int | None, force: bool, references:
     """Write one tree, unless it is there; its fingerprint is kept with it, to tell later whether it still is whole."""
     import shutil
 
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.files import write_json
     from concord.data.synthetic import write_tree
 
@@ -130,7 +130,7 @@ def _make(out: Path, faces: range, workers: int | None, force: bool, references:
 
 def _difference(out: Path, faces: range, references: bool) -> str | None:
     """What is wrong with the tree that is there; None when it holds these very faces and is whole."""
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.files import read_json
     from concord.data.synthetic import WORLD_SEED
     from concord.data.synthetic.faces.world import RENDERER_VERSION
@@ -249,7 +249,7 @@ def preview(
 
     Of layouts: the pictures (blank where there are none) with boxes and labels.
     """
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.datasets.faces.preview import contact_sheet, spread, write_sheet
     from concord.data.synthetic.scenes.tree import is_layouts
 

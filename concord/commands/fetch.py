@@ -121,7 +121,8 @@ def prepare_data(
 
     A stopped run goes on where it was; a tree that has changed since is an error.
     """
-    from concord.data.datasets.faces.prepare import DATASET, open_prepared, prepare
+    from concord.data.datasets.faces.prepare import DATASET, prepare
+    from concord.data.datasets.faces.prepared import open_prepared
     from concord.data.download.manifest import cache_folder, load_manifest
     from concord.progress import bar
 
@@ -152,7 +153,7 @@ def find_landmarks(
     CelebAMask-HQ states none. Pictures in which no face is found are left out, and with them their requests.
     """
     from concord.benchmarks.settings import load_settings
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.device import resolve_device
     from concord.progress import bar
 

@@ -100,7 +100,7 @@ def report_plan(plan: Plan) -> None:
     """
     from concord.benchmarks.store.run import Run, Store
     from concord.benchmarks.suite import read_suite, suite_names
-    from concord.reports.figures.conditions import read_conditions
+    from concord.reports.figures.conditions import dataset_conditions
 
     store = Store(plan.root)
     profile = plan.options.profile
@@ -111,8 +111,8 @@ def report_plan(plan: Plan) -> None:
     finished = [run for run in plan.runs if Run(run.path).finished]
     if finished:
         grid = max(suite.grid for suite in suites if suite.request_set == plan.suite.request_set)
-        conditions[plan.suite.request_set] = read_conditions(
-            plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions, plan.suite.patches
+        conditions[plan.suite.request_set] = dataset_conditions(
+            plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions, plan.suite.options
         )
     _write(suites, store, plan.options.profile, conditions, [plan.suite.name])
 
@@ -200,10 +200,9 @@ def stored_root(options: object, data_set: str | None) -> Path:
         from concord.data.datasets.faces.dataset import FaceDataset
 
         return results_root(options, FaceDataset(Path(), "", "all", None, [], []))
-    from concord.benchmarks.planner import open_dataset
-    from concord.data.synthetic.scenes.tree import is_layouts
+    from concord.data.datasets.open import kind_of, open_dataset
 
-    return results_root(options, open_dataset("layouts" if is_layouts(options.data) else "faces", options.data))
+    return results_root(options, open_dataset(kind_of(options.data), options.data))
 
 
 def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence[Suite]) -> Mapping[str, Conditions]:
@@ -211,7 +210,7 @@ def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.planner import open_items
     from concord.benchmarks.settings import load_settings
-    from concord.reports.figures.conditions import kept_conditions, read_conditions
+    from concord.reports.figures.conditions import dataset_conditions, kept_conditions
     from concord.reports.site.tiles import conditions_drawn
 
     assert isinstance(options, Options)
@@ -225,7 +224,7 @@ def _conditions_of(suite: Suite, store: Store, options: object, suites: Sequence
         return kept
     try:
         items = open_items(suite, load_settings(), options)
-        return read_conditions(items, runs[0], grid, suite.conditions, suite.patches)
+        return dataset_conditions(items, runs[0], grid, suite.conditions, suite.options)
     except ConcordError as error:
         if len(kept) == len(wanted):  # the grids are whole without the dataset; the viewer shows images alone
             return kept

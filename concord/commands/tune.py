@@ -94,7 +94,7 @@ def _workbench(
     from concord.benchmarks.settings import ROOT
     from concord.benchmarks.tune import Workbench
     from concord.commands.datasets import ensure_faces, ensure_tuning_faces
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.device import resolve_device
     from concord.methods.networks.bank import Bank
     from concord.metrics.networks.perception import Perception

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
-from concord.data.request import CONDITION_NAMES
 
 if TYPE_CHECKING:
     from concord.methods.base import Batch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from concord.methods.networks.experts import Bound
 
 
-def modalities(batch: Batch, order: Sequence[str] = CONDITION_NAMES) -> list[str]:
+def modalities(batch: Batch, order: Sequence[str] | None = None) -> list[str]:
     """The conditions that the batch brings, in a fixed order; all its requests must bring the same ones."""
     names = [request.conditions.names() for request in batch.requests]
     if len(set(names)) > 1:
@@ -22,7 +22,7 @@ def modalities(batch: Batch, order: Sequence[str] = CONDITION_NAMES) -> list[str
             f"requests {batch.requests[0].id} and others bring different conditions ({names[0]} and more): "
             "expected the same in one batch; generate them apart"
         )
-    return [name for name in order if name in names[0]]
+    return [name for name in order or condition_names() if name in names[0]]
 
 
 def bind_experts(bank: Bank, batch: Batch, names: Sequence[str]) -> list[Bound]:

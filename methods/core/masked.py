@@ -9,9 +9,6 @@ from torch import Tensor
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch
 
-GREY = 0.5
-"""What a masked pixel is shown as: zero in [-1, 1]."""
-
 
 def masked_pictures(batch: Batch, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pictures float32 (B, 3, size, size) in [0, 1] and what is known of them, bool (B, size, size).

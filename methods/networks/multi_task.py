@@ -25,9 +25,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from concord.data.checkpoints import load_network
+from concord.data.conditions.masked_image import GREY
 from concord.data.errors import ConcordError
 from concord.data.labels import PALETTE
-from concord.methods.core.masked import GREY
 from concord.methods.core.schedule import Schedule
 from concord.methods.networks.autoencoder import Autoencoder
 from concord.methods.networks.experts import CLASSES, IMAGE, LATENT

@@ -53,7 +53,7 @@ def embed_identities(
             given = f"shape {identity.shape} and type {identity.dtype}"
             raise ConcordError(f"{what} has {given}: expected an image uint8 (H, W, 3) RGB of the person")
     for numbers in by_size.values():
-        images = torch.from_numpy(np.stack([conditions[number].identity for number in numbers]))  # type: ignore[misc]
+        images = torch.from_numpy(np.stack([conditions[number].identity for number in numbers]))
         embedded, reasons = embed(images.permute(0, 3, 1, 2).float().div(255).contiguous())
         for number, vector, reason in zip(numbers, embedded.float().cpu(), reasons, strict=True):
             vectors[number], statuses[number] = vector, reason

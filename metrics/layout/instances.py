@@ -292,4 +292,4 @@ def _layouts(observation: Observation) -> list[Layout]:
     for conditions in observation.conditions:
         if not isinstance(conditions.layout, Layout):
             raise TypeError(f"condition 'layout' is {type(conditions.layout).__name__}: expected data.layouts.Layout")
-    return [conditions.layout for conditions in observation.conditions]  # type: ignore[misc]
+    return [conditions.layout for conditions in observation.conditions]

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.data.conditions.base import Condition, all_conditions, get_condition
+from concord.data.conditions.drawing import LINES, enlarge
 from concord.data.files import atomic_path
+from concord.data.request import Conditions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,189 +29,71 @@ GAP = 8
 INK, FAINT, PAPER = "#1c2128", "#59616b", "#ffffff"
 GRID, EDGE = "#e4e7eb", "#c4c9d0"
 MAPS = "magma"  # perceptually even, dark to light, readable without colour
-LINES = ("#3b6fd4", "#d9622b", "#2f9e6e", "#9456c9", "#b58a00", "#c2387a")
 STYLES = ("-", "--", "-.", ":")
-LANDMARK = (200, 30, 60)
-INTERACTION = "#7a2fb5"
-# The 68 points of the iBUG order as people see them: (first, last, closed) of each line.
-FACE_LINES = (
-    (0, 16, False), (17, 21, False), (22, 26, False), (27, 30, False), (31, 35, False),
-    (36, 41, True), (42, 47, True), (48, 59, True), (60, 67, True),
-)  # fmt: skip  # a table
 FONT = ["DejaVu Sans"]
 
 
 @dataclass
-class Shown:
-    """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own picture.
-
-    mask (H, W) classes; identity, style: uint8 (H, W, 3) reference pictures; landmarks (68, 2) in pixels of the images;
-    the other conditions as data/request.py describes them.
-    """
+class GridRow:
+    """One request as figures show it. images: row name -> uint8 (H, W, 3); `truth` the item's own image."""
 
     id: str
-    text: str | None = None
-    mask: np.ndarray | None = None
+    conditions: Conditions = field(default_factory=Conditions)
     truth: np.ndarray | None = None
     images: dict[str, np.ndarray] = field(default_factory=dict)
-    identity: np.ndarray | None = None
-    landmarks: np.ndarray | None = None
-    style: np.ndarray | None = None
-    layout: Any | None = None
-    masked_image: tuple[np.ndarray, np.ndarray] | None = None
-    source_image: np.ndarray | None = None
+
+    @property
+    def caption(self) -> str | None:
+        text: str | None = self.conditions.get("text")
+        return text
 
 
-CONDITIONS = {
-    "mask": "Mask", "identity": "Identity", "landmarks": "Landmarks", "style": "Style", "layout": "Layout",
-    "masked_image": "Masked image", "source_image": "Source image",
-}  # fmt: skip  # a table
-"""Conditions that are drawn as pictures, in this order, with their headings."""
+def drawn_conditions() -> dict[str, type[Condition[Any]]]:
+    """Conditions that are drawn as images, in their order."""
+    return {name: kind for name, kind in all_conditions().items() if kind.drawing != "none"}
 
 
-def condition_columns(shown: Sequence[Shown]) -> list[tuple[str, str]]:
-    """(name, heading) of the pictured conditions that any of the requests has."""
+def condition_columns(shown: Sequence[GridRow]) -> list[tuple[str, str]]:
+    """(name, heading) of the drawn conditions that any of the requests has."""
     return [
-        (name, head)
-        for name, head in CONDITIONS.items()
-        if any(getattr(request, name) is not None for request in shown)
+        (name, kind.title)
+        for name, kind in drawn_conditions().items()
+        if any(name in request.conditions for request in shown)
     ]
+
+
+def legend(shown: Sequence[GridRow]) -> list[tuple[str, str]]:
+    """(name, '#rrggbb') of the colours that the conditions of these requests are drawn in."""
+    found: list[tuple[str, str]] = []
+    for name, kind in drawn_conditions().items():
+        found += kind.legend([request.conditions[name] for request in shown if name in request.conditions])
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def enlarge(image: np.ndarray, units: float = TILE, smooth: bool = True) -> np.ndarray:
-    """uint8 (H, W, 3) at the pixels that `units` take in the saved figure: Lanczos for pictures, NEAREST for labels."""
-    from PIL import Image
-
-    size = round(units * DPI / 100)
-    kind = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), kind))
+def pixels(units: float = TILE) -> int:
+    """The pixels that `units` take in the saved figure."""
+    return round(units * DPI / 100)
 
 
-def mask_picture(mask: np.ndarray, units: float = TILE) -> np.ndarray:
-    """A class mask (H, W), coloured and enlarged without new colours; uint8 RGB."""
-    from concord.data.labels import colourise
+def condition_image(name: str, conditions: Conditions, truth: np.ndarray | None, side: int) -> np.ndarray | None:
+    """One condition as people read it, uint8 RGB; None where it is absent or is no image.
 
-    return enlarge(colourise(mask), units, smooth=False)
-
-
-def landmark_picture(points: np.ndarray, face: np.ndarray | None, units: float = TILE) -> np.ndarray:
-    """Landmarks as dots over the pale face that they were taken from, or over nothing; uint8 RGB.
-
-    Lines join the 68 points of the iBUG order into jaw, brows, nose, eyes and mouth.
+    side: pixels of what is drawn with lines; other conditions keep their own size.
     """
-    from PIL import Image, ImageDraw
-
-    side = round(units * DPI / 100)
-    fine = side * 3  # drawn large and made smaller: smooth lines at any size
-    size = 64 if face is None else len(face)
-    ground = np.full((side, side, 3), 240, np.uint8) if face is None else _pale(enlarge(face, units))
-    picture = Image.fromarray(ground).resize((fine, fine), Image.Resampling.BICUBIC)
-    draw, radius = ImageDraw.Draw(picture), max(3.0, fine / 105)
-    dots = [(float(x), float(y)) for x, y in np.asarray(points, np.float64) * (fine / size)]
-    for first, last, closed in FACE_LINES if len(dots) == 68 else ():
-        line = dots[first : last + 1]
-        draw.line([*line, line[0]] if closed else line, fill=LANDMARK, width=max(1, round(radius / 2)))
-    for x, y in dots:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LANDMARK)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
+    value = conditions.get(name)
+    return None if value is None else get_condition(name).draw(value, truth, side)
 
 
-def _pale(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(picture * 0.45 + 255 * 0.55).astype(np.uint8)
-
-
-def layout_picture(layout: Any, ground: np.ndarray | None = None, units: float = TILE) -> np.ndarray:
-    """Boxes with their labels (data/datasets/layouts/layout.py), over the pale picture that they were taken from or
-    over nothing."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    side = round(units * DPI / 100)
-    picture = Image.fromarray(
-        np.full((side, side, 3), 244, np.uint8) if ground is None else _pale(enlarge(ground, units))
-    )
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(9, side // 15))
-    labels = []
-    for number, (box, label) in enumerate(zip(layout.boxes, layout.labels, strict=True)):
-        x1, y1, x2, y2 = (float(end) * (side - 1) for end in box)
-        colour = LINES[number % len(LINES)]
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=max(2, side // 96))
-        labels.append((x1, y1, label, colour))
-    for subject, kind, other in layout.interactions:
-        start, end = ((layout.boxes[n][:2] + layout.boxes[n][2:]) / 2 * (side - 1) for n in (subject, other))
-        _interaction(draw, start, end, max(2, side // 96))
-        x, y = (start + end) / 2
-        labels.append((float(x), float(y), kind, INTERACTION))
-    for x, y, label, colour in labels:  # above every box: a later box must not cross an earlier label
-        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        x, y = min(x, max(0, side - (right - left) - 6)), min(max(y, 0), side - (bottom - top) - 6)
-        draw.rectangle((x, y, x + right - left + 5, y + bottom - top + 5), fill=colour)
-        draw.text((x + 3 - left, y + 2 - top), label, fill="white", font=font)
-    return np.asarray(picture)
-
-
-def _interaction(draw: Any, start: np.ndarray, end: np.ndarray, width: int) -> None:
-    """An arrow from the subject's middle to the object's, whatever the kind: its name stands beside it."""
-    way = (end - start) / max(float(np.hypot(*(end - start))), 1e-6)
-    across, tip = np.array([-way[1], way[0]]), 5.0 * width
-    draw.line([*start, *(end - way * tip)], fill=INTERACTION, width=width)
-    points = [end, end - way * tip + across * tip / 2, end - way * tip - across * tip / 2]
-    draw.polygon([tuple(map(float, point)) for point in points], fill=INTERACTION)
-
-
-def boxes_over(picture: np.ndarray, layout: Any, units: float = TILE) -> np.ndarray:
-    """A picture, enlarged, with the boxes that were asked for: thin, white within their colour, so that both show."""
-    from PIL import ImageDraw
-    from PIL.Image import fromarray
-
-    image = fromarray(enlarge(picture, units))
-    draw, side = ImageDraw.Draw(image), image.width
-    for number, box in enumerate(layout.boxes):
-        x1, y1, x2, y2 = (float(end) * (side - 1) for end in box)
-        draw.rectangle((x1, y1, x2, y2), outline=LINES[number % len(LINES)], width=2)
-        if min(x2 - x1, y2 - y1) > 8:
-            draw.rectangle((x1 + 2, y1 + 2, x2 - 2, y2 - 2), outline="white", width=1)
-    return np.asarray(image)
-
-
-def unknown_picture(masked: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """A masked image: what is unknown in a checked grey, which no photograph has."""
-    picture, known = masked
-    y, x = np.indices(known.shape)
-    checks = np.where((x // 4 + y // 4) % 2 == 0, 205, 235).astype(np.uint8)[..., None]
-    return np.where(known[..., None], picture, checks)
-
-
-def condition_picture(name: str, given: Any, truth: np.ndarray | None, side: int) -> np.ndarray | None:
-    """One condition as people read it, uint8 RGB; None where it is absent or is no picture.
-
-    given: anything with the conditions as attributes. side: pixels of what is drawn with lines; pictures keep theirs.
-    """
-    from concord.data.labels import colourise
-
-    value = getattr(given, name)
-    if value is None:
-        return None
-    if name == "mask":
-        return colourise(value)
-    if name == "landmarks":
-        return landmark_picture(value, truth, side * 100 / DPI)
-    if name == "layout":
-        return layout_picture(value, None, side * 100 / DPI)
-    if name == "masked_image":
-        return unknown_picture(value)
-    return np.asarray(value) if np.ndim(value) == 3 else None  # an identity may be a vector
-
-
-def mask_classes(masks: Sequence[np.ndarray]) -> list[tuple[str, str]]:
-    """(name, '#rrggbb') of the classes that occur in these masks: their legend."""
-    from concord.data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE
-
-    numbers: list[int] = np.unique(np.concatenate([np.unique(mask) for mask in masks])).tolist() if masks else []
-    return [(HUMAN_NAMES[CELEBAMASK_HQ[k]], "#" + "".join(f"{int(part):02x}" for part in PALETTE[k])) for k in numbers]
+def with_overlays(image: np.ndarray, conditions: Conditions, side: int) -> np.ndarray | None:
+    """An image of a row, side x side, with what conditions draw over it; None where none of them draws anything."""
+    drawn: np.ndarray | None = None
+    for name, value in conditions.items():
+        over = get_condition(name).overlay(value, image if drawn is None else drawn, side)
+        drawn = drawn if over is None else over
+    return drawn
 
 
 def new_figure(width_px: float, height_px: float) -> Figure:
@@ -281,9 +166,9 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float = 9, **sty
 # -------------------------------------------------------------------------------------------------------- sample grid
 
 
-def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], title: str, path: Path) -> None:
+def sample_grid(shown: Sequence[GridRow], columns: Sequence[tuple[str, str]], title: str, path: Path) -> None:
     """Rows = requests (caption, other conditions, ground truth), then one column a method: (row name, heading)."""
-    with_text = any(s.text for s in shown)
+    with_text = any(s.caption for s in shown)
     with_truth = any(s.truth is not None for s in shown)
     text_width = 190 if with_text else 0
     given = [*condition_columns(shown), *[("truth", "Ground truth")] * with_truth]
@@ -310,7 +195,7 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
         )
         for position, request in enumerate(shown):
             top = head + position * (TILE + GAP)
-            picture = _picture_of(request, name)
+            picture = _image_of(request, name)
             if picture is not None:
                 _place(figure, picture, left, top, TILE)
             else:
@@ -318,30 +203,34 @@ def sample_grid(shown: Sequence[Shown], columns: Sequence[tuple[str, str]], titl
     for position, request in enumerate(shown):
         top = head + position * (TILE + GAP)
         if with_text:
-            lines = textwrap.wrap(request.text or "(no caption)", 25)
+            lines = textwrap.wrap(request.caption or "(no caption)", 25)
             lines = [*lines[:7], "…"] if len(lines) > 8 else lines
             _write(figure, margin, top + TILE / 2, "\n".join(lines), 8.5, va="center", linespacing=1.35)
-    _mask_legend(figure, [s.mask for s in shown if s.mask is not None], margin, height - foot + 12, width - 2 * margin)
+    _write_legend(figure, legend(shown), margin, height - foot + 12, width - 2 * margin)
     _save(figure, path)
 
 
-def _picture_of(request: Shown, name: str, units: float = TILE) -> np.ndarray | None:
-    if name in CONDITIONS:
-        drawn = condition_picture(name, request, request.truth, round(units * DPI / 100))
-        return None if drawn is None else enlarge(drawn, units, smooth=name not in ("mask", "landmarks", "layout"))
-    picture = request.truth if name == "truth" else request.images.get(name)
-    if picture is not None and request.layout is not None:
-        return boxes_over(picture, request.layout, units)
-    return None if picture is None else enlarge(picture, units)
+def _image_of(request: GridRow, name: str, units: float = TILE) -> np.ndarray | None:
+    """A condition's or a row's image at the size of a tile."""
+    side = pixels(units)
+    kind = drawn_conditions().get(name)
+    if kind is not None:
+        drawn = condition_image(name, request.conditions, request.truth, side)
+        return None if drawn is None else enlarge(drawn, side, smooth=kind.drawing == "image")
+    image = request.truth if name == "truth" else request.images.get(name)
+    if image is None:
+        return None
+    over = with_overlays(image, request.conditions, side)
+    return enlarge(image, side) if over is None else over
 
 
-def _mask_legend(figure: Figure, masks: Sequence[np.ndarray], left: float, top: float, room: float) -> None:
-    """Coloured squares with names of the classes that occur; in two lines at most."""
+def _write_legend(figure: Figure, colours: Sequence[tuple[str, str]], left: float, top: float, room: float) -> None:
+    """Coloured squares with what they stand for; in two lines at most."""
     from matplotlib.patches import Rectangle
 
     width, height = figure.get_size_inches() * 100
     x, y = left, top
-    for name, colour in mask_classes(masks):
+    for name, colour in colours:
         advance = 17 + 5.6 * len(name) + 8
         if x + advance > left + room:
             x, y = left, y + 15
@@ -368,7 +257,7 @@ def pick_steps(steps: np.ndarray, count: int) -> np.ndarray:
 
 
 def influence_figure(
-    trace: dict[str, Any], shown: Sequence[Shown], row: str, title: str, path: Path, requests: int = 2, times: int = 9
+    trace: dict[str, Any], shown: Sequence[GridRow], row: str, title: str, path: Path, requests: int = 2, times: int = 9
 ) -> None:
     """Where and when each branch leads: caption, mask and image left, its influence maps from noise to image right.
 
@@ -397,14 +286,19 @@ def influence_figure(
     for position, request in enumerate(chosen):
         top = head + position * block
         maps = influence[traced.index(request.id)]
-        pictures = {"mask": _picture_of(request, "mask", size), "image": _picture_of(request, row, size)}
+        pictures = {"mask": _image_of(request, "mask", size), "image": _image_of(request, row, size)}
         for column, (label, picture) in enumerate(pictures.items()):
             if picture is not None:
                 x = margin + column * (size + gap)
                 _place(figure, picture, x, top, size)
                 _write(figure, x + size / 2, top + size + 4, label, 9.5, ha="center", color=FAINT)
         _write(
-            figure, margin, top + size + 26, "\n".join(textwrap.wrap(request.text or "", 29)[:6]), 9.5, linespacing=1.35
+            figure,
+            margin,
+            top + size + 26,
+            "\n".join(textwrap.wrap(request.caption or "", 29)[:6]),
+            9.5,
+            linespacing=1.35,
         )
         for branch, name in enumerate(names):
             y = top + branch * (size + gap)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, LINES, STYLES, new_figure, save_plot
+from concord.data.conditions.drawing import LINES
+from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, STYLES, new_figure, save_plot
 
 COSINE, LOSS = "gradient-cosine", "condition-loss"
 SPOKEN = {"mask": "segmentation", "identity": "identity", "landmarks": "landmarks", "text": "text", "style": "style"}

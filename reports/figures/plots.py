@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, LINES, new_figure, save_plot
+from concord.data.conditions.drawing import LINES
+from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, new_figure, save_plot
 from concord.reports.figures.guidance import Drawing
 
 if TYPE_CHECKING:

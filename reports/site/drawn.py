@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.plan.sources import versions
 from concord.data.code import code_hash
+from concord.data.conditions.base import all_conditions
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
 from concord.reports.figures import grid as figures
 from concord.reports.figures import guidance as guidance_figures
 from concord.reports.figures import plots
-from concord.reports.figures.grid import Shown
+from concord.reports.figures.grid import GridRow
 from concord.reports.site.page import FigureLink, Page
 from concord.reports.site.samples import method_columns
 from concord.reports.tables import trainings
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("matplotlib", "numpy", "pillow")
 
 
-def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown], folder: Path) -> None:
+def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[GridRow], folder: Path) -> None:
     """Draw what is not drawn yet: figures take seconds, and mostly nothing has changed since the last report."""
     drawn = FigureCache(folder)
     for drawing in plots.drawings(suite.name, page.table):
@@ -35,8 +36,14 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[Shown],
         page.figures.append(drawn.link(*drawing[:4]))
     columns = method_columns(page.table, shown)
     titles = {row.name: row.title for row in page.table.rows}
+    kinds = all_conditions()
     seen = [
-        [s.id, s.text, *(getattr(s, name) for name in figures.CONDITIONS), s.truth, sorted(s.images.items())]
+        [
+            s.id,
+            [[name, kinds[name].digest(value)] for name, value in s.conditions.items()],
+            s.truth,
+            sorted(s.images.items()),
+        ]
         for s in shown
     ]
     if columns:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concord.data.request import Conditions
 from concord.reports.figures import grid as figures
-from concord.reports.figures.grid import Shown
+from concord.reports.figures.grid import GridRow
 from concord.reports.site.files import write_bytes
 from concord.reports.site.page import Page, Sample
 from concord.reports.tables.table import Table
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import Suite
-    from concord.data.request import Conditions
 
 THUMBNAIL = 192  # pixels; shown at 128, so that it is sharp on fine screens too
-LINED = ("landmarks", "layout")  # drawn, not photographed: kept at the size of the thumbnail
 
 
 def used_conditions(suite: Suite) -> list[str]:
@@ -35,19 +34,17 @@ def used_conditions(suite: Suite) -> list[str]:
     return [name for name in suite.conditions if name in used]
 
 
-def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditions]) -> list[Shown]:
+def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditions]) -> list[GridRow]:
     """The first `suite.grid` requests with the images of every finished row."""
     runs = {name: store.run(suite.request_set, name) for name in suite.row_names()}
     runs = {name: run for name, run in runs.items() if run.finished}
     if not runs or not suite.grid:
         return []
     ids = next(iter(runs.values())).ids[: suite.grid]
-    shown, used = {name: Shown(name) for name in ids}, used_conditions(suite)
+    shown, used = {name: GridRow(name) for name in ids}, used_conditions(suite)
     for request, given in conditions.items():
         if request in shown:
-            for name in ("text", *figures.CONDITIONS):
-                if name in used:
-                    setattr(shown[request], name, getattr(given, name))
+            shown[request].conditions = Conditions(**{name: value for name, value in given.items() if name in used})
     for name, run in runs.items():
         for request, image in run.images(ids):
             if name == "ground-truth":
@@ -57,31 +54,32 @@ def shown_requests(suite: Suite, store: Store, conditions: Mapping[str, Conditio
     return list(shown.values())
 
 
-def method_columns(table: Table, shown: Sequence[Shown]) -> list[tuple[str, str]]:
+def method_columns(table: Table, shown: Sequence[GridRow]) -> list[tuple[str, str]]:
     """Methods that have images, in the table's order, with their titles."""
     return [(row.name, row.title) for row in table.methods if any(row.name in s.images for s in shown)]
 
 
-def write_samples(page: Page, suite: Suite, shown: Sequence[Shown], folder: Path) -> None:
+def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Path) -> None:
     """Fill the page's grid and write its pictures; pictures of an earlier grid are removed."""
     conditions = figures.condition_columns(shown)
     truth = [("truth", "Ground truth")] if any(s.truth is not None for s in shown) else []
     page.sample_columns = [*conditions, *truth, *method_columns(page.table, shown)]
-    page.legend = figures.mask_classes([s.mask for s in shown if s.mask is not None])
+    page.legend = figures.legend(shown)
     kept: set[str] = set()
     for request in shown:
-        sample = Sample(request.id, request.text or ("(no caption)" if "text" in used_conditions(suite) else ""))
-        given = {name: figures.condition_picture(name, request, request.truth, THUMBNAIL) for name, _ in conditions}
-        seen = {"truth": request.truth, **request.images}
-        if request.layout is not None:
-            units = THUMBNAIL * 100 / figures.DPI
-            seen = {
-                name: None if one is None else figures.boxes_over(one, request.layout, units)
-                for name, one in seen.items()
-            }
-        for name, picture in {**given, **seen}.items():
-            if picture is not None:
-                sample.files[name] = _thumbnail(folder, suite.name, picture, exact=name in ("mask", *LINED))
+        sample = Sample(request.id, request.caption or ("(no caption)" if "text" in used_conditions(suite) else ""))
+        given = {
+            name: figures.condition_image(name, request.conditions, request.truth, THUMBNAIL) for name, _ in conditions
+        }
+        images: dict[str, np.ndarray | None] = {"truth": request.truth, **request.images}
+        for name, image in images.items():
+            over = None if image is None else figures.with_overlays(image, request.conditions, THUMBNAIL)
+            images[name] = image if over is None else over
+        for name, image in {**given, **images}.items():
+            if image is not None:
+                kind = figures.drawn_conditions().get(name)
+                exact = kind is not None and kind.drawing != "image"
+                sample.files[name] = _thumbnail(folder, suite.name, image, exact)
         kept.update(Path(file).name for file in sample.files.values())
         page.samples.append(sample)
     for path in (folder / suite.name / "samples").glob("*"):

@@ -19,6 +19,7 @@ import numpy as np
 from concord.benchmarks.plan.sources import versions
 from concord.benchmarks.store.shards import tar_path
 from concord.data.code import code_hash
+from concord.data.conditions.base import get_condition
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, write_json
 from concord.reports.figures import grid as figures
@@ -32,7 +33,6 @@ SHEET = 64  # tiles in a sheet, eight by eight
 LARGEST = 128  # pixels; a 256-pixel image is shown at half its size, which keeps 3,000 of them below 15 MB a row
 DRAWN = 128  # landmarks and boxes are lines: drawn at this size even for small images
 GIVEN = "given-"  # before the name of a condition, so that no row can have the same files
-EXACT = (f"{GIVEN}mask",)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ class Sheets:
     ) -> Tiles | None:
         """One condition as pictures. given: every request's conditions; without them only what is drawn already."""
         key = condition_key(run, name)
-        size = DRAWN if name in ("landmarks", "layout") else min(int(run.manifest["image_size"]), LARGEST)
+        kind = get_condition(name)
+        size = DRAWN if kind.drawing == "lines" else min(int(run.manifest["image_size"]), LARGEST)
         if given is None:
             return self._kept(GIVEN + name, key, size)
-        over = truth if name == "landmarks" and truth is not None and truth.ids == run.ids else None
+        over = truth if kind.over_truth and truth is not None and truth.ids == run.ids else None
         return self._column(GIVEN + name, key, size, _pictures(name, given, over))
 
     def texts(self, run: Run, given: Mapping[str, Conditions]) -> list[str]:
@@ -93,17 +94,17 @@ class Sheets:
         entry = self.known.get(name)
         if not isinstance(entry, dict) or entry.get("key") != key:
             return None
-        kind = "png" if name in EXACT else "webp"
+        kind = "png" if _is_exact(name) else "webp"
         files = [f"{self.request_set}/tiles/{name}-{n:04d}.{kind}" for n in range(int(entry["sheets"]))]
         whole = all((self.folder / file).is_file() for file in files)
-        return Tiles(files, size, name in EXACT) if whole else None
+        return Tiles(files, size, _is_exact(name)) if whole else None
 
     def _column(self, name: str, key: str, size: int, pictures: Iterable[np.ndarray | None]) -> Tiles | None:
         kept = self._kept(name, key, size)
         if kept is not None:
             return kept
-        kind, count = "png" if name in EXACT else "webp", 0
-        for count, sheet in enumerate(_sheets(pictures, size, name in EXACT), start=1):
+        kind, count = "png" if _is_exact(name) else "webp", 0
+        for count, sheet in enumerate(_sheets(pictures, size, _is_exact(name)), start=1):
             file = f"{self.request_set}/tiles/{name}-{count - 1:04d}.{kind}"
             with atomic_path(self.folder / file) as temporary:
                 temporary.write_bytes(_encode(sheet, kind))
@@ -113,6 +114,12 @@ class Sheets:
         self.known[name] = {"key": key, "sheets": count}
         write_json(self.index, self.known)
         return self._kept(name, key, size)
+
+
+def _is_exact(column: str) -> bool:
+    """Whether a column's tiles are classes, not colours: enlarged without smoothing."""
+    name = column.removeprefix(GIVEN)
+    return name != column and get_condition(name).drawing == "classes"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -135,7 +142,9 @@ def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
     sheets = Sheets(folder, run.request_set)
     if "text" in names and _read(sheets.index.with_name("texts.json")).get("key") != condition_key(run, "text"):
         return False
-    return all(sheets.of_condition(name, run, None, None) is not None for name in names if name in figures.CONDITIONS)
+    return all(
+        sheets.of_condition(name, run, None, None) is not None for name in names if name in figures.drawn_conditions()
+    )
 
 
 def _key(ids: Sequence[str], facts: Sequence[str]) -> str:
@@ -153,7 +162,7 @@ def _pictures(name: str, given: Iterable[tuple[str, Conditions]], truth: Run | N
     faces = iter(truth.images()) if truth is not None else None  # in the order of the requests: one at a time in memory
     for _, conditions in given:
         face = next(faces)[1] if faces is not None else None
-        yield figures.condition_picture(name, conditions, face, DRAWN)
+        yield figures.condition_image(name, conditions, face, DRAWN)
 
 
 def _sheets(pictures: Iterable[np.ndarray | None], size: int, exact: bool) -> Iterator[np.ndarray]:

@@ -56,7 +56,7 @@ def write_viewer(
     titles = {row.name: row.title for row in page.table.rows}
     rows = [name for name in titles if name in measured]
     given = [
-        {"name": name, "title": figures.CONDITIONS[name], "tiles": tiles.facts()}
+        {"name": name, "title": figures.drawn_conditions()[name].title, "tiles": tiles.facts()}
         for name, tiles in _given_tiles(suite, run, store, sheets, conditions).items()
     ]
     columns = []
@@ -103,7 +103,7 @@ def _given_tiles(
 ) -> dict[str, Tiles]:
     truth = store.run(suite.request_set, "ground-truth")
     found = {}
-    for name in figures.CONDITIONS:
+    for name in figures.drawn_conditions():
         if name in suite.conditions:
             every = every_condition(conditions, run)
             tiles = sheets.of_condition(name, run, every, truth if truth.finished else None)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from concord.data.checkpoints import EMBEDDED, card_path
+from concord.data.conditions.drawing import LINES
 from concord.data.files import read_json
-from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, LINES, STYLES, new_figure, save_plot
+from concord.reports.figures.grid import EDGE, FAINT, GRID, INK, STYLES, new_figure, save_plot
 from concord.reports.figures.guidance import Drawing
 
 STEPS = re.compile(r"\{steps:([a-z0-9-]+)\}")

@@ -177,7 +177,7 @@ class _Maker:
     def make_reference(self, path: Path) -> None:
         """Features of the profile's reference images."""
         from concord.benchmarks.run.score import Reference
-        from concord.data.datasets.faces.dataset import open_faces
+        from concord.data.datasets.faces.open import open_faces
         from concord.data.device import exact_float32
         from concord.data.files import atomic_path
 
@@ -197,7 +197,7 @@ def _shifted(request: Request, pixels: int) -> Request:
     if not pixels or mask is None:
         return request
     moved = np.concatenate([np.repeat(mask[:, :1], pixels, axis=1), mask[:, :-pixels]], axis=1)
-    return replace(request, conditions=replace(request.conditions, mask=moved))
+    return replace(request, conditions=request.conditions.replace(mask=moved))
 
 
 # -------------------------------------------------------------------------------------------------------------- trials

@@ -26,7 +26,7 @@ from concord.data.synthetic.scenes.tree import write_scenes
 from concord.metrics.layout.instances import evaluate_interactions, evaluate_layout
 from concord.reports import statistics as st
 from concord.reports.assemble import build_table
-from concord.reports.figures.conditions import keep_conditions, kept_conditions, read_conditions
+from concord.reports.figures.conditions import dataset_conditions, keep_conditions, kept_conditions
 
 FIRST, N = 17_000, 20
 
@@ -236,7 +236,7 @@ def test_the_table_by_level_with_wilsons_intervals(done: Plan) -> None:
 
 def test_conditions_of_the_grid_keep_their_interactions(done: Plan, tmp_path: Path) -> None:
     run = Run(done.run("ground-truth").path)
-    shown = read_conditions(done.requests.dataset, run, N, ["layout"])
+    shown = dataset_conditions(done.requests.dataset, run, N, ["layout"])
     keep_conditions(tmp_path, "boxes", shown)
     kept = kept_conditions(tmp_path, "boxes", run.ids)
     assert list(kept) == run.ids

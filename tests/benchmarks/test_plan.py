@@ -22,7 +22,7 @@ from concord.benchmarks.planner import make_plan, results_root
 from concord.benchmarks.run.image_source import derangement
 from concord.benchmarks.settings import Settings, load_settings
 from concord.benchmarks.suite import JOINT_SUCCESS, load_suite, load_suites
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
 from concord.data.request import request_seed
 from concord.data.synthetic import face, write_tree

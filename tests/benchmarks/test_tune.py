@@ -18,7 +18,7 @@ from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
 from concord.benchmarks.tune import Workbench, best, objective, progress_made, rows_to_tune, search, strangeness
 from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
 from concord.reports.tables.tuning import tuning_notes
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from concord.commands.data import DEFAULT_OUT, app
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.datasets.faces.verify import inspect
 from concord.data.errors import ConcordError
 from concord.data.synthetic import face, write_tree

@@ -13,9 +13,9 @@ import torch
 import toy_world
 
 from concord.benchmarks.plan.requests import make_request_set
-from concord.benchmarks.restoration import GREY, known_pixels, masked_image
 from concord.benchmarks.suite import read_suite
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.conditions.masked_image import GREY, GREY_LEVEL, MaskedImage, known_pixels
+from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES, PALETTE
 from concord.data.request import Conditions, Request
@@ -58,34 +58,44 @@ def test_no_patches_are_refused() -> None:
 
 def test_a_request_set_hides_them(tmp_path: Path) -> None:
     faces = open_faces(toy_world.write_tree(tmp_path / "tree", 3))
-    sets = [make_request_set("toys", faces, ["masked_image"], 64, 3, patches=m) for m in (5, 10)]
+    sets = [
+        make_request_set("toys", faces, ["masked_image"], 64, 3, options={"masked_image": {"patches": m}})
+        for m in (5, 10)
+    ]
     given = [s.conditions_of(s.requests[1], s.conditions).masked_image for s in sets]
     for m, condition in zip((5, 10), given, strict=True):
         assert condition is not None
         picture, known = condition
         assert np.array_equal(known, known_pixels("1", m, 64))
-        assert bool((picture[~known] == GREY).all())
+        assert bool((picture[~known] == GREY_LEVEL).all())
         assert np.array_equal(picture[known], faces.items[1].image(64)[known])
-    again = masked_image(faces.items[1], 5, 64)
+    again = MaskedImage(patches=5).read(faces.items[1], 64)
     assert given[0] is not None
     assert np.array_equal(again[0], given[0][0])
     plain = make_request_set("toys", faces, ["source_image"], 64, 3)
     source = plain.conditions_of(plain.requests[1], ["source_image"]).source_image
     assert source is not None
     assert np.array_equal(source, faces.items[1].image(64))
-    lacking = make_request_set("toys", faces, ["masked_image"], 64, 3)
-    with pytest.raises(ConcordError, match="gives no condition 'masked_image'"):
-        lacking.conditions_of(lacking.requests[0], ["masked_image"])
+    with pytest.raises(ConcordError, match="condition 'masked_image': option 'patches' is missing"):
+        make_request_set("toys", faces, ["masked_image"], 64, 3)
+
+
+def test_the_grey_of_hidden_pixels_is_one_number() -> None:
+    """Datasets hide in uint8, methods in [0, 1]: the same grey, zero in [-1, 1] within half a level."""
+    assert (GREY, GREY_LEVEL) == (0.5, 128)
+    assert abs(GREY_LEVEL / 255 - GREY) <= 0.5 / 255
 
 
 def test_a_suite_says_how_many(tmp_path: Path) -> None:
-    with pytest.raises(ConcordError, match="'masked_image' and key 'patches'"):
+    with pytest.raises(ConcordError, match="'masked_image': option 'patches' is missing"):
         read_suite(str(toy_world.write_suite(tmp_path, conditions="conditions: [text, mask, masked_image]")))
-    lines = "conditions: [text, mask, masked_image]\npatches: 0"
+    lines = "conditions: [text, mask, masked_image]\noptions: {masked_image: {patches: 0}}"
     with pytest.raises(ConcordError, match="patches"):
         read_suite(str(toy_world.write_suite(tmp_path, conditions=lines)))
-    lines = "conditions: [text, mask, masked_image]\npatches: 5"
-    assert read_suite(str(toy_world.write_suite(tmp_path, conditions=lines))).patches == 5
+    lines = "conditions: [text, mask, masked_image]\noptions: {masked_image: {patches: 5}}"
+    assert read_suite(str(toy_world.write_suite(tmp_path, conditions=lines))).options == {
+        "masked_image": {"patches": 5}
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- baselines
@@ -212,17 +222,17 @@ def test_a_drawn_mask_of_another_size_is_refused() -> None:
 
 def test_grids_show_what_was_masked_and_what_was_to_be_parsed(tmp_path: Path) -> None:
     """The pictures of the request set again, for the grid and for every request; kept beside the report as they are."""
-    from concord.reports.figures.conditions import keep_conditions, kept_conditions, read_conditions
-    from concord.reports.figures.grid import condition_picture
+    from concord.reports.figures.conditions import dataset_conditions, keep_conditions, kept_conditions
+    from concord.reports.figures.grid import condition_image
 
     faces = open_faces(toy_world.write_tree(tmp_path / "tree", 3))
     names = ["masked_image", "source_image"]
-    asked = make_request_set("toys", faces, names, 64, 3, patches=5)
+    asked = make_request_set("toys", faces, names, 64, 3, options={"masked_image": {"patches": 5}})
     run: Any = SimpleNamespace(
         ids=[request.id for request in asked.requests],
         manifest={"image_size": 64, "data": {"fingerprint": asked.fingerprint}},
     )
-    shown = read_conditions(faces, run, 2, names, asked.patches)
+    shown = dataset_conditions(faces, run, 2, names, asked.options)
     assert list(shown) == run.ids[:2]
     keep_conditions(tmp_path, "toys", shown)
     kept = kept_conditions(tmp_path, "toys", run.ids[:2])
@@ -234,12 +244,12 @@ def test_grids_show_what_was_masked_and_what_was_to_be_parsed(tmp_path: Path) ->
             assert given.masked_image is not None
             assert np.array_equal(found.masked_image[0], given.masked_image[0])
             assert np.array_equal(found.masked_image[1], given.masked_image[1])
-            assert np.array_equal(found.source_image, given.source_image)  # type: ignore[arg-type]
-        drawn = condition_picture("masked_image", every, None, 64)
+            assert np.array_equal(found.source_image, given.source_image)
+        drawn = condition_image("masked_image", every, None, 64)
         assert drawn is not None
         hidden = ~given.masked_image[1]
         assert hidden.any()
         assert set(np.unique(drawn[hidden])) <= {205, 235}  # a checked grey
         assert np.array_equal(drawn[~hidden], request.item.image(64)[~hidden])
-    plain = read_conditions(faces, run, 2, ["text"])
+    plain = dataset_conditions(faces, run, 2, ["text"])
     assert plain[run.ids[0]].masked_image is None

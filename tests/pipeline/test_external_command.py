@@ -28,7 +28,7 @@ from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.run.generate import generate_run, is_current
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import read_suite
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
 
 N = 66  # two shards

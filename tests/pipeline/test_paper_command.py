@@ -129,7 +129,7 @@ def test_a_suite_whose_conditions_are_missing_is_left_out(
     assert "run `concord data landmarks`" in " ".join(told.stdout.split())
 
     from concord.commands.fetch import write_landmarks
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
 
     class Finder:
         """A face in two of the three pictures."""

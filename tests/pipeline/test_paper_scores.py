@@ -176,7 +176,7 @@ def test_fid_is_the_papers_protocol_on_the_stored_pictures(
 
     tr (S_1 S_2)^(1/2) is the nuclear norm of the product of the centred features, over the roots of n - 1.
     """
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.metrics.networks.pretrained.inception import load_inception
 
     scored = made["face-generation"][1]["collaborative"]

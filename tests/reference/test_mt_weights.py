@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from concord.benchmarks.restoration import GREY, known_pixels
 from concord.data.checkpoints import load_weights
+from concord.data.conditions.masked_image import GREY_LEVEL, known_pixels
 from concord.data.labels import PALETTE
 from concord.data.request import Conditions, Request
 from concord.data.synthetic import SPLITS, FaceArrays, render_many
@@ -42,7 +42,7 @@ def requests(conditions: list[Conditions]) -> list[Request]:
 @pytest.mark.parametrize("patches", [5, 20])
 def test_pasted_restorations_keep_every_known_pixel(patches: int) -> None:
     known = np.stack([known_pixels(str(i), patches, 64) for i in range(4)])
-    pictures = np.where(known[..., None], faces().images[:4], GREY).astype(np.uint8)
+    pictures = np.where(known[..., None], faces().images[:4], GREY_LEVEL).astype(np.uint8)
     asked = requests([Conditions(masked_image=pair) for pair in zip(pictures, known, strict=True)])
     images = make_method("mt-diffusion-x", {"steps": STEPS}, bank()).generate(asked)
     seen = torch.from_numpy(known)[:, None].expand_as(images)

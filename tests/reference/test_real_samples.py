@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.datasets.faces.preview import contact_sheet
 from concord.data.datasets.faces.verify import inspect
 from concord.data.labels import CELEBAMASK_HQ, INDEX

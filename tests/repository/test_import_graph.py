@@ -13,7 +13,6 @@ from concord.benchmarks.settings import ROOT
 FOLDERS = ("data", "metrics", "methods", "benchmarks", "reports")
 
 KNOWN_CIRCLES: set[frozenset[str]] = {
-    frozenset({"concord.data.datasets.faces.dataset", "concord.data.datasets.faces.prepare"}),
     frozenset({"concord.cli", "concord.commands.evaluate", "concord.console", "concord.fork_server"}),
     frozenset({"concord.reports.tables.export", "concord.reports.tables.latex", "concord.reports.tables.table"}),
 }

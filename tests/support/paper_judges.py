@@ -149,7 +149,7 @@ def write_faces(folder: Path, faces: int = 10, test: int = 4) -> Path:
     import numpy as np
 
     from concord.data.datasets.faces import prepare
-    from concord.data.datasets.faces.dataset import open_faces
+    from concord.data.datasets.faces.open import open_faces
     from concord.data.synthetic import write_tree
 
     start = 27_000

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from concord.data.errors import ConcordError
 from concord.data.files import read_json
+from concord.data.notes import note
 
 KEYS = {"beard-and-age": "Beard_and_Age", "overall": "overall_caption"}  # kind -> the entry's key
 KINDS = (*KEYS, "plain")  # in the order of preference
@@ -48,7 +50,8 @@ class BadEntry:
 def item_id(name: str) -> str:
     """The id of a face from a file name or caption key: without suffix, and '00012' is '12'."""
     stem = name[: name.rindex(".")] if name.lower().endswith(_SUFFIXES) else name
-    return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
+    stem = unicodedata.normalize("NFC", stem)  # two ways to write an accent are one name
+    return str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < 100 else stem
 
 
 def caption_files(root: Path) -> list[Path]:
@@ -104,6 +107,8 @@ def load_captions(root: Path, kind: str = "auto") -> Captions | None:
         if sort is None:
             shapes = " or ".join(_SHAPES.values())
             raise ConcordError(f"{path}: no entry holds a caption; expected {shapes}")
+        if sort in found:
+            note(f"{root}: captions of kind '{sort}' are read from {found[sort][0].name}, not from {path.name}")
         found.setdefault(sort, (path, content))
         if sort == (kind if kind != "auto" else KINDS[0]):
             break  # nothing better can come

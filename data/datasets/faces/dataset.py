@@ -1,167 +1,29 @@
-"""Faces with masks and captions: one reader for CelebAMask-HQ + CelebA-Dialog trees, real or synthetic.
+"""Faces with masks and captions, whatever they are read from: a tree (tree.py) or prepared shards (prepared.py).
 
-    CelebA-HQ-img/{i}.jpg                                 1024x1024 pictures (or images/; .png too)
-    CelebAMask-HQ-mask-anno/{i//2000}/{i:05d}_{part}.png  512x512, one file a part (also spelled CelebAMaskHQ-mask-anno)
-    CelebAMask-HQ-mask/{i}.png                            or masks of class numbers (also CelebAMaskHQ-mask, masks)
-    captions_hq.json, captions_hq_beard_and_age_*.json    captions (data/datasets/faces/captions.py)
-    identity-references/{i}.jpg                           another picture of the same person, where there is one
-    landmarks.npz                                         indices (N,), landmarks (N, 68, 2) in pixels of the pictures
-
-A plain folder of index masks (`*.png`, or `masks/*.png`) with a caption file is read too; its faces have no pictures.
-Opening lists the folders once and decodes nothing; pictures and masks are decoded when asked for.
+Images and masks are decoded when asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from concord.data.content import content_digest
-from concord.data.datasets.faces.captions import item_id, load_captions
+from concord.data.datasets.faces.captions import item_id
+from concord.data.datasets.faces.tree import IMAGE_FOLDERS, LANDMARK_FILE, REFERENCE_FOLDER
+from concord.data.datasets.item import Dataset, Item
 from concord.data.errors import ConcordError
+from concord.data.files import path_kind, read_arrays
 from concord.data.images import WRONG_SIZE, BadFile, read_image, read_index, read_part, reduce_labels
-from concord.data.labels import INDEX, PART_SUFFIXES
-
-IMAGE_FOLDERS = ("CelebA-HQ-img", "images")
-PART_FOLDERS = ("CelebAMask-HQ-mask-anno", "CelebAMaskHQ-mask-anno")
-INDEX_FOLDERS = ("CelebAMask-HQ-mask", "CelebAMaskHQ-mask", "masks")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-REFERENCE_FOLDER = "identity-references"
-LANDMARK_FILE = "landmarks.npz"
-DRAWN = "world.json"  # a tree with this file was drawn by a program, which can draw a person a second time
-
-FULL_SET = 29_900  # CelebAMask-HQ has 30,000 faces; with a few lost it still is the full set, and has a test split
-TEST_KEYS = 3_000  # Collaborative Diffusion: the last 3,000 keys of the caption file
-SPLITS = ("test", "all")
-
-
-# -------------------------------------------------------------------------------------------------------- the listing
-
-
-@dataclass
-class Listing:
-    """What lies in a tree, by name alone; paths are relative to `root`, with '/'."""
-
-    root: Path
-    images: dict[str, str] = field(default_factory=dict)  # id -> file
-    parts: dict[str, dict[int, str]] = field(default_factory=dict)  # id -> class -> file
-    masks: dict[str, str] = field(default_factory=dict)  # id -> file of class numbers
-    image_folder: str | None = None
-    mask_folder: str | None = None
-    references: dict[str, str] = field(default_factory=dict)  # id -> another picture of the same person
-    strays: list[tuple[str, str, str]] = field(default_factory=list)  # (file, 'unknown name' | 'duplicate', what)
-
-    @property
-    def ids(self) -> list[str]:
-        """Every face with a picture or a mask; numbers first, in their order."""
-        return sorted(self.images.keys() | self.parts.keys() | self.masks.keys(), key=_natural)
-
-    def mask_files(self, item: str) -> tuple[tuple[int, str], ...]:
-        """(class, file) of each part in the order of drawing; a file of class numbers comes alone, with class -1."""
-        if item in self.parts:
-            return tuple(sorted(self.parts[item].items()))
-        return ((-1, self.masks[item]),) if item in self.masks else ()
-
-
-def list_tree(root: Path | str) -> Listing:
-    """List a tree of faces, opening no file; ConcordError when it holds none."""
-    root = Path(root)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such folder"
-        raise ConcordError(f"{root}: {what}; expected a CelebAMask-HQ folder or a folder of index masks")
-    listing = Listing(root)
-    listing.image_folder = _first_folder(root, IMAGE_FOLDERS)
-    part_folder, index_folder = _first_folder(root, PART_FOLDERS), _first_folder(root, INDEX_FOLDERS)
-    if listing.image_folder:
-        _list_files(listing, listing.image_folder, listing.images, IMAGE_SUFFIXES, "{i}.jpg")
-    if part_folder:
-        _list_parts(listing, part_folder)
-    if index_folder:
-        _list_files(listing, index_folder, listing.masks, (".png",), "{i}.png")
-    elif not listing.image_folder and not part_folder:
-        index_folder = "."
-        _list_files(listing, "", listing.masks, (".png",), None)
-    listing.mask_folder = part_folder or index_folder
-    if (root / REFERENCE_FOLDER).is_dir():
-        _list_files(listing, REFERENCE_FOLDER, listing.references, IMAGE_SUFFIXES, "{i}.jpg")
-    if not listing.ids:
-        raise ConcordError(
-            f"{root}: no faces here; expected {IMAGE_FOLDERS[0]}/ with {PART_FOLDERS[0]}/, or index masks (*.png)"
-            + _suggestion(root)
-        )
-    return listing
-
-
-def _first_folder(root: Path, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if (root / name).is_dir()), None)
-
-
-def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The entries of a folder, by name, without the hidden ones."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise ConcordError(f"{folder}: cannot be listed ({error.strerror}); expected a readable folder") from None
-
-
-def _list_files(
-    listing: Listing, folder: str, found: dict[str, str], suffixes: tuple[str, ...], pattern: str | None
-) -> None:
-    """Add the folder's files to `found`; others are strays, unless `pattern` is None (a folder that holds anything)."""
-    prefix = f"{folder}/" if folder else ""
-    for entry in _scan(listing.root / folder):
-        if entry.is_dir():
-            continue
-        file = prefix + entry.name
-        if not entry.name.lower().endswith(suffixes):
-            if pattern is not None:
-                listing.strays.append((file, "unknown name", f"expected {pattern}"))
-        elif found.setdefault(item_id(entry.name), file) != file:
-            listing.strays.append((file, "duplicate", f"is the same face as {found[item_id(entry.name)]}"))
-
-
-def _list_parts(listing: Listing, folder: str) -> None:
-    """Add the part files of the annotation folder, from its numbered sub-folders or itself."""
-    known = frozenset(PART_SUFFIXES)
-    for place in _scan(listing.root / folder):
-        inside = _scan(listing.root / folder / place.name) if place.is_dir() else iter([place])
-        prefix = f"{folder}/{place.name}/" if place.is_dir() else f"{folder}/"
-        for entry in inside:
-            file = prefix + entry.name
-            number, _, part = entry.name.removesuffix(".png").partition("_")
-            if part not in known or not number.isdecimal() or not entry.name.endswith(".png"):
-                listing.strays.append((file, "unknown name", "expected {i:05d}_{part}.png, parts as in data/labels.py"))
-                continue
-            parts = listing.parts.setdefault(str(int(number)), {})
-            if parts.setdefault(INDEX[part], file) != file:
-                listing.strays.append((file, "duplicate", f"is the same part as {parts[INDEX[part]]}"))
-
-
-def _suggestion(root: Path) -> str:
-    """A word on a tree that lies one folder deeper, as archives often unpack."""
-    for entry in _scan(root):
-        if entry.is_dir() and _first_folder(Path(entry.path), IMAGE_FOLDERS + PART_FOLDERS + INDEX_FOLDERS):
-            return f"; did you mean {entry.path}?"
-    return "; give the folder that contains them"
-
-
-def _natural(item: str) -> tuple[bool, int, str]:
-    return (False, int(item), "") if item.isdecimal() else (True, 0, item)
-
-
-# ---------------------------------------------------------------------------------------------------------- the faces
 
 
 @dataclass(frozen=True, slots=True)
-class FaceItem:
+class FaceItem(Item):
     """One face. `id` is its number as text ('27003'); `text` its caption, where it has one."""
 
     id: str
@@ -181,28 +43,12 @@ class FaceItem:
         return bool(self.mask_files)
 
     @property
-    def has_text(self) -> bool:
-        return self.text is not None
-
-    @property
     def has_identity(self) -> bool:
         return self.identity_file is not None
 
     @property
     def has_landmarks(self) -> bool:
         return self.landmark_row is not None
-
-    @property
-    def has_style(self) -> bool:
-        return True
-
-    @property
-    def has_masked_image(self) -> bool:
-        return self.has_image
-
-    @property
-    def has_source_image(self) -> bool:
-        return self.has_image
 
     def image(self, size: int | None = None) -> np.ndarray:
         """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
@@ -239,19 +85,11 @@ class FaceItem:
             found = found * (size / (side or len(self.image())))
         return found.astype(np.float32)
 
-    def style(self, size: int) -> np.ndarray:
-        """The style reference that this item is given, uint8 (size, size, 3) RGB (data/synthetic/styles.py)."""
-        from concord.data.synthetic.styles import style_image, style_of
-
-        return style_image(style_of(self.id), size)
-
-    def kept_for(self, conditions: Iterable[str]) -> FaceItem:
-        """The item without the files that only other conditions read."""
-        named = set(conditions)
+    def restricted_to(self, parts: Collection[str]) -> FaceItem:
         return replace(
             self,
-            identity_file=self.identity_file if "identity" in named else None,
-            landmark_row=self.landmark_row if "landmarks" in named else None,
+            identity_file=self.identity_file if "identity" in parts else None,
+            landmark_row=self.landmark_row if "landmarks" in parts else None,
         )
 
 
@@ -267,18 +105,22 @@ def read_landmarks(path: Path) -> tuple[np.ndarray, int | None]:
 @lru_cache(maxsize=8)
 def _landmark_file(path: Path, _changed: int) -> tuple[np.ndarray, tuple[str, ...], int | None]:
     expected = "expected 'indices' (N,) and 'landmarks' (N, 68, 2)"
+    file = read_arrays(path, ("landmarks", "indices", "size"), expected.removeprefix("expected "))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            points, indices = np.asarray(file["landmarks"], np.float32), np.asarray(file["indices"])
-            side = int(file["size"]) if "size" in file.files else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        points, indices = np.asarray(file["landmarks"], np.float32), np.asarray(file["indices"])
+        side = int(file["size"]) if "size" in file else None
+    except (ValueError, KeyError, TypeError) as error:
         raise ConcordError(f"{path}: cannot be read ({str(error).splitlines()[0][:80]}); {expected}") from None
     if points.ndim != 3 or points.shape[1:] != (68, 2) or indices.shape != (len(points),):
         raise ConcordError(f"{path}: arrays of shapes {indices.shape} and {points.shape}; {expected}")
     bad = np.flatnonzero(~np.isfinite(points).all((1, 2)))
     if len(bad):
-        raise ConcordError(f"{path}: the landmarks of face {indices[bad[0]]} are not finite; mend or remove its row")
-    return points, tuple(str(index) for index in indices), side
+        raise ConcordError(f"{path}: the landmarks of face {indices[bad[0]]} are not finite; fix or remove its row")
+    ids = tuple(item_id(str(index)) for index in indices)  # '00012' is face 12
+    if len(set(ids)) < len(ids):
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise ConcordError(f"{path}: face {twice} has two rows; keep one of them")
+    return points, ids, side
 
 
 def compose_mask(files: tuple[tuple[int, Path], ...]) -> np.ndarray:
@@ -311,7 +153,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class FaceDataset:
+class FaceDataset(Dataset[FaceItem]):
     """The faces of one tree. `captions` is the kind of caption that they carry, None where the tree has none."""
 
     root: Path
@@ -320,12 +162,6 @@ class FaceDataset:
     captions: str | None
     items: list[FaceItem]
     missing: list[Missing]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[FaceItem]:
-        return iter(self.items)
 
     def __getitem__(self, item: str) -> FaceItem:
         """The face of that id; ConcordError when there is none."""
@@ -338,6 +174,9 @@ class FaceDataset:
     @cached_property
     def _by_id(self) -> dict[str, FaceItem]:
         return {face.id: face for face in self.items}
+
+    def with_items(self, items: Sequence[FaceItem]) -> FaceDataset:
+        return replace(self, items=list(items))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -369,60 +208,18 @@ class FaceDataset:
 
     def summary(self) -> str:
         """One line: how many faces, and of what."""
-        count = {what: sum(getattr(face, f"has_{what}") for face in self.items) for what in ("image", "mask", "text")}
+        images, masks = (sum(getattr(face, name) for face in self.items) for name in ("has_image", "has_mask"))
+        texts = sum(face.text is not None for face in self.items)
         kind = f" ({self.captions})" if self.captions else ""
-        return (f"{self.name}, {self.split}: {len(self)} faces; {count['image']} images, {count['mask']} masks, "
-                f"{count['text']} captions{kind}; {len(self.missing)} missing")  # fmt: skip
-
-
-def open_faces(root: Path | str, split: str = "test", captions: str = "auto") -> FaceDataset:
-    """Open a tree of faces.
-
-    `split`: 'test' is, on the full set (30,000 faces), the last 3,000 keys of the caption file, in its order; on any
-    smaller tree every face. 'all' is every face with a picture or a mask.
-    `captions`: 'beard-and-age', 'overall' or 'plain'; 'auto' takes the first of these that the tree has.
-    What a face lacks is listed in `missing`, and so are captions of faces that are not there.
-    """
-    if split not in SPLITS:
-        raise ConcordError(f"split '{split}': expected one of {', '.join(SPLITS)}")
-    if (Path(root) / "prepared.json").is_file():  # shards that data/datasets/faces/prepare.py made of a tree
-        from concord.data.datasets.faces.prepare import open_prepared
-
-        return open_prepared(Path(root), split, captions)
-    listing = list_tree(root)
-    known = load_captions(listing.root, captions)
-    rows = landmark_rows(listing.root)
-    drawn = (listing.root / DRAWN).is_file()
-    texts = known.texts if known else {}
-    ids = listing.ids
-    there = set(ids)
-    wanted = ids + [item for item in texts if item not in there]
-    if split == "test" and len(ids) >= FULL_SET:
-        if known is None:
-            raise ConcordError(
-                f"{root}: the test split is the last {TEST_KEYS:,} caption keys, but there is no caption file; "
-                "add captions_hq_beard_and_age_*.json or captions_hq.json"
-            )
-        wanted = list(texts)[-TEST_KEYS:]
-    items, missing = [], []
-    for item in wanted:
-        image, files = listing.images.get(item), listing.mask_files(item)
-        if image is None and listing.image_folder:
-            missing.append(Missing(item, "image", f"{listing.image_folder}/{item}.jpg"))
-        if not files and listing.mask_folder:
-            missing.append(Missing(item, "mask", listing.mask_folder))
-        if known is not None and item not in texts:
-            missing.append(Missing(item, "caption", known.path.name))
-        if image is not None or files:
-            # a drawn tree without references would make a person recognise the very picture: it has none then
-            person = listing.references.get(item, None if drawn else image)
-            items.append(FaceItem(item, texts.get(item), listing.root, image, files, person, rows.get(item)))
-    return FaceDataset(listing.root, listing.root.resolve().name, split, known.kind if known else None, items, missing)
+        return (
+            f"{self.name}, {self.split}: {len(self)} faces; {images} images, {masks} masks, {texts} captions{kind}; "
+            f"{len(self.missing)} missing"
+        )
 
 
 def landmark_rows(root: Path) -> dict[str, int]:
     """Which row of a tree's landmark file belongs to which face; empty where there is no such file."""
     path = root / LANDMARK_FILE
-    if not path.is_file():
+    if path_kind(path) != "file":
         return {}
     return {item: row for row, item in enumerate(_landmark_file(path, path.stat().st_mtime_ns)[1])}

@@ -22,7 +22,6 @@ lacking; a shard whose sources have changed (names, sizes) is made anew.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import multiprocessing
 import os
@@ -31,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,31 +39,27 @@ import numpy as np
 from concord.data.code import code_hash
 from concord.data.content import content_digest
 from concord.data.datasets.faces.captions import KEYS, Captions, bad_entries, item_id, kind_of, load_captions
-from concord.data.datasets.faces.dataset import (
-    FULL_SET,
-    IMAGE_FOLDERS,
-    PART_FOLDERS,
-    TEST_KEYS,
-    FaceDataset,
-    FaceItem,
-    Listing,
-    list_tree,
+from concord.data.datasets.faces.dataset import FaceItem
+from concord.data.datasets.faces.prepared import (
+    CAPTIONS,
+    IMAGE_SIZE,
+    MANIFEST,
+    MASK_SIZE,
+    SMALL_MASK,
+    VERSION,
+    Places,
+    Prepared,
+    open_prepared,
 )
+from concord.data.datasets.faces.tree import FULL_SET, IMAGE_FOLDERS, PART_FOLDERS, TEST_KEYS, Listing, list_tree
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
 from concord.data.images import reduce_labels
 
 DATASET = "celebamask-hq"
-MANIFEST = "prepared.json"
-CAPTIONS = "captions.json"
-VERSION = 1
-IMAGE_SIZE, MASK_SIZE, SMALL_MASK = 256, 512, 256
 SHARD = 100  # faces; about 12 MB
 FOLDERS = ("images", "masks", f"masks-{SMALL_MASK}")
 BYTES_A_FACE = 130_000  # for the check of disk space
-
-Places = list[list[int]]
-"""[offset, size] in the tar of the files of one face, in the order of FOLDERS."""
 
 
 # -------------------------------------------------------------------------------------------------------- what there is
@@ -91,7 +85,7 @@ def prepare(
     listing = _list(root)
     known = _captions(root, captions, cache)
     faces = _faces(listing, known, say)
-    splits = _splits(faces, known)
+    splits = _splits(listing, faces, known)
     _make_room(out, len(faces))
     write_json(out / CAPTIONS, {item: known.texts[item] for item in known.texts if item in faces})
     tasks = [Task(out, f"{split}-{index:05d}", tuple(faces[item] for item in ids))
@@ -156,6 +150,8 @@ def _read_captions(path: Path) -> Captions:
             f"{path}: {problem}; expected a caption file (data/datasets/faces/captions.py shows the kinds)"
         )
     texts = {item_id(key): entry if kind == "plain" else entry[KEYS[kind]] for key, entry in content.items()}
+    if len(texts) < len(content):
+        raise ConcordError(f"{path}: two entries name the same face; expected one caption a face; remove one of them")
     return Captions(path, kind, texts)
 
 
@@ -172,7 +168,7 @@ def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dic
         first = next(item for item in there if item not in faces)
         say(f"{lost:,} of {len(there):,} faces lack a picture or a mask and are left out, the first is {first}")
     common = sum(item in known.texts for item in faces)
-    other = len(known.texts) > 1.5 * len(there) and len(there) >= FULL_SET  # CelebA's numbers are not CelebA-HQ's
+    other = len(known.texts) > 1.5 * len(there) and listing.has_test_split  # CelebA's numbers are not CelebA-HQ's
     if 2 * common < len(faces) or other:
         keys, ids = ", ".join(islice(known.texts, 3)), ", ".join(islice(faces, 3))
         raise ConcordError(
@@ -184,9 +180,9 @@ def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dic
     return faces
 
 
-def _splits(faces: dict[str, FaceItem], known: Captions) -> dict[str, list[str]]:
+def _splits(listing: Listing, faces: dict[str, FaceItem], known: Captions) -> dict[str, list[str]]:
     """'test': the last keys of the caption file on the full set, every face on a smaller one; 'train': the others."""
-    if len(faces) < FULL_SET:
+    if not listing.is_celebamask_hq or len(faces) < FULL_SET:
         return {"test": list(faces)}
     test = [item for item in list(known.texts)[-TEST_KEYS:] if item in faces]
     chosen = set(test)
@@ -347,115 +343,3 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> list[int]:
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
     return [tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, len(content)]
-
-
-# ----------------------------------------------------------------------------------------------------------- the reader
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedItem(FaceItem):
-    """A face in a shard. Pictures come at 256x256 or smaller, masks at 512x512 or smaller."""
-
-    shard: str = ""
-    places: tuple[tuple[int, int], ...] = ()
-
-    def image(self, size: int | None = None) -> np.ndarray:
-        """The picture, uint8 (size, size, 3) RGB, box-averaged; 256x256 where no size is given."""
-        from PIL import Image
-
-        if size is not None and size > IMAGE_SIZE:
-            raise ConcordError(
-                f"{self.root}: its pictures are {IMAGE_SIZE}x{IMAGE_SIZE}, {size}x{size} was asked for; "
-                "give the CelebAMask-HQ tree itself"
-            )
-        picture = Image.fromarray(self._read(0))
-        if size is not None and size != picture.width:
-            picture = picture.resize((size, size), Image.Resampling.BOX)
-        return np.asarray(picture)
-
-    def mask(self, size: int | None = None) -> np.ndarray:
-        """The classes, int64 (size, size), CelebAMask-HQ order; 512x512 where no size is given."""
-        if size == SMALL_MASK:
-            return self._read(2).astype(np.int64)
-        mask = self._read(1).astype(np.int64)
-        return mask if size is None else reduce_labels(mask, size)
-
-    def identity(self, size: int | None = None) -> np.ndarray:
-        """The picture itself: the dataset has no other of the same person."""
-        return self.image(size)
-
-    def _read(self, which: int) -> np.ndarray:
-        from PIL import Image
-
-        offset, length = self.places[which]
-        path = self.root / f"{self.shard}.tar"
-        try:
-            with open(path, "rb") as tar:
-                tar.seek(offset)
-                content = tar.read(length)
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-                return np.array(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ConcordError(f"{path}: face {self.id} cannot be read ({error}); prepare the dataset again") from None
-
-
-@dataclass(frozen=True)
-class Prepared(FaceDataset):
-    """The faces of a folder of shards."""
-
-    shards: tuple[tuple[str, str], ...] = ()  # (name, SHA-256)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the faces, their captions and landmarks, and the hashes of the shards."""
-        digest = hashlib.sha256(repr(self.shards).encode())
-        for face in self.items:
-            digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())
-            if face.has_landmarks:  # they lie beside the shards
-                digest.update(face.landmarks().tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of the shards that hold these faces."""
-        shards = dict.fromkeys(face.shard for face in self.items if isinstance(face, PreparedItem))
-        return content_digest(self.fingerprint, self.root, [f"{shard}.tar" for shard in shards])
-
-
-def open_prepared(root: Path, split: str = "test", captions: str = "auto") -> Prepared:
-    """The faces of a folder that `prepare` wrote: 'test', or 'all' of them."""
-    facts = read_json(root / MANIFEST)
-    try:
-        version, kind, name = facts["version"], facts["captions"]["kind"], facts["name"]
-        shards = tuple((entry["name"], entry["sha256"]) for entry in facts["shards"])
-    except (KeyError, TypeError):
-        raise ConcordError(f"{root / MANIFEST}: not what `concord data prepare` writes; prepare it again") from None
-    if version != VERSION:
-        raise ConcordError(f"{root}: prepared in version {version}, expected {VERSION}; prepare it again")
-    if captions not in ("auto", kind):
-        raise ConcordError(
-            f"{root}: its captions are of kind '{kind}', '{captions}' was asked for; prepare it with those"
-        )
-    if split == "test":
-        shards = tuple(shard for shard in shards if shard[0].startswith("test-"))
-    texts = read_json(root / CAPTIONS)
-    items: list[FaceItem] = []
-    for shard, _ in shards:
-        note_path = root / f"{shard}.json"
-        for item, places in _places(note_path, note_path.stat().st_mtime_ns).items():
-            found = tuple((offset, size) for offset, size in places)
-            items.append(
-                PreparedItem(
-                    item, texts.get(item), root, f"images/{item}.png", ((-1, f"masks/{item}.png"),),
-                    identity_file=f"images/{item}.png", shard=shard, places=found,
-                )
-            )  # fmt: skip
-    return Prepared(root, name, split, kind, items, [], shards=shards)
-
-
-@lru_cache(maxsize=256)
-def _places(path: Path, _changed: int) -> dict[str, Places]:
-    note = read_json(path)
-    if not isinstance(note, dict) or not isinstance(note.get("faces"), dict):
-        raise ConcordError(f"{path}: not what `concord data prepare` writes; prepare it again")
-    return dict(note["faces"])

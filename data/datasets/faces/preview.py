@@ -60,7 +60,7 @@ def contact_sheet(faces: Sequence[FaceItem], title: str, columns: int | None = N
         draw.rounded_rectangle((x, y, x + card_width - 1, y + card_height - 1), radius=8, fill=_CARD)
         draw.text((x + _PAD, y + _PAD - 5), face.id, fill=_GREY, font=_font(_SMALL))
         _paste_panes(sheet, face, mask, (x + _PAD, y + _PAD + 18), panes)
-        ink = _INK if face.has_text else _GREY
+        ink = _INK if face.text is not None else _GREY
         for row, words in enumerate(text):
             draw.text((x + _PAD, y + _PAD + 24 + TILE + 6 + row * line), words, fill=ink, font=_font(_TEXT))
     sheet.paste(legend, (_MARGIN, sheet.height - _MARGIN - legend.height))

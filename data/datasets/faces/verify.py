@@ -16,15 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from concord.data.datasets.faces.captions import bad_entries, caption_files, item_id, kind_of
-from concord.data.datasets.faces.dataset import (
-    LANDMARK_FILE,
-    PART_FOLDERS,
-    REFERENCE_FOLDER,
-    Listing,
-    landmark_rows,
-    list_tree,
-)
+from concord.data.datasets.faces.dataset import landmark_rows
+from concord.data.datasets.faces.tree import LANDMARK_FILE, PART_FOLDERS, REFERENCE_FOLDER, Listing, list_tree
 from concord.data.errors import ConcordError
+from concord.data.files import parse_json, read_text
 from concord.data.images import (
     UNREADABLE,
     WRONG_CLASS,
@@ -234,8 +229,8 @@ def _check_captions(listing: Listing, result: Verification) -> None:
         name = path.relative_to(listing.root).as_posix()
         try:
             content, repeated = _load_json(path)
-        except (ValueError, OSError) as error:  # JSON and Unicode errors are ValueErrors
-            result.defects.append(Defect("broken JSON", name, f"{error}; expected an intact JSON file"))
+        except ConcordError as error:
+            result.defects.append(Defect("broken JSON", name, str(error).removeprefix(f"{path}: ")))
             continue
         kind = kind_of(content, path.name)
         if kind is None:
@@ -255,7 +250,7 @@ def _load_json(path: Path) -> tuple[Any, list[str]]:
             repeated.extend(key for key, count in Counter(key for key, _ in entries).items() if count > 1)
         return dict(entries)
 
-    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs), repeated
+    return parse_json(read_text(path, "a JSON file"), str(path), pairs), repeated
 
 
 def _match_captions(listing: Listing, name: str, content: dict[str, Any], result: Verification) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.data.images import UNREADABLE, BadFile
+from concord.data.notes import note
 
 
 def to_numpy(source: Any) -> np.ndarray:
@@ -25,6 +28,8 @@ def as_array(source: Any, label: str) -> np.ndarray:
     """(N, H, W, 3) of an array or tensor; one image alone is a set of one."""
     array = to_numpy(source)
     if array.ndim == 3 and 3 in (array.shape[0], array.shape[2]):
+        if array.shape[2] != 3:
+            note(f"{label}: an array of shape {array.shape} is taken for one RGB image, not for three grey ones")
         array = array[None]
     return channels_last(array, label, first=hasattr(source, "detach"))
 
@@ -65,7 +70,8 @@ def map_array(path: Path) -> np.ndarray:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             array = _map_member(path)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, struct.error,
+            SyntaxError, TypeError, zlib.error, zipfile.BadZipFile) as error:  # fmt: skip
         reason = (str(error) or type(error).__name__).splitlines()[0][:90]
         raise BadFile(path, UNREADABLE, f"is not a readable array file ({reason})", "write it again") from None
     return channels_last(array, str(path))

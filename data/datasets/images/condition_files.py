@@ -1,34 +1,27 @@
 """Conditions beside a folder of images: captions in a file, masks and pictures in folders, each read when needed.
 
-    captions        .txt: one line for each image, in order; .json: a list, or {image: caption}; .jsonl and .csv:
-                    records of an image (`image`, `file_name`, `name` or `id`) and a caption (`caption`, `text` or
-                    `prompt`)
+    captions        a file of any of the kinds of captions.py
     masks           index masks (data/images.py), CelebAMask-HQ order, brought to the images' size by NEAREST
     people, styles  pictures: one for each image, or one for all
 
-What is named meets its image by name, without folder and suffix; what is not, in order.
+What is named meets its image by name (pairing.py); what is not, in order.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from concord.data.datasets.images.image_sets import FileSet, ImageSet, open_images, pair
+from concord.data.datasets.images.captions import read_captions
+from concord.data.datasets.images.image_sets import FileSet, ImageSet, open_images
+from concord.data.datasets.images.pairing import pair
 from concord.data.errors import ConcordError
-from concord.data.files import read_json
-from concord.data.images import BadFile, read_index, reduce_labels
+from concord.data.images import read_index, reduce_labels
 from concord.data.request import Conditions
-
-IMAGE_KEYS = ("image", "file_name", "name", "id")
-CAPTION_KEYS = ("caption", "text", "prompt")
 
 
 @dataclass(frozen=True)
@@ -87,78 +80,3 @@ def _files(folder: Path, images: ImageSet) -> list[Path]:
     if not isinstance(found, FileSet) or any(entry[2] >= 0 for entry in found.entries):
         raise ConcordError(f"{folder}: expected a folder of index masks, one file for each image")
     return [found.entries[place][1] for place in pair(images, found)]
-
-
-# ------------------------------------------------------------------------------------------------------------- captions
-
-
-def read_captions(path: Path, images: ImageSet) -> list[str]:
-    """One caption for each image, in its order; ConcordError naming the image that has none, or whose is empty."""
-    kind = path.suffix.lower()
-    if kind == ".json":
-        content = read_json(path)
-        found = content if isinstance(content, list) else _by_name(path, content)
-    elif kind == ".jsonl":
-        found = _by_name(path, dict(_record(path, n, row) for n, row in enumerate(_json_lines(path), 1)))
-    elif kind == ".csv":
-        rows = csv.DictReader(io.StringIO(_text(path)))
-        found = _by_name(path, dict(_record(path, n, row) for n, row in enumerate(rows, 2)))
-    else:
-        found = _text(path).splitlines()
-    return _in_order(path, found, images)
-
-
-def _in_order(path: Path, found: list[Any] | dict[str, Any], images: ImageSet) -> list[str]:
-    if isinstance(found, dict):
-        if not images.named:
-            raise ConcordError(f"{path}: captions by name, but {images.label} has no names; give a list in order")
-        lacking = [name for name in images.names if _bare(name) not in found]
-        if lacking:
-            raise ConcordError(f"{path}: no caption for '{lacking[0]}' ({len(lacking)} of {len(images)} have none)")
-        found = [found[_bare(name)] for name in images.names]
-    if len(found) != len(images):
-        raise ConcordError(f"{path}: {len(found)} captions for {len(images)} images; expected one for each, in order")
-    for name, caption in zip(images.names, found, strict=True):
-        if not isinstance(caption, str) or not caption.strip():
-            raise ConcordError(f"{path}: the caption of '{name}' is empty or no text; expected a sentence")
-    return found
-
-
-def _by_name(path: Path, content: Any) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise ConcordError(f"{path}: expected a list of captions or a mapping of image to caption")
-    return {_bare(str(name)): caption for name, caption in content.items()}
-
-
-def _bare(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") else path.name
-
-
-def _record(path: Path, line: int, row: Any) -> tuple[str, Any]:
-    keys = [next((key for key in names if isinstance(row, Mapping) and key in row), None)
-            for names in (IMAGE_KEYS, CAPTION_KEYS)]  # fmt: skip
-    if keys[0] is None or keys[1] is None:
-        wanted = f"an image ({', '.join(IMAGE_KEYS)}) and a caption ({', '.join(CAPTION_KEYS)})"
-        raise ConcordError(f"{path}, line {line}: expected {wanted}")
-    return str(row[keys[0]]), row[keys[1]]
-
-
-def _json_lines(path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ConcordError(f"{path}, line {number}: not valid JSON ({error})") from None
-    return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadFile(path, "unreadable", f"cannot be read ({error.strerror})", "expected a file of captions") from None
-    except UnicodeDecodeError as error:
-        raise ConcordError(f"{path}: not UTF-8 text ({error.reason}); expected a file of captions") from None

@@ -2,6 +2,7 @@
 
     a folder          every image file under it, in natural order of the path (2.png before 10.png); tar files in it
                       count as folders of their members, in the tar's own order
+    a dataset         CelebA-HQ-img/ or images/ of it, or the images of prepared shards; its masks are no images
     a .tar            uncompressed, read in place: nothing is unpacked
     a Concord row     results/<profile>/<request set>/<row>: its shards, images named by their request
     .npy, .npz        an array (N, H, W, 3), read from the disk as it is needed; of an .npz, `arr_0` (as ADM writes it)
@@ -12,8 +13,10 @@ What becomes of a picture that is not 8-bit RGB, the same everywhere:
     grey, 1-bit, palette      its colours, in three channels
     16 bits a channel         the high byte is kept
     alpha                     dropped where every pixel is opaque; a picture that shows its background is refused
-    CMYK JPEG                 Pillow's conversion; ICC profiles and EXIF orientation are ignored, as by clean-fid
-    GIF, BMP, TIFF, AVIF ...  refused by name, as are animations, links in a tar, and what is empty or truncated
+    CMYK JPEG                 Pillow's conversion, which is said; ICC profiles and EXIF orientation are ignored, as by
+                              clean-fid
+    MPO (of phones)           its first image
+    GIF, AVIF, HEIC ...       refused by name, as are animations, links in a tar, and what is empty or truncated
 
 Other files (.json, .txt, hidden ones) are passed over.
 """
@@ -22,8 +25,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tarfile
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -37,21 +38,27 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from PIL import Image
 
+from concord.data.datasets.faces.prepared import MANIFEST as PREPARED
+from concord.data.datasets.faces.tree import IMAGE_FOLDERS, INDEX_FOLDERS, PART_FOLDERS
 from concord.data.datasets.images.array_files import as_array, channels_last, checked, digest_of, map_array, to_numpy
+from concord.data.datasets.images.image_files import (
+    EXPECTED,
+    Entry,
+    is_archive,
+    listed,
+    members,
+    printable,
+    refuse_system_folder,
+    say_what_is_left,
+)
 from concord.data.errors import ConcordError
-from concord.data.files import read_json
-from concord.data.images import UNREADABLE, WRONG_MODE, BadFile, decode_bytes
+from concord.data.files import path_kind, read_json
+from concord.data.images import SET_FORMATS, UNREADABLE, WRONG_MODE, BadFile, decode_bytes, is_image, opaque_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Source = Union[str, Path, np.ndarray, "Tensor", Sequence[Any], "ImageSet"]
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-OTHER_PICTURES = frozenset({".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga", ".ico"})
-ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
-EXPECTED = "expected PNG, JPEG or WebP"
 
 PIXELS = 1 << 23
 """Most pixels of a batch, 32 pictures of 512 x 512: what bounds the memory of one batch whatever the sizes."""
@@ -173,76 +180,76 @@ def open_images(source: Source, label: str | None = None) -> ImageSet:
 
 
 def _open_path(path: Path) -> ImageSet:
-    if path.is_dir():
-        if (path / "run.json").is_file():
-            return _open_row(path)
-        if (path / "images").is_dir() and not any(_is_picture(p.name) for p in path.iterdir()):
-            return FileSet(_listed(path / "images"), str(path / "images"))
-        return FileSet(_listed(path), str(path))
-    if not path.is_file():
+    kind = path_kind(path)
+    if kind == "folder":
+        return _open_folder(path)
+    if kind == "none":
         raise ConcordError(f"{path}: no such file or folder; expected a folder of images, a tar, or an array file")
-    kind = path.suffix.lower()
-    if kind == ".tar":
-        return FileSet(_members(path), str(path))
-    if kind in (".npy", ".npz"):
+    if kind == "other":
+        raise ConcordError(f"{path}: is a pipe, a socket or a device; expected a folder of images, a tar, or an array")
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        return FileSet(members(path), str(path))
+    if suffix in (".npy", ".npz"):
         return ArraySet(map_array(path), str(path))
-    if _is_picture(path.name):
-        return FileSet([Entry(path.name, path)], str(path))
-    if _is_archive(path.name):
+    if is_image(path.name):
+        return FileSet([Entry(printable(path.name), path)], str(path))
+    if is_archive(path.name):
         raise ConcordError(f"{path}: a compressed archive; unpack it, or give an uncompressed .tar")
     raise BadFile(path, UNREADABLE, "is no set of images", "expected a folder, .tar, .npy, .npz or an image")
 
 
-def _open_row(path: Path) -> FileSet:
-    """The finished row of a request set: images in the order of its requests, named by them."""
-    manifest = read_json(path / "run.json")
+def _open_folder(path: Path) -> FileSet:
+    """A row of ours, the images of a dataset, or every image under the folder."""
+    refuse_system_folder(path)
+    shards = _row_shards(path)
+    if shards is not None:
+        row = FileSet([Entry(PurePosixPath(e.name).stem, *e[1:]) for e in shards], str(path))
+        row.is_row = True
+        return row
+    if (path / PREPARED).is_file():  # masks lie beside the images in every shard
+        tars = sorted(path.glob("*.tar"))
+        return FileSet([entry for tar in tars for entry in members(tar, "images/")], str(path))
+    for name in IMAGE_FOLDERS:  # of a dataset: its masks are no images
+        if (path / name).is_dir() and not any(is_image(entry.name) for entry in path.iterdir()):
+            say_what_is_left(path, name)
+            return FileSet(listed(path / name), str(path / name))
+    parts = next((name for name in (*PART_FOLDERS, *INDEX_FOLDERS) if (path / name).is_dir()), None)
+    if parts is not None:
+        raise ConcordError(
+            f"{path}: a dataset, whose masks ({parts}/) are no images; it has no {IMAGE_FOLDERS[0]}/: give the folder "
+            "that holds the images"
+        )
+    return FileSet(listed(path), str(path))
+
+
+def _row_shards(path: Path) -> list[Entry] | None:
+    """The images of a finished row of ours, in the order of its requests; None where `run.json` is somebody else's."""
+    if path_kind(path / "run.json") != "file":
+        return None
+    ours = any((path / "images").glob("[0-9][0-9][0-9][0-9][0-9].tar"))
     try:
-        shards = [f"{shard['shard']:05d}.tar" for shard in manifest["shards"]]
+        manifest = read_json(path / "run.json")
+    except ConcordError:
+        if ours:
+            raise
+        return None  # a file of the user's own
+    if not isinstance(manifest, dict) or ("shards" not in manifest and not ours):
+        return None
+    try:
+        shards = [f"{int(shard['shard']):05d}.tar" for shard in manifest["shards"]]
     except (KeyError, TypeError, ValueError):
         raise ConcordError(f"{path / 'run.json'}: names no shards; generate the row again") from None
-    entries = [entry for shard in shards for entry in _members(path / "images" / shard)]
-    row = FileSet([Entry(PurePosixPath(e.name).stem, *e[1:]) for e in entries], str(path))
-    row.is_row = True
-    return row
+    return [entry for shard in shards for entry in members(path / "images" / shard)]
 
 
 def _open_list(source: Sequence[Any], label: str) -> ImageSet:
     if all(isinstance(item, (str, Path)) for item in source):
-        return FileSet([Entry(str(item), Path(item)) for item in source], label)
+        return FileSet([Entry(printable(str(item)), Path(item)) for item in source], label)
     return ListSet(list(source), label)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-
-
-class Entry(tuple[str, Path, int, int]):
-    """(name, path, offset, size): a file of its own at offset -1, else a member of the tar at `path`."""
-
-    def __new__(cls, name: str, path: Path, offset: int = -1, size: int = 0) -> Entry:
-        return super().__new__(cls, (name, path, offset, size))
-
-    @property
-    def name(self) -> str:
-        return self[0]
-
-    @property
-    def place(self) -> str:
-        """What an error calls it."""
-        return str(self[1]) if self[2] < 0 else f"{self[1]}: {self[0]}"
-
-    def read(self) -> bytes:
-        path, offset, size = self[1:]
-        try:
-            if offset < 0:
-                return path.read_bytes()
-            with open(path, "rb") as file:
-                content = os.pread(file.fileno(), size, offset)
-        except OSError as error:
-            advice = f"{EXPECTED}; fetch the file again"
-            raise BadFile(self.place, UNREADABLE, f"cannot be read ({error.strerror})", advice) from None
-        if len(content) < size:
-            raise BadFile(path, UNREADABLE, f"is truncated inside of {self[0]}", "write the tar again")
-        return content
 
 
 class FileSet(ImageSet):
@@ -277,7 +284,7 @@ def to_rgb(content: bytes, place: str) -> np.ndarray:
     """An encoded picture as uint8 (H, W, 3), by the rules at the head of this file; BadFile where they refuse it."""
     if content[:6] in (b"GIF87a", b"GIF89a"):
         raise BadFile(place, WRONG_MODE, "is a GIF", f"{EXPECTED}; convert it, one picture a file")
-    picture = decode_bytes(content, place, FORMATS)
+    picture = decode_bytes(content, place, SET_FORMATS)
     return picture_to_rgb(picture, place)
 
 
@@ -291,83 +298,13 @@ def picture_to_rgb(picture: Image.Image, place: str) -> np.ndarray:
         return _grey(np.asarray(picture) >> 8)
     if mode == "I":  # what older Pillows call 16-bit grey
         return _grey(np.asarray(picture).clip(0, 65535) >> 8)
-    if mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        clear = int((np.asarray(picture.getchannel("A")) < 255).sum())
-        if clear:
-            raise BadFile(
-                place, WRONG_MODE, f"has {clear} transparent pixels", "put it on the background that is meant"
-            )
-    elif mode not in ("RGB", "L", "1", "P", "CMYK", "YCbCr"):
+    if mode not in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBA", "LA", "PA"):
         raise BadFile(place, WRONG_MODE, f"has mode {mode}", f"{EXPECTED} in RGB or grey; convert it")
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(opaque_rgb(picture, place))
 
 
 def _grey(levels: np.ndarray) -> np.ndarray:
     return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)
-
-
-def natural(name: str) -> list[Any]:
-    """Sort key in which numbers count as numbers: 'a2' before 'a10'."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower()) if part
-    ]
-
-
-def _listed(folder: Path) -> list[Entry]:
-    """Image files and tars under a folder, in natural order of their paths; links to folders are followed once."""
-    found: list[tuple[str, Path]] = []
-    been: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise ConcordError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in been else [name for name in folders if not _is_hidden(name)]
-        if real not in been:
-            found += [(os.path.relpath(os.path.join(here, name), folder), Path(here, name)) for name in files]
-        been.add(real)
-    entries: list[Entry] = []
-    for name, path in sorted(found, key=lambda pair: ([natural(part) for part in Path(pair[0]).parts], pair[0])):
-        if path.suffix.lower() == ".tar" and not _is_hidden(path.name):
-            entries += _members(path)
-        elif _is_picture(path.name):
-            entries.append(Entry(name.replace(os.sep, "/"), path))
-        elif _is_archive(path.name):
-            raise ConcordError(f"{path}: a compressed archive; unpack it, or move it out of the folder")
-    return entries
-
-
-def _members(path: Path) -> list[Entry]:
-    """The images of an uncompressed tar, with where their bytes lie."""
-    entries = []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not _is_picture(PurePosixPath(member.name).name):
-                    continue
-                if not member.isreg():
-                    raise ConcordError(f"{path}: {member.name} is a link, not an image; write the tar with its files")
-                entries.append(Entry(member.name, path, member.offset_data, member.size))
-    except tarfile.TarError as error:
-        raise ConcordError(f"{path}: not a readable uncompressed tar ({error}); write it again") from None
-    except OSError as error:
-        raise ConcordError(f"{path}: cannot be read ({error.strerror}); write the tar again") from None
-    return entries
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
-
-
-def _is_picture(name: str) -> bool:
-    """Also of the kinds that are refused: better an error than a set that is silently smaller than its folder."""
-    return not _is_hidden(name) and Path(name).suffix.lower() in SUFFIXES | OTHER_PICTURES
-
-
-def _is_archive(name: str) -> bool:
-    return not _is_hidden(name) and name.lower().endswith(ARCHIVES)
 
 
 # --------------------------------------------------------------------------------------------------------------- arrays
@@ -417,43 +354,3 @@ class ListSet(ImageSet):
 
     def digest(self, index: int) -> bytes:
         return digest_of(self.load(index))
-
-
-# -------------------------------------------------------------------------------------------------------------- pairing
-
-
-def pair(first: ImageSet, second: ImageSet) -> np.ndarray:
-    """For each picture of `first`, the place of its partner in `second`: int64 (n,).
-
-    By name without suffix, or bare name, where both sets have the same ones, else in order. Unequal numbers, and names
-    of which only some agree (a set that lost or gained pictures), are errors.
-    """
-    if len(first) != len(second):
-        raise ConcordError(
-            f"{first.label} holds {len(first)} images and {second.label} {len(second)}: "
-            "metrics of pairs need one partner for each; give sets of one size"
-        )
-    if first.named and second.named:
-        for key in (_without_suffix, _bare):
-            own, other = ([key(name) for name in side.names] for side in (first, second))
-            if len(set(own)) < len(own) or len(set(other)) < len(other):
-                continue
-            places = {name: index for index, name in enumerate(other)}
-            lonely = [name for name in own if name not in places]
-            if not lonely:
-                return np.array([places[name] for name in own], dtype=np.int64)
-            if len(lonely) < len(own):
-                others = len(own) - len(lonely)
-                raise ConcordError(
-                    f"{first.label}: '{lonely[0]}' has no partner of its name in {second.label}, while {others} others "
-                    "have; name both sets alike, or wholly unlike to pair them in order"
-                )
-    return np.arange(len(first), dtype=np.int64)
-
-
-def _without_suffix(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) if _is_picture(PurePosixPath(name).name) else name
-
-
-def _bare(name: str) -> str:
-    return PurePosixPath(_without_suffix(name)).name

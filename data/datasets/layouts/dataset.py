@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from concord.data.content import content_digest
+from concord.data.datasets.item import Dataset, Item
 from concord.data.datasets.layouts.layout import Layout, LayoutSet, is_interaction, open_layouts
 from concord.data.errors import ConcordError
 from concord.data.files import read_json
 from concord.data.images import read_image
+from concord.data.notes import note
 
 IMAGES = "images"
 STYLES = "styles"
@@ -34,7 +37,7 @@ INTERACTIONS = "interactions.json"
 
 
 @dataclass(frozen=True)
-class LayoutItem:
+class LayoutItem(Item):
     """One layout. `id` is its key in the file ('17')."""
 
     id: str
@@ -42,22 +45,21 @@ class LayoutItem:
     root: Path
     image_file: str | None  # relative to root
     style_file: str | None = None
+    text: str = field(init=False)  # the layout's caption
 
-    @property
-    def text(self) -> str:
-        return self.layout.caption
-
-    @property
-    def has_text(self) -> bool:
-        return True
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.layout.caption)
 
     @property
     def has_layout(self) -> bool:
         return True
 
-    @property
-    def has_style(self) -> bool:
-        return True
+    def layout_of(self) -> Layout:
+        return self.layout
+
+    def facts(self) -> dict[str, Any]:
+        """Its number of instances and of interactions."""
+        return {"level": self.layout.level, "interactions": len(self.layout.interactions)}
 
     @property
     def has_image(self) -> bool:
@@ -76,29 +78,17 @@ class LayoutItem:
         """
         if self.style_file is not None:
             return read_image(self.root / self.style_file, size)
-        from concord.data.synthetic.styles import style_image, style_of
-
-        return style_image(style_of(self.id), size)
-
-    def kept_for(self, conditions: Iterable[str]) -> LayoutItem:
-        """The item itself: no file of it is read for one condition alone."""
-        return self
+        return super().style(size)
 
 
 @dataclass(frozen=True)
-class LayoutDataset:
+class LayoutDataset(Dataset[LayoutItem]):
     """The layouts of one file with what lies beside it. bench: which published file it is, if any."""
 
     root: Path
     name: str
     bench: str | None
     items: list[LayoutItem]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[LayoutItem]:
-        return iter(self.items)
 
     def __getitem__(self, item: str) -> LayoutItem:
         """The layout of that id; ConcordError when there is none."""
@@ -111,6 +101,9 @@ class LayoutDataset:
     @cached_property
     def _by_id(self) -> dict[str, LayoutItem]:
         return {item.id: item for item in self.items}
+
+    def with_items(self, items: Sequence[LayoutItem]) -> LayoutDataset:
+        return replace(self, items=list(items))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,6 +148,12 @@ def open_layout_items(path: Path | str, bench: str | None = None) -> LayoutDatas
         there = {name: file for name, file in files.items() if (root / file).is_file()}
         known = replace(layout, interactions=triples.get(item, ()))
         items.append(LayoutItem(item, known, root, there.get(IMAGES), there.get(STYLES)))
+    without = [item for item in items if item.image_file is None]
+    if IMAGES in folders and without:
+        note(
+            f"{root}: {len(without)} of {len(items)} layouts have no image in {IMAGES}/, the first is {without[0].id} "
+            f"(expected {IMAGES}/{without[0].layout.image_id}.png)"
+        )
     return LayoutDataset(root, root.resolve().name, layouts.bench, in_turn(items))
 
 

@@ -17,7 +17,6 @@ a suite names the file that it means.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from concord.data.errors import ConcordError
+from concord.data.files import LARGEST_TEXT, parse_json, path_kind, read_bytes, read_text
 
 COLOURS: tuple[str, ...] = ("black", "blue", "brown", "green", "red", "white", "yellow")
 LEVELS: tuple[int, ...] = (2, 3, 4, 5, 6)
@@ -228,10 +228,7 @@ def open_layouts(
 def inspect_layouts(path: Path | str, levels: Collection[int] = LEVELS, colours: bool = True) -> LayoutSet:
     """Read a layout file and list every defect of it; ConcordError only where it cannot be read at all."""
     file = _find(Path(path))
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConcordError(f"{file}: cannot be read ({error.strerror}); expected a file of layouts") from None
+    content = read_bytes(file, "a file of layouts", LARGEST_TEXT)
     result = LayoutSet(file, hashlib.sha256(content).hexdigest())
     yaml = file.suffix.lower() in (".yaml", ".yml")
     entries = (_yaml_entries if yaml else _json_entries)(file, content, result.defects)
@@ -241,8 +238,9 @@ def inspect_layouts(path: Path | str, levels: Collection[int] = LEVELS, colours:
 
 
 def _find(path: Path) -> Path:
-    if not path.is_dir():
-        if not path.exists():
+    kind = path_kind(path)
+    if kind != "folder":
+        if kind == "none":
             raise ConcordError(f"{path}: no such file; expected a layout file such as {FILES[0]}")
         return path
     found = next((path / name for name in FILES if (path / name).is_file()), None)
@@ -264,10 +262,7 @@ class _Repeated(dict[str, Any]):
 
 
 def _json_entries(file: Path, content: bytes, defects: list[Defect]) -> Iterator[Entry]:
-    try:
-        tree = json.loads(content.decode("utf-8"), object_pairs_hook=_Repeated)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConcordError(f"{file}: not valid JSON ({error}); expected an intact file such as {FILES[0]}") from None
+    tree = parse_json(read_text(file, f"a file such as {FILES[0]}"), str(file), _Repeated)
     if not isinstance(tree, _Repeated):
         raise ConcordError(f'{file}: holds no object; expected {{"0": {{"caption": ..., "segment": [...]}}, ...}}')
     defects += [Defect("duplicate key", key, "occurs twice; expected every key once") for key in tree.repeated]
@@ -279,6 +274,11 @@ def _json_entries(file: Path, content: bytes, defects: list[Defect]) -> Iterator
         if lacking:
             defects.append(Defect("missing key", key, f"lacks '{lacking[0]}'"))
             continue
+        inner = [entry, *(entry["segment"] if isinstance(entry["segment"], list) else ())]
+        twice = [name for part in inner if isinstance(part, _Repeated) for name in part.repeated]
+        if twice:
+            defects.append(Defect("duplicate key", key, f"'{twice[0]}' occurs twice in it; expected every key once"))
+            continue
         segments = entry["segment"]
         if not isinstance(segments, list):
             yield key, entry["caption"], entry["image_id"], None
@@ -288,9 +288,9 @@ def _json_entries(file: Path, content: bytes, defects: list[Defect]) -> Iterator
 
 
 def _yaml_entries(file: Path, content: bytes, defects: list[Defect]) -> Iterator[Entry]:
-    import yaml
+    from concord.data.schema import PlainLoader, parse_yaml
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C where it was built
+    class Loader(PlainLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = next((str(key) for key, n in Counter(map(str, keys)).items() if n > 1), None)
@@ -298,11 +298,7 @@ def _yaml_entries(file: Path, content: bytes, defects: list[Defect]) -> Iterator
                 defects.append(Defect("duplicate key", twice, "occurs twice; expected every key once"))
             return super().construct_mapping(node, deep)
 
-    try:
-        tree = yaml.load(content, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
-        where = " ".join(str(error).split())[:120]
-        raise ConcordError(f"{file}: not valid YAML ({where}); expected an intact file such as {FILES[1]}") from None
+    tree = parse_yaml(read_text(file, f"a file such as {FILES[1]}"), str(file), Loader)
     if not isinstance(tree, dict):
         raise ConcordError(f"{file}: holds no mapping; expected captions with their boxes, as in {FILES[1]}")
     seen: set[str] = set()

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from concord.data.datasets.faces.dataset import LANDMARK_FILE, REFERENCE_FOLDER
+from concord.data.datasets.faces.tree import LANDMARK_FILE, REFERENCE_FOLDER
 from concord.data.errors import ConcordError
 from concord.data.labels import CELEBAMASK_HQ
 from concord.data.synthetic.draw import SIZE

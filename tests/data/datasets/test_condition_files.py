@@ -49,8 +49,8 @@ def test_captions_meet_their_images(tmp_path: Path, images: ImageSet, name: str)
         ("c.json", '"one"', "expected a list of captions or a mapping"),
         ("c.json", "{", "not valid JSON"),
         ("c.jsonl", '{"image": "1", "caption": "one"}\n{', "line 2: not valid JSON"),
-        ("c.jsonl", '{"image": "1"}', "line 1: expected an image (image, file_name, name, id) and a caption"),
-        ("c.csv", "file,caption\n1,one\n", "line 2: expected an image"),
+        ("c.jsonl", '{"image": "1"}', "line 1: expected an image (image, file_name, "),
+        ("c.csv", "picture,caption\n1,one\n", "line 2: expected an image"),
     ],
 )
 def test_captions_that_do_not_fit(tmp_path: Path, images: ImageSet, name: str, content: str, message: str) -> None:
@@ -65,7 +65,7 @@ def test_files_that_are_no_text(tmp_path: Path, images: ImageSet) -> None:
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConcordError, match="not UTF-8 text"):
         read_captions(tmp_path / "c.txt", images)
-    with pytest.raises(ConcordError, match=r"nothing\.txt: cannot be read"):
+    with pytest.raises(ConcordError, match=r"nothing\.txt: no such file"):
         read_captions(tmp_path / "nothing.txt", images)
     (tmp_path / "c.json").write_text(json.dumps(BY_NAME))
     with pytest.raises(ConcordError, match="captions by name, but generated has no names"):

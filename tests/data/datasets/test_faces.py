@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from concord.data.datasets.faces import dataset as reader
+from concord.data.datasets.faces import open as reader
 from concord.data.datasets.faces.captions import item_id
-from concord.data.datasets.faces.dataset import FaceItem, compose_mask, list_tree, open_faces
+from concord.data.datasets.faces.dataset import FaceItem, compose_mask
+from concord.data.datasets.faces.open import open_faces
+from concord.data.datasets.faces.tree import Listing, list_tree
 from concord.data.errors import ConcordError
 from concord.data.images import BadFile, read_image, read_index, read_part, reduce_labels
 from concord.data.labels import INDEX
@@ -276,7 +278,7 @@ def test_opening_decodes_nothing(face_tree, monkeypatch):
     monkeypatch.setattr("concord.data.images.Image.open", refuse)
     dataset = open_faces(root)
     assert [face.id for face in dataset] == ["0", "1", "2", "3", "4"]
-    assert all(face.has_image and face.has_mask and face.has_text for face in dataset)
+    assert all(face.has_image and face.has_mask and face.text for face in dataset)
     assert re.fullmatch("[0-9a-f]{64}", dataset.fingerprint)
     with pytest.raises(AssertionError, match="was decoded"):
         dataset["0"].image(8)
@@ -353,7 +355,7 @@ def test_missing_things_are_listed_and_do_not_stop_the_reader(face_tree):
 def _full_set(root, monkeypatch, keys):
     """A full set by its listing alone: 30,000 names and a caption file."""
     (root / "captions_hq.json").write_text(json.dumps({key: {"overall_caption": f"It is {key}."} for key in keys}))
-    listing = reader.Listing(root, image_folder="CelebA-HQ-img", mask_folder="CelebAMask-HQ-mask")
+    listing = Listing(root, image_folder="CelebA-HQ-img", mask_folder="CelebAMask-HQ-mask")
     listing.images = {str(i): f"CelebA-HQ-img/{i}.jpg" for i in range(30_000)}
     listing.masks = {str(i): f"CelebAMask-HQ-mask/{i}.png" for i in range(30_000)}
     monkeypatch.setattr(reader, "list_tree", lambda _root: listing)

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from concord.data.datasets.images.image_sets import ImageSet, natural, open_images, pair
+from concord.data.datasets.images.image_files import natural
+from concord.data.datasets.images.image_sets import ImageSet, open_images
+from concord.data.datasets.images.pairing import pair
 from concord.data.errors import ConcordError
 
 
@@ -73,6 +75,13 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         ("x.png", {}, 0),
         ("x.webp", {"lossless": True}, 0),
         ("x.jpg", {"quality": 98, "subsampling": 0}, 12),
+        ("x.jfif", {"quality": 98, "subsampling": 0, "format": "JPEG"}, 12),
+        ("x.jpe", {"quality": 98, "subsampling": 0, "format": "JPEG"}, 12),
+        ("x.apng", {"format": "PNG"}, 0),
+        ("x.bmp", {}, 0),
+        ("x.tif", {}, 0),
+        ("x.tiff", {"compression": "tiff_lzw"}, 0),
+        ("x.ppm", {}, 0),
     ],
 )
 def test_formats(tmp_path: Path, name: str, options: dict[str, object], tolerance: int) -> None:
@@ -125,7 +134,7 @@ def test_cmyk_is_pillows_conversion(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_images(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"{tmp_path}: holds no images; expected PNG, JPEG or WebP")
+    assert refusal(tmp_path).startswith(f"{tmp_path}: holds no images; expected PNG, JPEG, WebP, BMP or TIFF")
     (tmp_path / "only.txt").write_text("text")
     assert "holds no images" in refusal(tmp_path)
     assert "no such file or folder" in refusal(tmp_path / "nowhere")
@@ -142,7 +151,7 @@ def test_gif(tmp_path: Path, frames: int) -> None:
     pages = [Image.fromarray(picture(k)) for k in range(frames)]
     pages[0].save(tmp_path / "x.gif", save_all=True, append_images=pages[1:])
     write(tmp_path / "1.png", picture(1))
-    line = f"{tmp_path / 'x.gif'}: is a GIF; expected PNG, JPEG or WebP; convert it, one picture a file"
+    line = f"{tmp_path / 'x.gif'}: is a GIF; expected PNG, JPEG, WebP, BMP or TIFF; convert it, one picture a file"
     assert refusal(tmp_path) == line
     (tmp_path / "x.gif").rename(tmp_path / "x.png")
     assert refusal(tmp_path) == line.replace("x.gif", "x.png")
@@ -152,14 +161,16 @@ def test_gif(tmp_path: Path, frames: int) -> None:
 def test_other_animations(tmp_path: Path, suffix: str) -> None:
     pages = [Image.fromarray(picture(k)) for k in range(3)]
     pages[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=pages[1:])
-    assert f"x.{suffix}: is animated (3 frames); expected PNG, JPEG or WebP of one picture" in refusal(tmp_path)
+    assert f"x.{suffix}: is animated (3 frames); expected PNG, JPEG, WebP, BMP or TIFF of one picture" in refusal(
+        tmp_path
+    )
 
 
 def test_other_kinds_of_pictures_are_not_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "1.png", picture(1))
-    write(tmp_path / "2.bmp", picture(2))
-    assert "2.bmp: is not a PNG, JPEG or WEBP" in refusal(tmp_path)
-    (tmp_path / "2.bmp").unlink()
+    (tmp_path / "2.avif").write_bytes(b"....ftypavif")
+    assert "2.avif: is not a PNG, JPEG, WEBP, BMP, TIFF or PPM" in refusal(tmp_path)
+    (tmp_path / "2.avif").unlink()
     (tmp_path / "more.tar.gz").write_bytes(b"")
     assert "more.tar.gz: a compressed archive; unpack it" in refusal(tmp_path)
     assert "more.tar.gz: a compressed archive; unpack it" in refusal(tmp_path / "more.tar.gz")
@@ -176,7 +187,7 @@ def test_empty_and_truncated_files(tmp_path: Path) -> None:
         assert message.startswith(f"{path}: ")
         assert "truncated" in message or "cannot be decoded" in message
     (tmp_path / "x.png").write_bytes(b"\x89PNG nonsense")
-    assert "x.png: is not a PNG, JPEG or WEBP" in refusal(tmp_path / "x.png")
+    assert "x.png: is not a PNG, JPEG, WEBP, BMP, TIFF or PPM" in refusal(tmp_path / "x.png")
 
 
 # ---------------------------------------------------------------------------------------------------------------- tars
@@ -244,7 +255,7 @@ def test_broken_tars(tmp_path: Path) -> None:
         tar.addfile(link)
     assert "evil.png is a link, not an image" in refusal(path)
     write_tar(path, {"bad.png": b"no picture"})
-    assert refusal(path).startswith(f"{path}: bad.png: is not a PNG, JPEG or WEBP")
+    assert refusal(path).startswith(f"{path}: bad.png: is not a PNG, JPEG, WEBP, BMP, TIFF or PPM")
     write_tar(path, {"0.png": png(picture(0))}, "w:gz")
     assert "not a readable uncompressed tar" in refusal(path)
 
@@ -412,7 +423,7 @@ def test_pairs_by_name_then_in_order(tmp_path: Path) -> None:
 
 def test_pairs_that_would_shift_or_are_unequal_are_refused(tmp_path: Path) -> None:
     first = named(tmp_path, "a", ["0.png", "1.png", "2.png"])
-    with pytest.raises(ConcordError, match=r"'0' has no partner of its name in .*b, while 2 others have"):
+    with pytest.raises(ConcordError, match=r"'0.png' has no partner of its name in .*b, while 2 others have"):
         pair(first, named(tmp_path, "b", ["1.png", "2.png", "3.png"]))
     with pytest.raises(ConcordError, match=r"a holds 3 images and .*c 2: metrics of pairs need one partner"):
         pair(first, named(tmp_path, "c", ["0.png", "1.png"]))

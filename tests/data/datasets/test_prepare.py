@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 import concord.data.datasets.faces.prepare
 from concord.cli import app
-from concord.data.datasets.faces.dataset import open_faces
-from concord.data.datasets.faces.prepare import encode, open_prepared, prepare
+from concord.data.datasets.faces.open import open_faces
+from concord.data.datasets.faces.prepare import encode, prepare
+from concord.data.datasets.faces.prepared import open_prepared
 from concord.data.errors import ConcordError
 from concord.data.images import reduce_labels
 from concord.data.synthetic import write_tree

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from concord.commands.data import app
 from concord.data.datasets.faces import preview
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.datasets.faces.preview import TILE, contact_sheet, spread
 from concord.data.errors import ConcordError
 from concord.data.labels import INDEX, PALETTE

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from concord.commands.data import app
 from concord.data.datasets.faces import verify as checker
-from concord.data.datasets.faces.dataset import open_faces
+from concord.data.datasets.faces.open import open_faces
 from concord.data.datasets.faces.verify import KINDS, inspect, verify
 from concord.data.errors import ConcordError
 

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from concord.data.conditions import landmarks
+from concord.data.conditions.drawing import enlarge
+from concord.data.conditions.landmarks import Landmarks
+from concord.data.conditions.mask import Mask
 from concord.data.labels import PALETTE
+from concord.data.request import Conditions
 from concord.reports.figures import grid as figures
 from concord.reports.figures.grid import (
-    Shown,
-    enlarge,
+    GridRow,
     influence_curve,
     influence_figure,
-    mask_picture,
     pick_steps,
     sample_grid,
 )
@@ -21,12 +24,11 @@ from concord.reports.figures.grid import (
 RED, GREEN, BLUE = (np.full((64, 64, 3), c, np.uint8) for c in ((200, 30, 30), (30, 180, 30), (30, 30, 200)))
 
 
-def shown(number: int, **images: np.ndarray) -> Shown:
+def shown(number: int, **images: np.ndarray) -> GridRow:
     mask = np.zeros((64, 64), np.int64)
     mask[20:50, 20:50] = 1
-    return Shown(
-        f"{number}-0", "A caption with $dollars$, <b>tags</b> and many words in a row. " * 3, mask, RED, images
-    )
+    text = "A caption with $dollars$, <b>tags</b> and many words in a row. " * 3
+    return GridRow(f"{number}-0", Conditions(text=text, mask=mask), RED, images)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -50,7 +52,7 @@ def trace(requests: list[str], steps: int = 50) -> dict[str, np.ndarray]:
 
 def test_masks_are_enlarged_without_new_colours() -> None:
     mask = np.arange(64 * 64).reshape(64, 64) % 19
-    picture = mask_picture(mask)
+    picture = enlarge(Mask.draw(mask, None, 256), 256, smooth=False)
     assert picture.shape == (256, 256, 3)
     assert {tuple(c) for c in picture.reshape(-1, 3)} == {tuple(c) for c in PALETTE}
     assert (picture[::4, ::4] == PALETTE[mask]).all()  # four times, exactly
@@ -60,8 +62,8 @@ def test_masks_are_enlarged_without_new_colours() -> None:
 def test_pictures_are_enlarged_smoothly() -> None:
     step = np.zeros((64, 64, 3), np.uint8)
     step[:, 32:] = 255
-    assert len(np.unique(enlarge(step))) > 2
-    assert len(np.unique(enlarge(step, smooth=False))) == 2
+    assert len(np.unique(enlarge(step, 256))) > 2
+    assert len(np.unique(enlarge(step, 256, smooth=False))) == 2
 
 
 def test_the_grid_shows_each_image_once(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_the_grid_shows_each_image_once(tmp_path: Path) -> None:
 
 
 def test_a_grid_of_masks_alone_needs_no_captions_or_truth(tmp_path: Path) -> None:
-    request = Shown("0-0", None, np.ones((64, 64), np.int64), None, {"a": GREEN})
+    request = GridRow("0-0", Conditions(mask=np.ones((64, 64), np.int64)), None, {"a": GREEN})
     sample_grid([request], [("a", "A")], "Title", tmp_path / "bare.png")
     sample_grid([shown(0, a=GREEN)], [("a", "A")], "Title", tmp_path / "full.png")
     assert Image.open(tmp_path / "bare.png").width < Image.open(tmp_path / "full.png").width - 256
@@ -122,8 +124,8 @@ def test_landmarks_are_dots_where_the_points_are() -> None:
     points = np.full((67, 2), 48.0)  # not the 68 of a face: no lines between them
     points[0] = (16.0, 8.0)  # x, y: right of the left edge by a quarter, below the top by an eighth
     for face in (None, np.full((64, 64, 3), 255, np.uint8)):
-        picture = figures.landmark_picture(points, face, units=100)  # 160 pixels: 2.5 a pixel of the face
-        rows, columns = np.nonzero((picture == np.array(figures.LANDMARK)).all(axis=2))
+        picture = Landmarks.draw(points, face, 160)  #: 2.5 a pixel of the face
+        rows, columns = np.nonzero((picture == np.array(landmarks.COLOUR)).all(axis=2))
         first = rows < 60
         assert (rows[first].mean(), columns[first].mean()) == (pytest.approx(20, abs=1), pytest.approx(40, abs=1))
         assert (rows[~first].mean(), columns[~first].mean()) == (pytest.approx(120, abs=1), pytest.approx(120, abs=1))
@@ -133,7 +135,7 @@ def test_the_68_points_of_a_face_are_joined() -> None:
     """A jaw of 17 points on one line: the line is there between two points, and none leads on to the brows."""
     points = np.full((68, 2), 60.0)
     points[:17] = [(2.0 + 3 * index, 10.0) for index in range(17)]
-    picture = figures.landmark_picture(points, None, units=400)  # 640 pixels, 10 a pixel of the face
+    picture = Landmarks.draw(points, None, 640)  # 10 a pixel of the face
     row = picture[100].astype(int)
     reddish = row[:, 0] - row[:, 1] > 60
     assert reddish[20:500].mean() > 0.95
@@ -142,11 +144,12 @@ def test_the_68_points_of_a_face_are_joined() -> None:
 
 def test_every_condition_has_its_column(tmp_path: Path) -> None:
     request = shown(0, a=GREEN)
-    request.identity, request.style, request.landmarks = BLUE, GREEN, np.full((68, 2), 32.0)
+    points = np.full((68, 2), 32.0)
+    request.conditions = request.conditions.replace(identity=BLUE, style=GREEN, landmarks=points)
     columns = [("mask", "Mask"), ("identity", "Identity"), ("landmarks", "Landmarks"), ("style", "Style")]
     assert figures.condition_columns([shown(1), request]) == columns
     assert figures.condition_columns([shown(1)]) == columns[:1]
-    request.mask = None
+    request.conditions = request.conditions.replace(mask=None)
     assert figures.condition_columns([request]) == columns[1:]
     path = tmp_path / "grid.png"
     sample_grid([request], [("a", "A")], "Title", path)
@@ -154,4 +157,4 @@ def test_every_condition_has_its_column(tmp_path: Path) -> None:
     assert share(path, BLUE[0, 0]) >= 0.98 * tile  # the identity
     assert share(path, GREEN[0, 0]) >= 1.96 * tile  # the style and the method
     assert share(path, RED[0, 0]) >= 0.98 * tile  # the truth itself, not where the landmarks pale it
-    assert share(path, np.array(figures.LANDMARK)) > 10
+    assert share(path, np.array(landmarks.COLOUR)) > 10

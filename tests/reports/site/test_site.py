@@ -17,6 +17,9 @@ from PIL import Image
 
 import concord.benchmarks.settings
 from concord.benchmarks.store.run import Store
+from concord.data.conditions.drawing import LINES
+from concord.data.conditions.layout import INTERACTION, LayoutCondition
+from concord.data.conditions.masked_image import MaskedImage
 from concord.data.datasets.layouts.layout import Layout
 from concord.data.labels import PALETTE
 from concord.data.request import Conditions
@@ -438,9 +441,9 @@ def test_without_seconds_or_rivals_there_is_no_pareto_plot() -> None:
 
 def test_boxes_carry_their_labels() -> None:
     layout = Layout.of("two", [[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 1.0, 1.0]], ["a red bird", "a blue cat"])
-    picture = figures.layout_picture(layout, units=100)
+    picture = LayoutCondition.draw(layout, None, 160)
     assert picture.shape == (160, 160, 3)
-    for colour, (x, y) in zip(figures.LINES, ((0.5, 0.3), (0.6, 0.9)), strict=False):
+    for colour, (x, y) in zip(LINES, ((0.5, 0.3), (0.6, 0.9)), strict=False):
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         near = picture[round(y * 159), round(x * 159) - 2 : round(x * 159) + 3]
         assert (near == wanted).all(axis=1).any()
@@ -452,10 +455,10 @@ def colour_of(name: str) -> np.ndarray:
 
 def test_interactions_are_arrows_from_subject_to_object() -> None:
     boxes, labels = [[0.0, 0.4, 0.3, 0.6], [0.7, 0.4, 1.0, 0.6]], ["a red bird", "a blue cat"]
-    plain = figures.layout_picture(Layout.of("two", boxes, labels), units=200)
-    drawn = figures.layout_picture(Layout.of("two", boxes, labels, "", [(0, "holding", 1)]), units=200)
-    violet = (drawn == colour_of(figures.INTERACTION)).all(axis=2)
-    assert not (plain == colour_of(figures.INTERACTION)).all(axis=2).any()
+    plain = LayoutCondition.draw(Layout.of("two", boxes, labels), None, 320)
+    drawn = LayoutCondition.draw(Layout.of("two", boxes, labels, "", [(0, "holding", 1)]), None, 320)
+    violet = (drawn == colour_of(INTERACTION)).all(axis=2)
+    assert not (plain == colour_of(INTERACTION)).all(axis=2).any()
     columns = np.flatnonzero(violet[:156].any(axis=0) | violet[165:].any(axis=0))
     tip, tail = violet[:, 245:271].sum(), violet[:, 48:74].sum()  # the head is at the object's end
     assert tip > 1.5 * tail > 0, (tip, tail)
@@ -465,10 +468,10 @@ def test_interactions_are_arrows_from_subject_to_object() -> None:
 def test_boxes_lie_over_the_images(tmp_path: Path) -> None:
     layout = Layout.of("one", [[0.25, 0.25, 0.75, 0.75]], ["a red bird"])
     picture = np.full((64, 64, 3), 120, np.uint8)
-    drawn = figures.boxes_over(picture, layout, 100)
+    drawn = LayoutCondition.overlay(layout, picture, 160)
     assert drawn.shape == (160, 160, 3)
     edge = round(0.25 * 159)
-    assert (drawn[80, edge] == colour_of(figures.LINES[0])).all()
+    assert (drawn[80, edge] == colour_of(LINES[0])).all()
     assert (drawn[80, 80] == 120).all()
     assert (picture == 120).all()
 
@@ -485,10 +488,10 @@ def test_unknown_pixels_of_a_masked_image_look_like_no_photograph() -> None:
     picture = np.full((8, 8, 3), 50, np.uint8)
     known = np.zeros((8, 8), bool)
     known[:, :4] = True
-    drawn = figures.unknown_picture((picture, known))
+    drawn = MaskedImage.draw((picture, known), None, 64)
     assert (drawn[:, :4] == 50).all()
     assert set(np.unique(drawn[:, 4:])) == {205, 235}
 
 
 def test_an_identity_vector_is_no_picture() -> None:
-    assert figures.condition_picture("identity", Conditions(identity=np.zeros(8, np.float32)), None, 64) is None
+    assert figures.condition_image("identity", Conditions(identity=np.zeros(8, np.float32)), None, 64) is None
