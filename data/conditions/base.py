@@ -106,6 +106,13 @@ class Condition(BaseModel, Generic[V]):
     def parse(cls, entry: Mapping[str, Any], folder: Path) -> V:
         """The value that `write` wrote; ConcordError naming the file where it cannot be read."""
 
+    @classmethod
+    def code(cls) -> str:
+        """Hash of what the condition's file does (data/code.py): a part of what is drawn and kept of its values."""
+        from concord.data.code import syntax_hash
+
+        return syntax_hash(Path(_source(cls)).read_bytes())
+
     # -------------------------------------------------------------------------------------------------------- shown
 
     @classmethod

@@ -40,7 +40,7 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[GridRow
     seen = [
         [
             s.id,
-            [[name, kinds[name].digest(value)] for name, value in s.conditions.items()],
+            [[name, kinds[name].code(), kinds[name].digest(value)] for name, value in s.conditions.items()],
             s.truth,
             sorted(s.images.items()),
         ]

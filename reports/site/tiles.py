@@ -134,7 +134,7 @@ def condition_key(run: Run, name: str) -> str:
     """What a condition's sheets are drawn from: the data that the run answered, its requests, their size."""
     manifest = run.manifest
     content = manifest.get("key_parts", {}).get("data", manifest["data"]["fingerprint"])  # bytes if kept
-    return _key(run.ids, [name, str(content), str(manifest["image_size"])])
+    return _key(run.ids, [name, get_condition(name).code(), str(content), str(manifest["image_size"])])
 
 
 def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
