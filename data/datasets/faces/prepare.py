@@ -168,7 +168,9 @@ def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dic
         first = next(item for item in there if item not in faces)
         say(f"{lost:,} of {len(there):,} faces lack a picture or a mask and are left out, the first is {first}")
     common = sum(item in known.texts for item in faces)
-    other = len(known.texts) > 1.5 * len(there) and listing.has_test_split  # CelebA's numbers are not CelebA-HQ's
+    other = (
+        len(known.texts) > 1.5 * len(there) and listing.is_celebamask_hq and len(there) >= FULL_SET
+    )  # CelebA's numbers are not CelebA-HQ's
     if 2 * common < len(faces) or other:
         keys, ids = ", ".join(islice(known.texts, 3)), ", ".join(islice(faces, 3))
         raise ConcordError(
