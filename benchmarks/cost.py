@@ -31,7 +31,7 @@ PNG_SHARE = 0.6
 def evaluations(
     method: str, params: Mapping[str, Any], conditions: Sequence[str], steps: Sequence[int] | None = None
 ) -> dict[str, float] | None:
-    """Network evaluations for one image by the names of `Method.networks`; None for a method that is not known here.
+    """Network evaluations for one image by the names of `Method.denoisers`; None for a method that is not known here.
 
     steps: the timesteps, descending; those of `Schedule.ddim_timesteps` on 1000 where absent.
     """

@@ -1,6 +1,10 @@
-"""The one exception that a user is meant to see: one line, exit code 2."""
+"""The one exception that a user is meant to see (one line, exit code 2), and the one warning."""
+
+from __future__ import annotations
 
 import re
+import warnings
+from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -19,3 +23,15 @@ class ConcordError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))
+
+
+class ConcordWarning(UserWarning):
+    """Something still works that should be written otherwise, or is worth a look; one line that says what to do."""
+
+
+_SHOWN: dict[Any, Any] = {}
+
+
+def warn(message: str) -> None:
+    """Show a message of one line on stderr, once in a process."""
+    warnings.warn_explicit(message, ConcordWarning, filename="concord", lineno=1, registry=_SHOWN)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -59,8 +59,11 @@ class Model:
     latent_shape: tuple[int, ...]
 
 
+A = TypeVar("A", bound="Amdm.Params", covariant=True)
+
+
 @register
-class Amdm(Method):
+class Amdm(Method[A]):
     """Spherical aggregation and manifold optimisation of N conditional models (Algorithm 2)."""
 
     name, title, paper = "amdm", "AMDM", "arXiv:2410.01262"
@@ -117,13 +120,12 @@ class Amdm(Method):
                 raise ValueError("'coded' needs the prediction of the step before: expected first_step of 1 or more")
             return value
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in sorted(self.conditions)}
 
     def models(self, batch: Batch) -> list[Model]:
         """theta_1 .. theta_N of the batch's conditions."""
         p = self.params
-        assert isinstance(p, Amdm.Params)
         given = modalities(batch)
         names = list(p.order) or given
         if sorted(names) != sorted(given):
@@ -146,7 +148,6 @@ class Amdm(Method):
     def aggregated(self, models: Sequence[Model], batch: Batch) -> Tensor:
         """x_0 of theta_1 (B, C, h, w): Algorithm 2, of which Algorithm 1 is the case of two models."""
         p = self.params
-        assert isinstance(p, Amdm.Params)
         n, schedule, shape = len(models), models[0].schedule, models[0].latent_shape
         weights = _one_for_each(self.name, "weights", p.weights, PAPER_WEIGHTS, n, n - 1)
         sizes = _one_for_each(self.name, "step_sizes", p.step_sizes, _paper_sizes(p.step_unit), n, n)

@@ -26,7 +26,7 @@ from concord.methods.core.sampler import ddim
 
 
 @register
-class Collaborative(Method):
+class Collaborative(Method["Collaborative.Params"]):
     """Experts joined by learned, spatially and temporally varying influence functions."""
 
     name, title, paper = "collaborative", "Collaborative Diffusion", "arXiv:2304.10530"
@@ -49,7 +49,7 @@ class Collaborative(Method):
         def official(cls) -> dict[str, Any]:
             return {"eta": 1.0, "noisy_end": True, "mask_schedule": "cosine_decay"}
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         names = sorted(self.conditions)
         experts = {f"eps-{name}": self.bank.expert(name) for name in names}
         return {**experts, **{f"influence-{name}": self.bank.dynamic_diffuser(name) for name in names}}
@@ -57,7 +57,6 @@ class Collaborative(Method):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, Collaborative.Params)
         order = ("mask", *(c for c in condition_names() if c != "mask"))  # of the softmax, as the authors coded it
         names = modalities(batch, order=order)
         experts = bind_experts(self.bank, batch, names)

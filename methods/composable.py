@@ -25,7 +25,7 @@ from concord.methods.core.sampler import ddim
 
 
 @register
-class Composable(Method):
+class Composable(Method["Composable.Params"]):
     """Average of the uni-modal predictions, or their weighted sum around an unconditional one."""
 
     name, title, paper = "composable", "Composable Diffusion", "arXiv:2206.01714"
@@ -46,18 +46,17 @@ class Composable(Method):
         def official(cls) -> dict[str, Any]:
             return {"combine": "conjunction"}
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         names = [*sorted(self.conditions), *(["unconditional"] if self._conjunction else [])]
         return {f"eps-{name}": self.bank.expert(name) for name in names}
 
     @property
     def _conjunction(self) -> bool:
-        return self.params.combine == "conjunction"  # type: ignore[attr-defined]
+        return self.params.combine == "conjunction"
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, Composable.Params)
         experts = bind_experts(self.bank, batch, modalities(batch))
         unconditional = None
         if self._conjunction:

@@ -37,7 +37,7 @@ from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
 
 
 @register
-class FreeDoM(GuidedMethod):
+class FreeDoM(GuidedMethod["FreeDoM.Params"]):
     """The sum of the energies' gradients."""
 
     name, title, paper = "freedom", "FreeDoM", "arXiv:2303.09833"

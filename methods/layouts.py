@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.methods.amdm import Amdm, Model, check_compatible
-from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.base import Batch, Method, P, Trace, register
 from concord.methods.core.experts import modalities
 from concord.methods.core.sampler import ddim
 from concord.methods.networks.experts import Bound
@@ -29,7 +29,7 @@ from concord.methods.networks.layout_experts import KINDS
 Guidance = Annotated[float, Field(ge=0)]
 
 
-class LayoutMethod(Method):
+class LayoutMethod(Method[P]):
     """What all methods over the layout models share."""
 
     conditions = frozenset({"layout"})
@@ -37,7 +37,7 @@ class LayoutMethod(Method):
     joins_open_suites = False  # suites of layouts name their rows
     kinds: ClassVar[tuple[str, ...]]  # the models that it may use
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in self.kinds}
 
     def bound(self, kind: str, conditions: Sequence[Conditions], guidance: float) -> Bound:
@@ -45,7 +45,7 @@ class LayoutMethod(Method):
         return self.bank.layout_expert(kind).bind(conditions, self.bank.schedule, guidance)
 
 
-class LayoutExpertAlone(LayoutMethod):
+class LayoutExpertAlone(LayoutMethod["LayoutExpertAlone.Params"]):
     """eps(x_t, t) of one model, as GLIGEN's family samples it."""
 
     paper = "arXiv:2112.10752"
@@ -62,7 +62,6 @@ class LayoutExpertAlone(LayoutMethod):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, LayoutExpertAlone.Params)
         denoise = self.bound(self.kinds[0], batch.conditions, p.guidance)
         shape = self.bank.latent_shape
         x_0 = ddim(denoise, self.bank.schedule, batch.generators, shape, self.device, p.steps, p.eta)
@@ -98,7 +97,7 @@ def kinds_of(batch: Batch) -> list[str]:
 
 
 @register
-class ComposableLayouts(LayoutMethod):
+class ComposableLayouts(LayoutMethod["ComposableLayouts.Params"]):
     """Composable Diffusion over the layout models (equation 11): what each condition adds to its model's own null.
 
     eps(x_t, t) = 1/M sum_m eps_m(x_t, null) + w sum_m (eps_m(x_t, c_m) - eps_m(x_t, null))
@@ -125,7 +124,6 @@ class ComposableLayouts(LayoutMethod):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, ComposableLayouts.Params)
         kinds = kinds_of(batch)
         experts = [self.bound(kind, batch.conditions, p.weight * len(kinds)) for kind in kinds]
 
@@ -138,7 +136,7 @@ class ComposableLayouts(LayoutMethod):
 
 
 @register
-class AmdmLayouts(Amdm):
+class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
     """AMDM over the layout models, as in its paper: the interaction model goes on alone, the others lend to it.
 
     order: of 'interaction', 'attribute' and, with a reference image, 'style'.
@@ -152,12 +150,11 @@ class AmdmLayouts(Amdm):
     class Params(Amdm.Params):
         guidance: Guidance = 2.0  # g of every model; 7.5 is for Stable Diffusion
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in self.kinds}
 
     def models(self, batch: Batch) -> list[Model]:
         p = self.params
-        assert isinstance(p, AmdmLayouts.Params)
         given = kinds_of(batch)
         names = list(p.order) or given
         if sorted(names) != sorted(given):

@@ -30,13 +30,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, warn
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.schedule import Schedule
@@ -219,7 +219,10 @@ def pairs(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------------------------- the instances
 
 
-class MultiTask(Method):
+M = TypeVar("M", bound="MultiTask.Params", covariant=True)
+
+
+class MultiTask(Method[M]):
     """An image and one other modality, generated together or from whatever is known of them."""
 
     paper = "arXiv:2407.17571"
@@ -232,33 +235,43 @@ class MultiTask(Method):
     file: ClassVar[str] = "mt-faces"  # its weights
 
     class Params(Method.Params):
-        preset: Literal["bounded", "paper"] = "bounded"  # type: ignore[assignment]  # the weights w_t: head of this file
+        weights: Weights = "bounded"  # w_t: see the head of this file
         steps: int = Field(1000, ge=1, le=1000)  # appendix C
         eta: float = Field(1.0, ge=0, le=1)  # Algorithm 1 draws from the posterior; 0 is DDIM's step
 
+        @model_validator(mode="before")
+        @classmethod
+        def _weights_of_before(cls, values: dict[str, Any]) -> dict[str, Any]:
+            """`preset` chose the weights once, and meant what `weights` says now."""
+            if "weights" in values or values.get("preset") not in ("bounded", "paper"):
+                return values
+            chosen = values["preset"]
+            warn(f"mt-diffusion: `preset: {chosen}` is read as `weights: {chosen}`, as it was called once; write that")
+            return {**values, "preset": "paper", "weights": chosen}
+
     @property
     def network(self) -> MultiTaskUNet:
-        """The network of the preset; ConcordError in a profile whose bank has none (the paper published no weights)."""
-        load, p = getattr(self.bank, "multi_task", None), self.params
+        """The network of the weights w_t; ConcordError in a profile whose bank has none (none were published)."""
+        p = self.params
+        load = getattr(self.bank, "multi_task", None)
         if load is None:
             raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
-        assert isinstance(p, MultiTask.Params)
-        file = self.file if p.preset == "bounded" else f"{self.file}-{p.preset}-weights"
+        file = self.file if p.weights == "bounded" else f"{self.file}-{p.weights}-weights"
         try:
             network: MultiTaskUNet = load(file)
         except ConcordError as error:
-            if p.preset == "bounded":
+            if p.weights == "bounded":
                 raise
-            need = f"needs a network trained under its weights (`concord train {file}`): {error}"
-            raise ConcordError(f"method '{self.name}': preset '{p.preset}' {need}") from error
-        if network.weights != p.preset:  # it would be asked about inputs that it has never seen
+            need = f"needs a network trained under them (`concord train {file}`): {error}"
+            raise ConcordError(f"method '{self.name}': weights '{p.weights}' {need}") from error
+        if network.weights != p.weights:  # it would be asked about inputs that it has never seen
             raise ConcordError(
-                f"method '{self.name}': preset '{p.preset}' needs a network trained under its weights, the card of "
+                f"method '{self.name}': weights '{p.weights}' needs a network trained under them, the card of "
                 f"{file} says '{network.weights}'; train it again (`concord train {file}`)"
             )
         return network
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-mt": self.network}
 
     def joint(
@@ -279,14 +292,13 @@ class MultiTask(Method):
         from concord.methods.networks.multi_task import LATENT, Encoders, Known, modality
 
         p, network = self.params, self.network
-        assert isinstance(p, MultiTask.Params)
         known = dict(known or {})
         for name, x in known.items():
             check_data(name, x, len(batch), (self.modality,))
         kind = modality(self.modality, network.modalities)
         encode = Encoders(self.bank.autoencoder, network)
         schedule = self.bank.schedule
-        aggregation = Aggregation.make(schedule, 1, p.preset)
+        aggregation = Aggregation.make(schedule, 1, p.weights)
         told = Known()
         if kind.name in known and given:
             data = known[kind.name]
@@ -334,7 +346,7 @@ def check_data(name: str, data: Tensor, batch: int, modalities: Sequence[str]) -
 
 
 @register
-class MTDiffusionX(MultiTask):
+class MTDiffusionX(MultiTask["MTDiffusionX.Params"]):
     """Image and masked image; what is left of a masked image is known, the network is given it. Restoration."""
 
     name, title, modality = "mt-diffusion-x", "MT-Diffusion-X", "masked-image"
@@ -352,7 +364,6 @@ class MTDiffusionX(MultiTask):
         from concord.methods.networks.multi_task import Encoders
 
         p = self.params
-        assert isinstance(p, MTDiffusionX.Params)
         pictures, known = masked_pictures(batch, self.bank.image_size, self.device)  # all hidden where there is none
         encode = Encoders(self.bank.autoencoder, self.network)
         z_0, _ = self.joint(batch, {"masked-image": encode.masked_image(pictures, known)})
@@ -361,7 +372,7 @@ class MTDiffusionX(MultiTask):
 
 
 @register
-class MTDiffusionU(MultiTask):
+class MTDiffusionU(MultiTask[MultiTask.Params]):
     """Image and masked image, both from noise: unconditional generation."""
 
     name, title, modality = "mt-diffusion-u", "MT-Diffusion-U", "masked-image"
@@ -373,7 +384,7 @@ class MTDiffusionU(MultiTask):
 
 
 @register
-class MTDiffusionSeg(MultiTask):
+class MTDiffusionSeg(MultiTask[MultiTask.Params]):
     """Image and segmentation mask: the image of a known mask, or both from noise where there is none."""
 
     name, title, modality = "mt-diffusion-seg", "MT-Diffusion (image and mask)", "mask"
@@ -396,7 +407,7 @@ class MTDiffusionSeg(MultiTask):
 
 
 @register
-class MTDiffusionParse(MultiTask):
+class MTDiffusionParse(MultiTask[MultiTask.Params]):
     """Image and segmentation mask: the mask of a known image, as a picture in the colours of data/labels.py."""
 
     name, title, modality = "mt-diffusion-parse", "MT-Diffusion (mask of an image)", "mask"
@@ -422,7 +433,7 @@ class FineTunedParse(MTDiffusionParse):
     name, title, file = "mt-diffusion-parse-star", "MT-Diffusion*", "mt-faces-segmentation"
 
 
-class JointLabel(MultiTask):
+class JointLabel(MultiTask["JointLabel.Params"]):
     """Image and class of age and sex: both from noise, or the image of a class."""
 
     modality = "label"
@@ -437,7 +448,6 @@ class JointLabel(MultiTask):
         from concord.methods.networks.multi_task import LABELS, one_hot
 
         p = self.params
-        assert isinstance(p, JointLabel.Params)
         known: dict[str, Tensor] = {}
         if p.label is not None:
             known["label"] = one_hot(torch.full((len(batch),), p.label), LABELS).to(self.device)

@@ -14,7 +14,7 @@ autoencoder's picture of a mask would need its colours rounded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from pydantic import Field
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from concord.methods.networks.multi_task import MultiTaskUNet
 
 
-class SingleTask(Method):
+S = TypeVar("S", bound="SingleTask.Params", covariant=True)
+
+
+class SingleTask(Method[S]):
     """One diffusion process of the trunk that MT-Diffusion shares."""
 
     paper = "arXiv:2407.17571"
@@ -54,13 +57,12 @@ class SingleTask(Method):
         network: MultiTaskUNet = load(self.file)
         return network
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-mt-single": self.network}
 
     def denoised(self, batch: Batch, predict: Predict) -> Tensor:
         """z_0 (B, 6, 16, 16) by Algorithm 1 without modalities."""
         p = self.params
-        assert isinstance(p, SingleTask.Params)
         alone = Aggregation.make(self.bank.schedule, 0)
         shape = self.bank.latent_shape
         return infer(predict, _no_modality, alone, {}, {}, batch.generators, shape, self.device, p.steps, p.eta)[0]
@@ -83,7 +85,7 @@ def _no_modality(name: str, data: Tensor) -> Tensor:
 
 
 @register
-class ClassConditional(SingleTask):
+class ClassConditional(SingleTask["ClassConditional.Params"]):
     """The image of a class of age and sex; a class that is not named is drawn as often as the training data have it."""
 
     name, title, file = "adm-class-conditional", "ADM (class-conditional)", "mt-class-conditional"
@@ -104,7 +106,6 @@ class ClassConditional(SingleTask):
     def labels(self, batch: Batch) -> Tensor:
         """The class of each image, int64 (B,), drawn from its request's own generator where none is named."""
         p = self.params
-        assert isinstance(p, ClassConditional.Params)
         if p.label is not None:
             return torch.full((len(batch),), p.label)
         shares = torch.tensor(self.network.frequencies)
@@ -112,7 +113,7 @@ class ClassConditional(SingleTask):
 
 
 @register
-class SegmentationDiffusion(SingleTask):
+class SegmentationDiffusion(SingleTask[SingleTask.Params]):
     """The mask of an image, as a picture in the colours of data/labels.py."""
 
     name, title, file = "single-task-diffusion", "Single-task diffusion", "mt-segmentation"
@@ -138,7 +139,7 @@ class SegmentationDiffusion(SingleTask):
         return last["mask"].argmax(1)
 
 
-class Generation(SingleTask):
+class Generation(SingleTask[SingleTask.Params]):
     """Images from noise, nothing known."""
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ from concord.methods.core.sampler import Step
 
 
 @register
-class SDEdit(Method):
+class SDEdit(Method["SDEdit.Params"]):
     """Noise the masked image up to t0, denoise it unconditionally."""
 
     name, title, paper = "sdedit", "SDEdit", "arXiv:2108.01073"
@@ -39,13 +39,12 @@ class SDEdit(Method):
         start: float = Field(0.5, gt=0, le=1)  # t0, a share of T; the paper recommends 0.3 to 0.6
         steps: int = Field(500, ge=1, le=1000)  # of the whole schedule, of which the share t0 is run
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-unconditional": self.bank.unconditional()}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
-        assert isinstance(p, SDEdit.Params)
         pictures, known = masked_pictures(batch, self.bank.image_size, self.device)
         x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], pictures, GREY))
         denoise = self.bank.unconditional().bind(batch.conditions, schedule)

@@ -17,7 +17,7 @@ from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.sampler import ddim
 
 
-class SingleExpert(Method):
+class SingleExpert(Method["SingleExpert.Params"]):
     """eps(x_t, t) = eps_theta_m(x_t, t, c_m) for one modality m."""
 
     paper = "arXiv:2112.10752"
@@ -32,13 +32,12 @@ class SingleExpert(Method):
         steps: int = Field(50, ge=1, le=1000)  # as all rows of Collaborative Diffusion's tables (supplement B.2)
         eta: float = Field(0.0, ge=0, le=1)
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{self.expert}": self.bank.expert(self.expert)}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, SingleExpert.Params)
         denoise = self.bank.expert(self.expert).bind(batch.conditions, self.bank.schedule)
         x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
         return self.bank.autoencoder.decode(x_0)

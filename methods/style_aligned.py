@@ -45,7 +45,7 @@ from concord.methods.guidance.energies import pictures
 
 
 @register
-class StyleAligned(Method):
+class StyleAligned(Method["StyleAligned.Params"]):
     """Shared self-attention with an inverted style picture."""
 
     name, title, paper = "style-aligned", "StyleAligned", "arXiv:2312.02133"
@@ -76,23 +76,22 @@ class StyleAligned(Method):
                 "text_scale": 10.0,
             }
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in dict.fromkeys([*self._names, *self._inverting])}
 
     @property
     def _names(self) -> tuple[str, ...]:
         """The models that sample."""
-        return ("text",) if self.params.text_scale == 1 else ("text", "unconditional")  # type: ignore[attr-defined]
+        return ("text",) if self.params.text_scale == 1 else ("text", "unconditional")
 
     @property
     def _inverting(self) -> tuple[str, ...]:
         """The models that invert the style pictures."""
-        return ("text",) if self.params.invert_scale == 1 else ("text", "unconditional")  # type: ignore[attr-defined]
+        return ("text",) if self.params.invert_scale == 1 else ("text", "unconditional")
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
-        assert isinstance(p, StyleAligned.Params)
         timesteps = self._timesteps()
         reference = self._invert(batch, timesteps)  # x_t of the style pictures, by timestep
         beside = dict(zip(timesteps, self._beside(timesteps), strict=True))
@@ -116,7 +115,6 @@ class StyleAligned(Method):
     def _timesteps(self) -> list[int]:
         """Descending; the authors' scheduler starts at 0 where latent diffusion starts at 1."""
         p, schedule = self.params, self.bank.schedule
-        assert isinstance(p, StyleAligned.Params)
         if p.timesteps == "latent-diffusion":
             return schedule.ddim_timesteps(p.steps)
         stride = schedule.steps // p.steps
@@ -125,7 +123,6 @@ class StyleAligned(Method):
     def _beside(self, timesteps: Sequence[int]) -> list[int]:
         """The timestep of the reference that passes beside the sample at each step; its own without an offset."""
         p = self.params
-        assert isinstance(p, StyleAligned.Params)
         last = len(timesteps) - 1
         places = [max(p.reference_offset + 1, i) if i else p.reference_offset for i in range(len(timesteps))]
         return [timesteps[min(place, last)] for place in places]
@@ -133,7 +130,6 @@ class StyleAligned(Method):
     def _invert(self, batch: Batch, timesteps: Sequence[int]) -> dict[int, Tensor]:
         """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the reference caption."""
         p, schedule = self.params, self.bank.schedule
-        assert isinstance(p, StyleAligned.Params)
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
         experts = [self.bank.expert(name).bind(told, schedule) for name in self._inverting]
         x_t = self.bank.autoencoder.encode(pictures(batch.requests, "style", self.bank.image_size, self.device))

@@ -109,7 +109,7 @@ def optimise(
 
 
 @register
-class TediGAN(Method):
+class TediGAN(Method["TediGAN.Params"]):
     """Style mixing of a mask's and a text's code, and optimisation of the code for the text."""
 
     name, title, paper = "tedigan", "TediGAN", "arXiv:2012.03308"
@@ -146,7 +146,7 @@ class TediGAN(Method):
                 raise ValueError("mixing is off and steps is 0, so that a text would do nothing; set one of them")
             return self
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {"generator": self.generator}
 
     @property
@@ -157,7 +157,6 @@ class TediGAN(Method):
 
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, TediGAN.Params)
         names, network = modalities(batch), self.generator
         random = draw_noise(batch.generators, (network.width,), self.device)
         noise = draw_layer_noise(batch.generators, network.noise_sizes, self.device)

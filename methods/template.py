@@ -30,7 +30,7 @@ from concord.methods.core.sampler import ddim
 
 
 @register
-class Template(Method):
+class Template(Method["Template.Params"]):
     """A fixed convex combination of the text-driven and the mask-driven prediction."""
 
     name, title, paper = "template", "Weighted average", "arXiv:0000.00000"
@@ -43,13 +43,12 @@ class Template(Method):
         steps: int = Field(50, ge=1, le=1000)  # where the paper states the value
         weight: float = Field(0.5, ge=0, le=1)  # w
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in ("text", "mask")}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, Template.Params)
         text, mask = bind_experts(self.bank, batch, ["text", "mask"])
 
         def denoise(x_t: Tensor, t: int) -> Tensor:  # x_t and the result: (B, C, h, w)

@@ -41,7 +41,7 @@ ALWAYS = (-1, 1000)
 
 
 @register
-class UniversalGuidance(GuidedMethod):
+class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
     """Forward and backward guidance with self-recurrence."""
 
     name, title, paper = "ugd", "Universal Guidance", "arXiv:2302.07121"
@@ -87,7 +87,6 @@ class UniversalGuidance(GuidedMethod):
 
     def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, UniversalGuidance.Params)
         t, abar = step.t, space.schedule.abar(step.t, x_t)
         point = space.at(x_t, t)
         self.tell_losses(space, point.x_0, t, trace, point.images)
@@ -114,7 +113,6 @@ class UniversalGuidance(GuidedMethod):
     def _descended(self, space: Space, x_0: Tensor, active: Sequence[str], t: int, clamped: bool) -> Tensor:
         """x_0 + Delta (B, C, h, w): the clean prediction after a few steps towards the conditions."""
         p = self.params
-        assert isinstance(p, UniversalGuidance.Params)
         z = x_0.clone().requires_grad_(True)
         move: torch.optim.Optimizer
         if p.backward_optimizer == "adam":

@@ -54,7 +54,7 @@ class Start:
 
 
 @register
-class ZMagic(GuidedMethod):
+class ZMagic(GuidedMethod["ZMagic.Params"]):
     """Conditional gradients by Hessian-vector products, joined by CAGrad."""
 
     name, title, paper = "z-magic", "Z-Magic", "arXiv:2503.12124"
@@ -77,12 +77,11 @@ class ZMagic(GuidedMethod):
         def guides(self, name: str, t: int) -> bool:
             return t > self.stop and super().guides(name, t)
 
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {**super().networks(), "second-order": self.second_order}
+    def denoisers(self) -> Mapping[str, nn.Module]:
+        return {**super().denoisers(), "second-order": self.second_order}
 
     def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, ZMagic.Params)
         pairs = self._pairs(space, active)
         starts: list[str | None] = list(dict.fromkeys(i for i, _ in pairs)) or list(active)
         exact = p.hvp == "exact" and bool(pairs)
@@ -103,7 +102,7 @@ class ZMagic(GuidedMethod):
     def _pairs(self, space: Space, active: Sequence[str]) -> list[Pair]:
         """One pair for two conditions (Algorithm 1), all ordered pairs for more (Algorithm 2)."""
         starts: list[str | None] = [None, *active] if space.driven else list(active)
-        if self.params.joining == "coded" or len(starts) <= 2:  # type: ignore[attr-defined]
+        if self.params.joining == "coded" or len(starts) <= 2:
             starts = starts[:1]
         return [(i, j) for i in starts for j in active if j != i]
 
@@ -122,7 +121,7 @@ class ZMagic(GuidedMethod):
         self, space: Space, x_hat: Mapping[str | None, Tensor], pairs: Sequence[Pair], point: Point, step: Step
     ) -> dict[Pair, Tensor]:
         """rho_j grad_{x^} E_j(x^_i) of every pair: all x^ in one forward pass, then backwards turn by turn."""
-        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)  # type: ignore[attr-defined]
+        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)
         there = space.at(torch.cat(list(x_hat.values())), t)  # (k B, C, h, w)
         blocks = dict(zip(x_hat, there.images.chunk(len(x_hat)), strict=True))
         slopes = dict(zip(pairs, space.slopes([(j, blocks[i]) for i, j in pairs], t), strict=True))
@@ -145,7 +144,6 @@ class ZMagic(GuidedMethod):
     ) -> dict[Pair, Tensor]:  # fmt: skip
         """A g + beta H g of every pair, for g = `ahead` (equations 6 and 7)."""
         p = self.params
-        assert isinstance(p, ZMagic.Params)
         found: dict[Pair, Tensor] = {}
         if p.hvp == "exact":  # both in one pass: they are the Jacobian of x^
             for i in x_hat:
@@ -176,13 +174,12 @@ class ZMagic(GuidedMethod):
             slopes = space.slopes([(str(i), block) for (i, _), block in zip(pairs, there.images.chunk(len(pairs)))], t)
             return pull_back(there.images, there.x_t, torch.cat(slopes)[None], tally=space.tally)[0]
 
-        products = difference(gradient, x_t, here, torch.cat(list(ahead.values())), self.params.hvp_step)  # type: ignore[attr-defined]
+        products = difference(gradient, x_t, here, torch.cat(list(ahead.values())), self.params.hvp_step)
         return {pair: first[str(pair[0])].rho * product for pair, product in zip(pairs, products.chunk(len(pairs)))}
 
     def _join(self, space: Space, first: Mapping[str, Tensor], then: Mapping[Pair, Tensor], active: int) -> Tensor:
         """What the step moves by: the one pair's sum (line 8), or CAGrad's direction over all pairs (Algorithm 2)."""
         p = self.params
-        assert isinstance(p, ZMagic.Params)
         parts = [*first.values(), *then.values()]
         if len(parts) == 1 or (p.joining == "paper" and len(then) == 1):
             return torch.stack(parts).sum(dim=0)

@@ -103,7 +103,7 @@ def make_case(kind: str, hvp: str, names: Names, batch: int, bank: Any) -> Case:
 
 def count(case: Case, batch: int) -> tuple[float, float, float]:
     """Rows per image of one step: forward, backward, second order."""
-    counter = EvaluationCounter(case.method.networks())
+    counter = EvaluationCounter(case.method.denoisers())
     try:
         case.run()
     finally:

@@ -128,7 +128,7 @@ class MethodSource(ImageSource):
         self.opened = {} if opened is None else opened
         self.device = method.device
         self.traces = tuple(method.traces)
-        self.counter = EvaluationCounter(method.networks())
+        self.counter = EvaluationCounter(method.denoisers())
 
     def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
         return [self.requests.request(planned, self.conditions) for planned in batch]

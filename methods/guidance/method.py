@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, field_validator
@@ -199,7 +199,10 @@ class Space:
 # --------------------------------------------------------------------------------------------------------------- method
 
 
-class GuidedMethod(Method):
+G = TypeVar("G", bound=GuidedParams, covariant=True)
+
+
+class GuidedMethod(Method[G]):
     """An unconditional diffusion model, steered at sampling time by any set of differentiable conditions."""
 
     conditions = frozenset(GUIDED)
@@ -210,7 +213,7 @@ class GuidedMethod(Method):
     class Params(GuidedParams):
         pass
 
-    def __init__(self, params: Method.Params, bank: Any) -> None:
+    def __init__(self, params: G, bank: Any) -> None:
         super().__init__(params, bank)
         self.backward, self.second_order = Tally(), Tally()
 
@@ -218,17 +221,15 @@ class GuidedMethod(Method):
     def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         """x_{t'} under the guidance of the active conditions (one at least), gradients enabled."""
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def denoisers(self) -> Mapping[str, nn.Module]:
         """The models, and what passes backwards through them, counted beside the evaluations."""
         p = self.params
-        assert isinstance(p, GuidedParams)
         names = ["unconditional", *(["text"] if p.text_by == "model" else [])]
         return {f"eps-{name}": self.bank.expert(name) for name in names} | {"backward": self.backward}
 
     @torch.no_grad()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        assert isinstance(p, GuidedParams)
         names = modalities(batch, order=p.order)
         p = p.for_conditions(names)
         by_model = p.text_by == "model" and "text" in names
@@ -253,8 +254,7 @@ class GuidedMethod(Method):
 
     def space(self, batch: Batch, names: Sequence[str], by_model: bool, p: GuidedParams | None = None) -> Space:
         """The energies of the named conditions on this batch's model; p: the method's parameters where absent."""
-        p = p or self.params  # type: ignore[assignment]
-        assert isinstance(p, GuidedParams)
+        p = self.params if p is None else p
         energies: dict[str, Energy] = {}
         if names:
             guide = self.bank.guide if p.guide == "guide" else self.bank.judge

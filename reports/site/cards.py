@@ -40,7 +40,8 @@ def method_cards(folder: Path = METHODS) -> dict[str, MethodCard]:
     for path in sorted(folder.glob("*.py")):
         classes = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
         for node in classes:  # a class stands after its bases: what it does not say, they have said
-            inherited = [facts[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in facts]
+            bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]  # Method[Params]
+            inherited = [facts[base.id] for base in bases if isinstance(base, ast.Name) and base.id in facts]
             merged = {key: value for said in reversed(inherited) for key, value in said.items()}
             facts[node.name] = {**merged, **_literals(node)}
             above = [official.get(base.id, False) for base in node.bases if isinstance(base, ast.Name)]

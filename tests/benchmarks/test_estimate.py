@@ -93,7 +93,7 @@ def test_the_formula_is_what_the_meter_counts(
 ) -> None:
     method = make_method(name, values, bank)
     request = Request.make("estimate", "24500", 0, sample_conditions(conditions, 24_500))
-    counter = EvaluationCounter(method.networks())
+    counter = EvaluationCounter(method.denoisers())
     method.generate([request])
     counter.close()
     assert evaluations(name, method.params.model_dump(mode="json"), conditions) == counter.rows

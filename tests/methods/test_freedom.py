@@ -173,13 +173,13 @@ def test_a_text_driven_model_takes_the_text() -> None:
     guided_ = make(FreeDoM, steps=6, text_by="model", text_scale=2, strengths={"style": 0.3})
     assert float((guided_.generate(asked, trace) - zero.generate(asked)).abs().max()) > 1e-3
     assert trace.parts["condition-loss"] == ("style",)
-    assert set(guided_.networks()) == {"eps-unconditional", "eps-text", "backward"}
+    assert set(guided_.denoisers()) == {"eps-unconditional", "eps-text", "backward"}
 
 
 def test_every_pass_is_counted() -> None:
     """One forward at x_t for all; the mask and the landmarks share one pass backwards, the text has its own."""
     method = make(FreeDoM, steps=10)
-    rows = dict.fromkeys(method.networks(), 0)
+    rows = dict.fromkeys(method.denoisers(), 0)
 
     def count(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
@@ -187,7 +187,7 @@ def test_every_pass_is_counted() -> None:
 
         return hook
 
-    for name, network in method.networks().items():
+    for name, network in method.denoisers().items():
         network.register_forward_pre_hook(count(name))
     method.generate(requests(3, ("text", "mask", "landmarks")))
     active = sum(t > 200 for t in method.bank.schedule.ddim_timesteps(10))

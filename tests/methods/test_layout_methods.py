@@ -140,7 +140,7 @@ def test_an_added_model_costs_its_share_of_the_steps(guidance: float, rows: int)
     found = {}
     for optimise in (True, False):
         method = make(AmdmLayouts, aggregation_steps=s, optimise=optimise, guidance=guidance)
-        counter = EvaluationCounter(method.networks())
+        counter = EvaluationCounter(method.denoisers())
         method.generate(requests(n))
         counter.close()
         found[optimise] = counter.rows
@@ -152,7 +152,7 @@ def test_a_third_model_lends_too() -> None:
     """With a reference picture three models go together; each added one costs s steps, and changes the image."""
     s, n = 2, 2
     method = make(AmdmLayouts, aggregation_steps=s)
-    counter = EvaluationCounter(method.networks())
+    counter = EvaluationCounter(method.denoisers())
     three = method.generate(styled())
     counter.close()
     assert counter.rows == {"eps-interaction": 2 * n * STEPS, "eps-attribute": 2 * n * s, "eps-style": 2 * n * s}
@@ -214,7 +214,7 @@ def test_the_sum_of_predictions_is_its_equation() -> None:
 
 def test_the_average_of_plain_predictions_takes_one_row_each() -> None:
     method = make(ComposableLayouts, weight=0.5)
-    counter = EvaluationCounter(method.networks())
+    counter = EvaluationCounter(method.denoisers())
     method.generate(requests())
     counter.close()
     assert counter.rows == {"eps-interaction": 2 * STEPS, "eps-attribute": 2 * STEPS, "eps-style": 0}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
 
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, ConcordWarning
 from concord.data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, get_method, make_params
@@ -231,8 +231,8 @@ def test_bad_conditions_are_refused() -> None:
 
 def test_the_papers_weights_need_a_network_of_their_own() -> None:
     kind = get_method("mt-diffusion-u")
-    params = make_params(kind, {"steps": 3, "preset": "paper"})
-    needs = "preset 'paper' needs a network trained under its weights"
+    params = make_params(kind, {"steps": 3, "weights": "paper"})
+    needs = "weights 'paper' needs a network trained under them"
     with pytest.raises(ConcordError, match=f"{needs} .`concord train mt-faces-paper-weights`.: .* no such weights"):
         kind(params, BANK).generate(requests(Conditions()))  # type: ignore[arg-type]
     wrong = SmallBank(mt_faces_paper_weights=random_network())
@@ -240,6 +240,17 @@ def test_the_papers_weights_need_a_network_of_their_own() -> None:
         kind(params, wrong).generate(requests(Conditions()))  # type: ignore[arg-type]
     right = SmallBank(mt_faces_paper_weights=random_network(weights="paper", predicts="eps"))
     assert kind(params, right).generate(requests(Conditions())).shape == (1, 3, 64, 64)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chosen", ["bounded", "paper"])
+def test_the_preset_of_before_means_what_weights_says_now(chosen: str) -> None:
+    """Stored parameters and suites of a user still say `preset: bounded`."""
+    kind = get_method("mt-diffusion-u")
+    with pytest.warns(ConcordWarning, match=f"`weights: {chosen}`"):
+        old = make_params(kind, {"preset": chosen})
+    assert old == make_params(kind, {"weights": chosen})
+    assert old == make_params(kind, old.model_dump())  # what is stored from now on is read without a word
+    assert make_params(kind).model_dump()["weights"] == "bounded"
 
 
 def test_a_network_may_predict_the_noise_itself() -> None:

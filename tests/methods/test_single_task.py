@@ -119,7 +119,7 @@ def test_a_network_that_was_not_trained_is_named() -> None:
     del bank  # a profile whose bank has no such networks at all
     other = FineTunedGeneration(FineTunedGeneration.Params(steps=2), object())  # type: ignore[arg-type]
     with pytest.raises(ConcordError, match="it runs in profile 'embedded' alone"):
-        other.networks()
+        other.denoisers()
 
 
 def test_every_method_has_its_row_and_a_task_that_makes_its_weights() -> None:

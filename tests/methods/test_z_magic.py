@@ -256,7 +256,7 @@ def test_a_text_driven_model_goes_first() -> None:
 )
 def test_every_pass_is_counted(names: tuple[str, ...], hvp: str, forward: int, backward: int, second: int) -> None:
     method = make(ZMagic, steps=10, hvp=hvp)
-    rows = dict.fromkeys(method.networks(), 0)
+    rows = dict.fromkeys(method.denoisers(), 0)
 
     def count(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
@@ -264,7 +264,7 @@ def test_every_pass_is_counted(names: tuple[str, ...], hvp: str, forward: int, b
 
         return hook
 
-    for name, network in method.networks().items():
+    for name, network in method.denoisers().items():
         network.register_forward_pre_hook(count(name))
     method.generate(requests(3, names))
     steps = sum(t > 200 for t in method.bank.schedule.ddim_timesteps(10))

@@ -65,7 +65,7 @@ class Painter(Method):
 
     mixer = torch.nn.Identity()
 
-    def networks(self) -> dict[str, torch.nn.Module]:
+    def denoisers(self) -> dict[str, torch.nn.Module]:
         return {"mixer": self.mixer}
 
     def sample(self, batch: Batch, trace: Trace) -> torch.Tensor:

@@ -29,7 +29,7 @@ class Toy(Method):
 
     mixer = Mixer()
 
-    def networks(self):
+    def denoisers(self):
         return {"mixer": self.mixer}
 
     def sample(self, batch: Batch, trace: Trace) -> torch.Tensor:
