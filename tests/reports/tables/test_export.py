@@ -315,7 +315,8 @@ def test_columns_that_only_the_paper_has_are_shown(tmp_path: Path) -> None:
     table = build_table(suite, write_store(tmp_path), "embedded", FACTS)
     assert [column.label for column in table.columns] == ["FID", "Text (%)", "Mask (%)"]
     assert table.column("paper:mask_percent").protocol == (
-        "paper: the parser of CelebAMask-HQ, n not stated; here: not measured"
+        "paper: inferred: parsenet, CelebAMask-HQ's parser, at 512x512; the paper says no size, n not stated; "
+        "here: not measured"
     )
     cell = table.row("collaborative").cells["paper:mask_percent"]
     assert (cell.value, cell.paper) == (None, 80.25)
