@@ -15,15 +15,31 @@ the conditions do not depend on each other (A = I, H = 0) and c = 0, the step is
 
 What the paper leaves open is a parameter. Preset "official" is the authors' code (HolmesShuan/FreeDoM, a fork of
 FreeDoM that the paper does not name): the first gradient is taken without its graph, which leaves H out; only the first
-condition starts; twice the sum of the gradients and their CAGrad direction are subtracted; norms run over the batch.
+condition starts; twice the sum of the gradients and their CAGrad direction are subtracted; norms run over the batch. At
+c94329e, with FG = Face-GD/functions/denoising.py and SD = SD_style/ldm/models/diffusion/ddim.py as their run.sh call
+them, it also differs by
+
+    stop, windows           guided where i > 200, i = t - 1 (FG:387): t > 201; styles where 301 <= t <= 991 (SD:408)
+    stop_text               a text guides to the end, alone there (FG:384, 945)
+    cagrad_per_channel      CAGrad is solved for each colour channel (FG:412-421), over the batch where `norm` is
+    cagrad_solver           by inexact solvers with small constants (FG:34-98; `cagrad_published`)
+    ddim_noise              identity + landmarks go by DDIM, eta 0.5, with noise eta sqrt(1 - abar_t') (FG:733-736)
+    branch_noise, order     of three conditions the last one's x^ has a noise of its own: the identity's (FG:939)
+    mask_strength_of_three  the mask pulls with 0.1 beside a text and with 0.2 of three (run.sh and main.py)
+    identity_window         a larger window of the face (arcface/model.py:36)
+    style_repeat            three turns at every index, the unguided and the last one too (SD:356, 428: also
+                            `repeat_last_step`), and noise in the last step (SD:388: `noise_last_step`)
+    correction_at           the style's step length takes eps_c - eps_u at x^ (SD:402-404, 416-421)
+    strengths               style 0.2 (run.sh)
+    style_reference         the style picture goes from its own size to CLIP's 224 (clip/base_clip.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -33,6 +49,7 @@ from concord.methods.base import Trace, register
 from concord.methods.core.sampler import Step
 from concord.methods.guidance.autodiff import DIFFERENCE, difference, pull_back, twice_differentiable
 from concord.methods.guidance.cagrad import Rescale, cagrad
+from concord.methods.guidance.cagrad_published import cagrad_as_published
 from concord.methods.guidance.energies import objective
 from concord.methods.guidance.method import GuidedMethod, GuidedParams, Point, Space
 
@@ -67,15 +84,56 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
         joining: Literal["paper", "coded"] = "paper"
         cagrad_c: float = Field(0.5, ge=0, lt=1)  # the paper gives none; the authors' code has 0.5
         cagrad_rescale: Rescale = "none"  # CAGrad's paper; see `cagrad`
+        cagrad_solver: Literal["exact", "as_published"] = "exact"
+        cagrad_per_channel: bool = False  # of joining 'coded': a problem for every channel of x_t
         stop: int = Field(200, ge=-1, le=1000)  # no guidance where t <= stop: 'the final steps'; the code's --stop 200
+        stop_text: bool = True  # False: a text is guided by to the end
+        branch_noise: Literal["shared", "own"] = "shared"  # of joining 'coded': the x^ of the third condition and on
+        correction_at: Literal["x_t", "x_hat"] = "x_t"  # where 'relative-correction' measures eps_c - eps_u
+        mask_strength_of_three: float | None = Field(None, ge=0)  # of three conditions or more; None: strengths.mask
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            strengths = {"mask": 0.1, "style": 0.15}
-            return {"norm": "batch", "text_residual": "raw", "hvp": "none", "joining": "coded", "strengths": strengths}
+            late = (201, 1000)
+            return {
+                "norm": "batch",
+                "text_residual": "raw",
+                "hvp": "none",
+                "joining": "coded",
+                "strengths": {"mask": 0.1, "style": 0.2},
+                "mask_strength_of_three": 0.2,
+                "order": ("text", "mask", "identity", "landmarks", "style"),
+                "windows": {"mask": late, "identity": late, "landmarks": late, "style": (300, 1000)},
+                "stop": 201,
+                "stop_text": False,
+                "cagrad_solver": "as_published",
+                "cagrad_per_channel": True,
+                "ddim_noise": "coded",
+                "branch_noise": "own",
+                "identity_window": (25, 233, 22, 230),
+                "noise_last_step": True,
+                "repeat_last_step": True,
+                "style_repeat": 3,
+                "correction_at": "x_hat",
+                "style_reference": "encoder",
+            }
 
         def guides(self, name: str, t: int) -> bool:
-            return t > self.stop and super().guides(name, t)
+            stops = self.stop_text or name != "text"
+            return (t > self.stop or not stops) and super().guides(name, t)
+
+        def for_conditions(self, names: Sequence[str]) -> Self:
+            found = super().for_conditions(names)
+            if self.mask_strength_of_three is None or len(names) < 3:
+                return found
+            strengths = found.strengths.model_copy(update={"mask": self.mask_strength_of_three})
+            return found.model_copy(update={"strengths": strengths})
+
+        def branches(self, names: Sequence[str]) -> int:
+            if self.branch_noise == "shared" or self.joining != "coded":
+                return 0
+            later = len(names) - (self.text_by == "energy")  # a text that drives the model stands not among the names
+            return max(0, later - 1)
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {**super().denoisers(), "second-order": self.second_order}
@@ -93,7 +151,13 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
         if not pairs:
             return base.detach() - first[active[0]].pull.detach()  # one condition alone: FreeDoM's step
         x_hat = {i: base if i is None else base - first[i].pull for i in starts}  # lines 4-6
-        ahead = self._ahead(space, x_hat, pairs, point, step)  # rho_j grad E_j(x^_i) of every pair
+        seen: dict[Any, Tensor] = dict(x_hat)
+        if step.branch_noises:  # every pair at an x^ of its own: the same but for its noise
+            for number, (i, j) in enumerate(pairs):
+                branch = step.branch(number)(point.x_t, point.eps)
+                seen[i, j] = branch if i is None else branch - first[i].pull
+            seen = {pair: seen[pair] for pair in pairs}
+        ahead = self._ahead(space, seen, pairs, point, step)  # rho_j grad E_j(x^_i) of every pair
         then = self._carry_back(space, point, base, x_hat, first, ahead, step.t)  # line 7
         pulls = {i: start.pull.detach() for i, start in first.items()}
         self._tell(space, pulls, then, step.t, trace)
@@ -118,14 +182,22 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
         return Start(space.step_size(i, gradient, point, step), gradient)
 
     def _ahead(
-        self, space: Space, x_hat: Mapping[str | None, Tensor], pairs: Sequence[Pair], point: Point, step: Step
+        self, space: Space, x_hat: Mapping[Any, Tensor], pairs: Sequence[Pair], point: Point, step: Step
     ) -> dict[Pair, Tensor]:
-        """rho_j grad_{x^} E_j(x^_i) of every pair: all x^ in one forward pass, then backwards turn by turn."""
-        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)
+        """rho_j grad_{x^} E_j(x^_i) of every pair: all x^ in one forward pass, then backwards turn by turn.
+
+        x_hat: by condition i, or by pair where every pair has one of its own.
+        """
+        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)  # type: ignore[attr-defined]
         there = space.at(torch.cat(list(x_hat.values())), t)  # (k B, C, h, w)
         blocks = dict(zip(x_hat, there.images.chunk(len(x_hat)), strict=True))
-        slopes = dict(zip(pairs, space.slopes([(j, blocks[i]) for i, j in pairs], t), strict=True))
-        queues = [[pair for pair in pairs if pair[0] == i] for i in x_hat]
+        place: dict[Pair, Any] = {pair: pair if pair in x_hat else pair[0] for pair in pairs}
+        points = dict.fromkeys(x_hat, point)
+        if there.correction is not None and self.params.correction_at == "x_hat":  # type: ignore[attr-defined]
+            corrections = there.correction.chunk(len(x_hat))
+            points = {key: replace(point, correction=found) for key, found in zip(x_hat, corrections, strict=True)}
+        slopes = dict(zip(pairs, space.slopes([(pair[1], blocks[place[pair]]) for pair in pairs], t), strict=True))
+        queues = [[pair for pair in pairs if place[pair] == key] for key in x_hat]
         found: dict[Pair, Tensor] = {}
         for turn in range(max(map(len, queues))):
             now = [queue[turn] if turn < len(queue) else None for queue in queues]
@@ -135,7 +207,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
             for pair, gradient in zip(now, pulled.chunk(len(now)), strict=True):
                 if pair is not None:
                     space.require_finite(gradient, (pair[1],), step.t)
-                    found[pair] = space.step_size(pair[1], gradient, point, step) * gradient
+                    found[pair] = space.step_size(pair[1], gradient, points[place[pair]], step) * gradient
         return found
 
     def _carry_back(
@@ -184,13 +256,28 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
         if len(parts) == 1 or (p.joining == "paper" and len(then) == 1):
             return torch.stack(parts).sum(dim=0)
         if p.joining == "coded":
-            rescale: Rescale = "1+c" if len(parts) == 2 else "1+c^2"
-            return 2 * torch.stack(parts).sum(dim=0) + cagrad(torch.stack(parts), p.cagrad_c, rescale)
+            return 2 * torch.stack(parts).sum(dim=0) + self._coded_direction(torch.stack(parts))
         tasks = [then[i, j] if i is None else first[i] + then[i, j] for i, j in then]
         if space.driven:  # (i, text): the text-driven model adds nothing to what i pulls
             tasks += first.values()
         n = active + space.driven
         return n / 2 * cagrad(torch.stack(tasks), p.cagrad_c, p.cagrad_rescale)
+
+    def _coded_direction(self, parts: Tensor) -> Tensor:
+        """CAGrad's direction (B, C, h, w) of gradients (n, B, C, h, w), divided and scaled as coded."""
+        p = self.params
+        assert isinstance(p, ZMagic.Params)
+        joint = p.norm == "batch"
+        if p.cagrad_solver == "as_published":
+            return cagrad_as_published(parts, p.cagrad_c, p.cagrad_per_channel, joint)
+        rescale: Rescale = "1+c" if len(parts) == 2 else "1+c^2"
+        n, rows, channels = parts.shape[:3]
+        problems = parts.movedim(2, 1) if p.cagrad_per_channel else parts[:, None]  # (n, problems, B, ...)
+        problems = problems if joint else problems.flatten(1, 2)
+        found = cagrad(problems.reshape(n, problems.shape[1], -1), p.cagrad_c, rescale)
+        if p.cagrad_per_channel:
+            return found.reshape(channels, rows, *parts.shape[3:]).movedim(0, 1)
+        return found.reshape(parts.shape[1:])
 
     def _tell(
         self, space: Space, first: Mapping[str, Tensor], then: Mapping[Pair, Tensor], t: int, trace: Trace
