@@ -94,7 +94,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            late = (201, 1000)
+            until_stop = (-1, 1000)
             return {
                 "norm": "batch",
                 "text_residual": "raw",
@@ -103,7 +103,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
                 "strengths": {"mask": 0.1, "style": 0.2},
                 "mask_strength_of_three": 0.2,
                 "order": ("text", "mask", "identity", "landmarks", "style"),
-                "windows": {"mask": late, "identity": late, "landmarks": late, "style": (300, 1000)},
+                "windows": {**dict.fromkeys(("mask", "identity", "landmarks"), until_stop), "style": (300, 1000)},
                 "stop": 201,
                 "stop_text": False,
                 "cagrad_solver": "as_published",

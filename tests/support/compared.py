@@ -26,7 +26,7 @@ HEAD = "# Written by the tests (`make compared`): what was compared with what, a
 def compared(method: str, preset: str, case: str, code: str, difference: float, limit: float = 1e-9) -> None:
     """State a comparison; difference: largest absolute difference over largest absolute value of the reference."""
     assert difference < limit, f"{method}, preset {preset}, {case}: {difference:.1e} away from {code}"
-    test = f"tests/{Path(sys._getframe(1).f_code.co_filename).relative_to(Path(__file__).parent).as_posix()}"
+    test = f"tests/{Path(sys._getframe(1).f_code.co_filename).relative_to(Path(__file__).parents[1]).as_posix()}"
     below = 10.0 ** max(-16, math.ceil(math.log10(difference))) if difference > 0 else 0.0
     entries = [entry.model_dump() for entry in read_compared()]
     entry = {"method": method, "preset": preset, "case": case, "code": code, "below": below, "test": test}
