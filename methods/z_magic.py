@@ -188,12 +188,12 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
 
         x_hat: by condition i, or by pair where every pair has one of its own.
         """
-        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)  # type: ignore[attr-defined]
+        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)
         there = space.at(torch.cat(list(x_hat.values())), t)  # (k B, C, h, w)
         blocks = dict(zip(x_hat, there.images.chunk(len(x_hat)), strict=True))
         place: dict[Pair, Any] = {pair: pair if pair in x_hat else pair[0] for pair in pairs}
         points = dict.fromkeys(x_hat, point)
-        if there.correction is not None and self.params.correction_at == "x_hat":  # type: ignore[attr-defined]
+        if there.correction is not None and self.params.correction_at == "x_hat":
             corrections = there.correction.chunk(len(x_hat))
             points = {key: replace(point, correction=found) for key, found in zip(x_hat, corrections, strict=True)}
         slopes = dict(zip(pairs, space.slopes([(pair[1], blocks[place[pair]]) for pair in pairs], t), strict=True))
@@ -266,7 +266,6 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
     def _coded_direction(self, parts: Tensor) -> Tensor:
         """CAGrad's direction (B, C, h, w) of gradients (n, B, C, h, w), divided and scaled as coded."""
         p = self.params
-        assert isinstance(p, ZMagic.Params)
         joint = p.norm == "batch"
         if p.cagrad_solver == "as_published":
             return cagrad_as_published(parts, p.cagrad_c, p.cagrad_per_channel, joint)
