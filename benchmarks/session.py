@@ -17,6 +17,7 @@ from concord.benchmarks.plan.runs import Plan, RunPlan
 from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
 from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
+from concord.benchmarks.run.row_workers import RowJob, missing_shards, row_job
 from concord.benchmarks.run.score import Reference, feature_kinds, score_run, stale_score_reasons
 from concord.benchmarks.run.workers import generate_with_workers
 from concord.benchmarks.store.run import Run
@@ -75,6 +76,9 @@ class Session:
                     opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
                     outcome = generate_run(run, opener, batch_size, self.grid, progress)
                 self._account(outcome)
+        if pending:  # a row that others are compared with may have been among them
+            for name in ("metrics", "metrics_not_run", "feature_kinds"):
+                self.__dict__.pop(name, None)
         return pending
 
     def _check_conditions(self) -> None:
@@ -85,6 +89,15 @@ class Session:
     def grid(self) -> int:
         """Requests whose traces are kept: the largest grid of the suites that share the runs."""
         return max(suite.grid for suite in self.plan.related)
+
+    def small_rows(self, runs: Iterable[RunPlan]) -> list[RowJob]:
+        """The rows that have to be made and have fewer shards to make than there are devices; see `generate_rows`."""
+        rows = [run for run in runs if not run.is_reference and run.external is None and not is_current(run, self.grid)]
+        rows = [run for run in rows if missing_shards(run) < len(self.devices) and why_not(run) is None]
+        if rows:
+            self._check_conditions()
+        batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
+        return [row_job(run, batch_size, self.grid) for run in rows]
 
     # --------------------------------------------------------------------------------------------------------- score
 

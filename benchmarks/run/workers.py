@@ -198,13 +198,18 @@ def _listen(workers: Sequence[Worker], generation: Generation) -> None:
             worker.problem = value
 
 
-def work(job: Job, link: Connection) -> None:
-    """In the worker: load, say so, make the shards one after another."""
-    if job.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # processes on one CPU share its cores
+def share_cores(device: str, threads: int) -> None:
+    """Processes on one CPU share its cores, unless the user says how many threads each has."""
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        os.environ["OMP_NUM_THREADS"] = str(job.threads)
-        torch.set_num_threads(job.threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+def work(job: Job, link: Connection) -> None:
+    """In the worker: load, say so, make the shards one after another."""
+    share_cores(job.device, job.threads)
     try:
         _work(job, link)
     except ConcordError as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run, is_current, run_status
+from concord.benchmarks.run.row_workers import generate_rows, row_job
 from concord.benchmarks.run.workers import generate_with_workers, resolve_devices
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
@@ -89,6 +94,55 @@ def test_a_worker_that_dies_is_named_and_the_others_shards_stay(
     other = planned(tree, toy_suite, tmp_path / "other").run("toy")
     generate_run(other, lambda: open_image_source(other, "cpu"), 32, GRID)
     assert contents(run.path) == contents(other.path)
+
+
+def test_rows_side_by_side_are_the_rows_one_after_another(
+    toy: str, toy_suite: Path, tree: Path, tmp_path: Path
+) -> None:
+    """And what one of them cannot do costs the others nothing."""
+    toy_suite.write_text(
+        toy_suite.read_text().replace(
+            "  - {name: awaited", "  - {name: more, method: toy, params: {steps: 3}}\n  - {name: awaited"
+        )
+    )
+    alone, shared = (planned(tree, toy_suite, tmp_path / name) for name in ("alone", "shared"))
+    for row in ("toy", "more"):
+        run = alone.run(row)
+        generate_run(run, partial(open_image_source, run, "cpu"), 32, GRID)
+    broken = replace(
+        shared.run("toy"), path=tmp_path / "broken",
+        row=shared.run("toy").row.model_copy(update={"name": "broken", "params": {"steps": "many"}}),
+    )  # fmt: skip
+    jobs = [row_job(run, 32, GRID) for run in (broken, shared.run("toy"), shared.run("more"))]
+    made: list[str] = []
+    problems = generate_rows(jobs, ["cpu", "cpu"], lambda run, result: made.append(run.row.name))
+    assert set(made) == {"toy", "more"}
+    assert list(problems) == ["toys/broken"]
+    assert "parameter 'steps'" in problems["toys/broken"]
+    for row in ("toy", "more"):
+        assert contents(alone.run(row).path) == contents(shared.run(row).path)
+        assert is_current(shared.run(row), GRID)
+    assert contents(alone.run("toy").path) != contents(alone.run("more").path)
+
+
+def test_a_row_worker_that_dies_is_named(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> None:
+    toy_suite.write_text(
+        toy_suite.read_text().replace("{name: toy, method: toy}", "{name: toy, method: toy, params: {sleep: 30}}")
+    )
+    run = planned(tree, toy_suite, tmp_path / "results").run("toy")
+
+    def kill() -> None:
+        while not (found := multiprocessing.active_children()):
+            time.sleep(0.1)
+        time.sleep(0.5)
+        os.kill(int(found[0].pid or 0), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    problems = generate_rows([row_job(run, 32, GRID)], ["cpu"], lambda run, result: pytest.fail("it was killed"))
+    killer.join()
+    assert "was killed by signal 9" in problems["toys/toy"]
+    assert not is_current(run, GRID)
 
 
 def test_what_a_worker_cannot_do_is_its_line(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> None:
