@@ -6,19 +6,21 @@ import ast
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from concord.benchmarks.image_sources import open_image_source
+from concord.benchmarks.plan import sources
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.planner import make_plan
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.shards import encode_png
 from concord.benchmarks.suite import load_suites
-from concord.data.code import file_of, module_of
+from concord.data.code import code_of, file_of, imports, module_of
 from concord.data.synthetic import write_tree
 from concord.data.synthetic.scenes.tree import write_scenes
 from concord.methods.base import all_methods
@@ -91,12 +93,51 @@ def trace_of(run: RunPlan) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[RunPlan, set[str]]]:
-    found = {}
-    for run in rows(tmp_path_factory.mktemp("results")):
-        name = f"{run.requests.name}/{run.row.name} ({', '.join(run.conditions)})"
-        found[name] = (run, trace_of(run))
-    return found
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunPlan]:
+    found = rows(tmp_path_factory.mktemp("results"))
+    return {f"{run.requests.name}/{run.row.name} ({', '.join(run.conditions)})": run for run in found}
+
+
+@pytest.fixture(scope="module")
+def traces(runs: dict[str, RunPlan]) -> dict[str, tuple[RunPlan, set[str]]]:
+    return {name: (run, trace_of(run)) for name, run in runs.items()}
+
+
+def test_a_change_of_a_file_makes_those_rows_stale_that_stand_on_it(
+    runs: dict[str, RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every file of Concord: whose keys change with it, and whose do not."""
+    touched: dict[str, set[str]] = {}
+    before = {name: run.key for name, run in runs.items()}
+    for changed in sorted(imports()):
+        monkeypatch.setattr(
+            sources, "code_of", lambda modules, it=changed: {**code_of(modules), **({it: "0"} if it in modules else {})}
+        )
+        again = {name: replace(run, sources=replace(run.sources)).key for name, run in runs.items()}
+        touched[changed] = {name for name in runs if again[name] != before[name]}
+        assert touched[changed] == {name for name, run in runs.items() if changed in run.sources.concord}, changed
+
+    def methods(module: str) -> set[str | None]:
+        return {runs[name].row.method for name in touched[module]}
+
+    everyone = {run.row.method for run in runs.values()} - {None}
+    assert methods("concord.methods.base") == everyone
+    assert methods("concord.benchmarks.run.image_source") == everyone | {None}  # `to_uint8`
+    assert methods("concord.benchmarks.store.shards") == everyone | {None}
+    cagrad = methods("concord.methods.guidance.cagrad")
+    assert "z-magic" in cagrad
+    assert not {"composable", "collaborative", "tedigan", "text-only", None} & cagrad
+    assert methods("concord.methods.collaborative") == {"collaborative"}
+    assert methods("concord.methods.tedigan") == {"tedigan"}
+    machinery = (
+        "concord.reports",
+        "concord.commands",
+        "concord.cli",
+        "concord.benchmarks.dvc",
+        "concord.benchmarks.tune",
+    )
+    for module, rows in touched.items():
+        assert not (module.startswith(machinery) and rows), module
 
 
 @pytest.mark.slow
