@@ -82,7 +82,7 @@ def run(
       concord run --all-stale
     """
     if all_stale:
-        from concord.commands.bench import run_stale
+        from concord.commands.run_stale import run_stale
 
         chosen = [data, methods, limit, changes, external, seed_set or None]
         if any(value is not None for value in chosen):
