@@ -29,6 +29,9 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
 export DVC_NO_ANALYTICS ?= 1
 unexport VIRTUAL_ENV PYTHONHOME
 
+# Without compiled modules every start of Python compiles torch and diffusers again, which takes 15 seconds of a core.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Trust the certificates of the system where it has some, as pip does: networks with their own authority need it.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)
 export UV_SYSTEM_CERTS ?= 1
