@@ -42,7 +42,7 @@ def evaluations(
         "layout-style": _layout, "composable-layouts": _composable_layouts, "amdm-layouts": _amdm_layouts,
         "sdedit": _sdedit, "clean-masked": _nothing, "tedigan": _tedigan,
         **dict.fromkeys(_MULTI_TASK, _multi_task), **dict.fromkeys(_SINGLE_TASK, _multi_task),
-    }  # fmt: skip
+    }  # fmt: skip  # a table
     if method not in known:
         return None
     taken = list(steps) if steps is not None else timesteps(int(params.get("steps") or 1))
@@ -115,9 +115,14 @@ def _guided_rows(guidance: float) -> int:
 
 
 _MULTI_TASK = (
-    "mt-diffusion-x", "mt-diffusion-u", "mt-diffusion-seg", "mt-diffusion-parse", "mt-diffusion-m", "mt-diffusion-e",
+    "mt-diffusion-x",
+    "mt-diffusion-u",
+    "mt-diffusion-seg",
+    "mt-diffusion-parse",
+    "mt-diffusion-m",
+    "mt-diffusion-e",
     "mt-diffusion-parse-star",
-)  # fmt: skip
+)
 _SINGLE_TASK = ("adm", "adm-class-conditional", "single-task-diffusion", "mt-diffusion-m-star")
 
 
@@ -241,7 +246,7 @@ def seconds_per_image(run: RunPlan, counts: Mapping[str, float], rates: Sequence
 
 def stated_seconds(
     generator: str | None, dtype: str, counts: Mapping[str, float], rates: Sequence[Rate]
-) -> tuple[float, str] | None:  # fmt: skip
+) -> tuple[float, str] | None:
     """(seconds, where that is from) for one image by the first rate of that generator that names all its networks."""
     taken = {name: count for name, count in counts.items() if count}
     for rate in rates:
@@ -316,14 +321,23 @@ def row_cost(run: RunPlan, rates: Sequence[Rate], reason: str | None = None) -> 
     n, size = len(run.requests), run.requests.image_size
     return cost_of(
         run.requests.name, run.row.name, run.row.method, run.params, run.conditions, n, size, run, rates, reason
-    )  # fmt: skip
+    )
 
 
 def cost_of(
-    request_set: str, row: str, method: str | None, params: Mapping[str, Any], conditions: Sequence[str], n: int,
-    size: int, run: RunPlan | None = None, rates: Sequence[Rate] = (), reason: str | None = None,
-    generator: str | None = None, dtype: str = "fp32",
-) -> RowCost:  # fmt: skip
+    request_set: str,
+    row: str,
+    method: str | None,
+    params: Mapping[str, Any],
+    conditions: Sequence[str],
+    n: int,
+    size: int,
+    run: RunPlan | None = None,
+    rates: Sequence[Rate] = (),
+    reason: str | None = None,
+    generator: str | None = None,
+    dtype: str = "fp32",
+) -> RowCost:
     """The same from the parts, where no dataset is there to plan requests from."""
     counts = {} if method is None else evaluations(method, params, conditions)
     seconds = None

@@ -140,7 +140,7 @@ def _facts(sources: Sources) -> dict[str, object]:
 
 def _trees(
     suites: Sequence[Suite], settings: Settings, profile: str, size: str, root: Path
-) -> tuple[dict[str, dict[str, str]], dict[str, tuple[str, str]]]:  # fmt: skip
+) -> tuple[dict[str, dict[str, str]], dict[str, tuple[str, str]]]:
     """What makes the suites' data, and by kind of dataset two files that tell that its items and reference are there.
 
     Folder -> the command that makes it, what it is made from, and two files of it. Shards prepared from what was
@@ -166,10 +166,12 @@ def _prepared_trees(kind: str, named: DatasetSettings, root: Path) -> dict[str, 
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return {
         "prepared": {
-            "cmd": f"concord data prepare {named.sources[0]}", "source": f"{root}/fetched",
-            "mark": f"{folder}/prepared.json", "twin": f"{folder}/captions.json",
+            "cmd": f"concord data prepare {named.sources[0]}",
+            "source": f"{root}/fetched",
+            "mark": f"{folder}/prepared.json",
+            "twin": f"{folder}/captions.json",
         }
-    }  # fmt: skip
+    }
 
 
 def _drawn_trees(kind: str, named: DatasetSettings, n: int) -> dict[str, dict[str, str]]:
@@ -182,8 +184,11 @@ def _drawn_trees(kind: str, named: DatasetSettings, n: int) -> dict[str, dict[st
         mark = f"{drawn}/world.json"
         cmd = f"concord data make --split {split} --n {count} --out {drawn} --force"
         found["items" if split == "test" else "reference"] = {
-            "cmd": cmd, "source": "data/synthetic", "mark": mark, "twin": mark,
-        }  # fmt: skip
+            "cmd": cmd,
+            "source": "data/synthetic",
+            "mark": mark,
+            "twin": mark,
+        }
     return found
 
 

@@ -20,21 +20,30 @@ if TYPE_CHECKING:
 PROFILE = "paper"
 LATENT, PIXELS = "collaborative-256", "celeba-hq-ddpm"
 BY_METHOD: dict[str, str] = {
-    "text-only": LATENT, "mask-only": LATENT, "composable": LATENT, "collaborative": LATENT,
-    "unconditional": PIXELS, "freedom": PIXELS, "z-magic": PIXELS, "ugd": PIXELS,
+    "text-only": LATENT,
+    "mask-only": LATENT,
+    "composable": LATENT,
+    "collaborative": LATENT,
+    "unconditional": PIXELS,
+    "freedom": PIXELS,
+    "z-magic": PIXELS,
+    "ugd": PIXELS,
     "style-aligned": "stable-diffusion-v1-4",
-}  # fmt: skip
+}
 """Whose models a method draws from where its suite names none."""
 
 NO_LOADER = {
     name: f"{models} cannot be loaded here; images that their own code makes are taken in by `concord export` and "
     "`concord import`, and scored"
     for name, models in (
-        ("layout-interaction", "InteractDiffusion"), ("layout-attribute", "MIGC"), ("layout-style", "IP-Adapter"),
-        ("composable-layouts", "InteractDiffusion and MIGC"), ("amdm-layouts", "InteractDiffusion and MIGC"),
+        ("layout-interaction", "InteractDiffusion"),
+        ("layout-attribute", "MIGC"),
+        ("layout-style", "IP-Adapter"),
+        ("composable-layouts", "InteractDiffusion and MIGC"),
+        ("amdm-layouts", "InteractDiffusion and MIGC"),
         ("tedigan", "TediGAN"),
     )
-}  # fmt: skip
+}
 """Methods whose models are published in a form that nothing here reads -> what to do."""
 JUDGES: dict[str, tuple[str, ...]] = {
     "features": ("inception-fidelity",), "features-legacy": ("inception-pytorch-fid",), "dinov2": ("dinov2-vit-l-14",),
@@ -42,12 +51,15 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "identity": ("buffalo-l",), "landmarks": ("fan-2d4", "s3fd"), "vgg19": ("vgg19",),
     "lpips-alex": ("lpips-alexnet",), "lpips-vgg": ("lpips-vgg16",),
     "detector": ("groundingdino-swint-hf",), "segmenter": ("sam-vit-h-hf",),
-}  # fmt: skip
+}  # fmt: skip  # a table
 """Network that a metric names -> the weights of it in profile 'paper' (metrics/networks/pretrained/perception.py)."""
 GUIDES = {
-    "text": "clip-vit-b-16", "style": "clip-vit-b-16", "mask": "bisenet", "identity": "ir-se50",
+    "text": "clip-vit-b-16",
+    "style": "clip-vit-b-16",
+    "mask": "bisenet",
+    "identity": "ir-se50",
     "landmarks": "mobilefacenet",
-}  # fmt: skip
+}
 """Condition -> the weights of the guide that a guided method follows for it."""
 
 
@@ -73,7 +85,7 @@ def needs(run: RunPlan) -> list[str]:
 
 def row_needs(
     method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The names of the weights that a row needs."""
     from concord.methods.networks.paper_bank import GENERATORS
 

@@ -45,9 +45,11 @@ def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
 
 
 def open_paper_source(
-    run: RunPlan, device: str = "auto", paths: Mapping[str, Any] | None = None,
+    run: RunPlan,
+    device: str = "auto",
+    paths: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> ImageSource:  # fmt: skip
+) -> ImageSource:
     """What makes a run's images of profile 'paper', its networks loaded.
 
     paths, options: as `PaperBank` takes them.

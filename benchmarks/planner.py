@@ -101,8 +101,9 @@ def make_plan(
     )
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
-    runs = [_reference_run(suite, name, requests, root, options.profile)
-            for name in suite.reference if name not in skipped]  # fmt: skip
+    runs = [
+        _reference_run(suite, name, requests, root, options.profile) for name in suite.reference if name not in skipped
+    ]
     for row in suite.rows:
         if row.method is not None:
             settled = tuned_row(row, suite.request_set, options.profile)
@@ -133,9 +134,7 @@ def _cannot(reference: str, requests: RequestSet) -> str | None:
 def _reference_run(suite: Suite, name: str, requests: RequestSet, root: Path, profile: str) -> RunPlan:
     sources = reference_sources(suite) | _readers(requests)
     row = Row.model_construct(name=name, method=None, planned=None, conditions=None, params={})
-    return RunPlan(
-        profile, requests, row, requests.conditions, {}, sources, root / requests.name / name
-    )  # fmt: skip
+    return RunPlan(profile, requests, row, requests.conditions, {}, sources, root / requests.name / name)
 
 
 def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str = "fp32") -> RunPlan:

@@ -89,8 +89,20 @@ def decode_bytes(content: bytes, path: Path | str, formats: tuple[str, ...] = FO
             image.load()
     except Image.UnidentifiedImageError:
         raise BadFile(path, UNREADABLE, f"is not a {names}", again) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
-            MemoryError, OverflowError, Image.DecompressionBombError) as error:  # fmt: skip  # on broken files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        struct.error,
+        zlib.error,
+        MemoryError,
+        OverflowError,
+        Image.DecompressionBombError,
+    ) as error:  # on broken files
         raise BadFile(path, UNREADABLE, f"cannot be decoded ({_reason(error)})", again) from None
     if not complete:
         raise BadFile(path, UNREADABLE, f"is truncated (no end mark in {len(content)} bytes)", again)
@@ -238,8 +250,12 @@ def read_index(path: Path | str) -> np.ndarray:
     if highest >= CLASSES:
         count = int((pixels >= CLASSES).sum())
         part = " (0 and 255 alone: is it one part of a face?)" if set(np.unique(pixels)) == {0, 255} else ""
-        raise BadFile(path, WRONG_CLASS, f"holds class {highest}{part}, {count} pixels beyond class {CLASSES - 1}",
-                      f"expected 0..{CLASSES - 1} in the CelebAMask-HQ order; correct or remove the mask")  # fmt: skip
+        raise BadFile(
+            path,
+            WRONG_CLASS,
+            f"holds class {highest}{part}, {count} pixels beyond class {CLASSES - 1}",
+            f"expected 0..{CLASSES - 1} in the CelebAMask-HQ order; correct or remove the mask",
+        )
     return pixels.astype(np.int64)
 
 

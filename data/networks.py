@@ -108,8 +108,17 @@ class Networks:
         except ConcordError as error:
             raise ConcordError(f"{where}: {error}") from None
         built_on = [self._keys[self.profile.entry(other, self.generator)[0]] for other in entry.uses.values()]
-        key = repr((str(self.profile.path), entry.loader, sorted(places.items()), sorted(entry.options.items()),
-                    sorted(entry.uses), built_on, str(self.device)))  # fmt: skip
+        key = repr(
+            (
+                str(self.profile.path),
+                entry.loader,
+                sorted(places.items()),
+                sorted(entry.options.items()),
+                sorted(entry.uses),
+                built_on,
+                str(self.device),
+            )
+        )
         if key not in self.pool.loaded:
             import torch
 

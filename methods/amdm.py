@@ -95,8 +95,12 @@ class Amdm(Method[A]):
         @classmethod
         def official(cls) -> dict[str, Any]:
             return {
-                "first_step": 1, "shared_start": False, "mean": "coded", "norm_over": "batch", "step_unit": "absolute",
-            }  # fmt: skip
+                "first_step": 1,
+                "shared_start": False,
+                "mean": "coded",
+                "norm_over": "batch",
+                "step_unit": "absolute",
+            }
 
         @field_validator("aggregation_steps")
         @classmethod

@@ -29,8 +29,17 @@ if TYPE_CHECKING:
 
     from concord.methods.networks.bank import Bank
 
-__all__ = ["Batch", "Conditions", "Method", "Request", "Trace", "all_methods", "make_method", "register",
-           "request_seed"]  # fmt: skip
+__all__ = [
+    "Batch",
+    "Conditions",
+    "Method",
+    "Request",
+    "Trace",
+    "all_methods",
+    "make_method",
+    "register",
+    "request_seed",
+]
 
 
 class Trace:

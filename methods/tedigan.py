@@ -85,9 +85,14 @@ def ramp(step: int, steps: int, up: float = 0.05, down: float = 0.25) -> float:
 
 
 def optimise(
-    paint: Callable[[Tensor], Tensor], objective: Objective, start: Tensor, steps: int, rate: float,
-    up: float = 0.05, down: float = 0.25,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    paint: Callable[[Tensor], Tensor],
+    objective: Objective,
+    start: Tensor,
+    steps: int,
+    rate: float,
+    up: float = 0.05,
+    down: float = 0.25,
+) -> tuple[Tensor, list[Tensor]]:
     """Adam on W+ codes from `start` (B, L, D) for `steps`; returns the codes and each step's losses (B,) before it.
 
     Adam moves every number by its own history alone and the losses are summed: each code is optimised as if alone.
@@ -185,9 +190,15 @@ class TediGAN(Method["TediGAN.Params"]):
             with torch.no_grad():
                 picture = paint(code) if target is None else target
             objective = Objective(
-                picture, code, self.perceptual, self.text_loss(batch), p.pixel_weight, p.perceptual_weight,
-                p.code_weight, p.text_weight,
-            )  # fmt: skip
+                picture,
+                code,
+                self.perceptual,
+                self.text_loss(batch),
+                p.pixel_weight,
+                p.perceptual_weight,
+                p.code_weight,
+                p.text_weight,
+            )
             begin = code if p.start == "code" else average
             code, _ = optimise(paint, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down)
         with torch.no_grad():

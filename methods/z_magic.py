@@ -211,9 +211,15 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
         return found
 
     def _carry_back(
-        self, space: Space, point: Point, base: Tensor, x_hat: Mapping[str | None, Tensor],
-        first: Mapping[str, Start], ahead: Mapping[Pair, Tensor], t: int,
-    ) -> dict[Pair, Tensor]:  # fmt: skip
+        self,
+        space: Space,
+        point: Point,
+        base: Tensor,
+        x_hat: Mapping[str | None, Tensor],
+        first: Mapping[str, Start],
+        ahead: Mapping[Pair, Tensor],
+        t: int,
+    ) -> dict[Pair, Tensor]:
         """A g + beta H g of every pair, for g = `ahead` (equations 6 and 7)."""
         p = self.params
         found: dict[Pair, Tensor] = {}

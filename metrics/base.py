@@ -52,9 +52,13 @@ class Observation:
     """
 
     def __init__(
-        self, images: Tensor, conditions: Sequence[Conditions], perception: Perception,
-        originals: Tensor | None = None, kinds: Sequence[str] = ("pool",),
-    ) -> None:  # fmt: skip
+        self,
+        images: Tensor,
+        conditions: Sequence[Conditions],
+        perception: Perception,
+        originals: Tensor | None = None,
+        kinds: Sequence[str] = ("pool",),
+    ) -> None:
         if len(images) != len(conditions):
             raise ValueError(f"{len(images)} images but {len(conditions)} conditions")
         if originals is not None and len(originals) != len(images):

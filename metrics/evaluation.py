@@ -369,9 +369,15 @@ class _Work:
     def _sample_result(self, metric: SampleMetric, values: np.ndarray, reasons: Mapping[int, str]) -> Result:
         paired = len(self.images) if metric.needs_originals else None
         return Result(
-            metric.name, metric.label, metric.unit, metric.higher_is_better, float(values.mean()), len(values), paired,
+            metric.name,
+            metric.label,
+            metric.unit,
+            metric.higher_is_better,
+            float(values.mean()),
+            len(values),
+            paired,
             len(reasons),
-        )  # fmt: skip
+        )
 
     def _set_result(self, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> Result:
         stored = self._stored(metric)
@@ -394,9 +400,17 @@ class _Work:
                 replicates = tuple(metric.leave_group_out(features, real, groups).tolist())
         n_reference = len(real) if real is not None and metric.needs_reference else None
         return Result(
-            metric.name, metric.label, metric.unit, metric.higher_is_better, value, len(features), n_reference,
-            features=metric.features, network=self._network(metric), replicates=replicates,
-        )  # fmt: skip
+            metric.name,
+            metric.label,
+            metric.unit,
+            metric.higher_is_better,
+            value,
+            len(features),
+            n_reference,
+            features=metric.features,
+            network=self._network(metric),
+            replicates=replicates,
+        )
 
     def _gaussian(self, metric: SetMetric) -> Any:
         """The reference's Gaussian, where statistics were given and the metric is a Frechet distance."""

@@ -19,7 +19,7 @@ LABELS = {
     "text_percent": "Text (%)", "mask_percent": "Mask (%)", "seg_distance": "Seg. distance",
     "id_distance": "ID distance", "text_distance": "Text distance", "landmark_distance": "Landmark distance",
     "content_loss": "Content loss", "style_loss": "Style loss", "seconds_per_image": "s / image",
-}  # fmt: skip
+}  # fmt: skip  # a table
 """Heads of columns that no metric of ours answers; a table's own `labels` come first."""
 
 

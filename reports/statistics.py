@@ -153,9 +153,10 @@ def cluster_bootstrap(
         return Interval(value, value, value)
     lowest, highest = np.quantile(pivot, [(1 - level) / 2, (1 + level) / 2])
     return Interval(
-        value, min(max(value - float(highest) * error, bounds[0]), value),
+        value,
+        min(max(value - float(highest) * error, bounds[0]), value),
         max(min(value - float(lowest) * error, bounds[1]), value),
-    )  # fmt: skip
+    )
 
 
 def rate_interval(success: ArrayLike, clusters: Sequence[str] | None = None, level: float = LEVEL) -> Interval:

@@ -108,8 +108,16 @@ def _run(spec: Spec, command: str, folder: Path, work: Path) -> tuple[int, int]:
     environment[MARK] = str(work)
     memory = 0
     with open(work / "stdout.txt", "wb") as out, open(work / "stderr.txt", "wb") as err:
-        process = subprocess.Popen(command, shell=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-                                   stdout=out, stderr=err, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
         try:
             (work / "pid").write_text(str(process.pid))
             deadline = time.monotonic() + (spec.timeout or float("inf"))

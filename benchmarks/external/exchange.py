@@ -163,9 +163,11 @@ def write_export(folder: Path, requests: Callable[[], Iterable[Request]], facts:
         names, size = facts["conditions"], facts["image_size"]
         write_requests(temporary, requests(), names)
         export = Export(
-            version=VERSION, fingerprint=fingerprint_of(requests(), names, size),
-            requests_sha256=sha256_file(temporary / REQUESTS), **facts,
-        )  # fmt: skip
+            version=VERSION,
+            fingerprint=fingerprint_of(requests(), names, size),
+            requests_sha256=sha256_file(temporary / REQUESTS),
+            **facts,
+        )
         (temporary / README).write_text(readme(export, next(iter(requests()))), encoding="utf-8")
         write_json(temporary / EXPORT, export.model_dump())
         os.replace(temporary, folder)  # onto nothing, or onto an empty folder
@@ -210,15 +212,21 @@ def readme(export: Export, first: Request) -> str:
         "with transparent pixels, of another size, or unreadable is refused, and so is any format but PNG.",
         "## What it cost (optional)",
         f"Write `{RESULT}` beside the images; every key may be left out:",
-        "    " + json.dumps({
-            "seconds_per_image": 1.25, "peak_memory_bytes": 9663676416, "evaluations_per_image": {"unet": 100},
-            "device": "NVIDIA A100", "code": "https://example.org/repository @ 1a2b3c4",
-            "weights": {"model.ckpt": "<SHA-256>"},
-        }),
+        "    "
+        + json.dumps(
+            {
+                "seconds_per_image": 1.25,
+                "peak_memory_bytes": 9663676416,
+                "evaluations_per_image": {"unet": 100},
+                "device": "NVIDIA A100",
+                "code": "https://example.org/repository @ 1a2b3c4",
+                "weights": {"model.ckpt": "<SHA-256>"},
+            }
+        ),
         "The table shows these numbers as declared: nobody measured them here.",
         "## Then",
         "    concord import <this folder> --as <name of the method>",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -108,18 +108,28 @@ class External:
     def facts(self) -> dict[str, Any]:
         """For the manifest; `costs` is added by the runner."""
         return {
-            "kind": self.kind, "title": self.title, "paper": self.paper, "citation": self.citation,
-            "digest": self.digest, "origin": self.origin,
-        }  # fmt: skip
+            "kind": self.kind,
+            "title": self.title,
+            "paper": self.paper,
+            "citation": self.citation,
+            "digest": self.digest,
+            "origin": self.origin,
+        }
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> External:
         """What the manifest of a stored run says."""
         told = manifest["external"]
         return cls(
-            manifest["row"], told["kind"], tuple(manifest["conditions"]), told["digest"], told["title"],
-            told["paper"], told["citation"], dict(told["origin"]),
-        )  # fmt: skip
+            manifest["row"],
+            told["kind"],
+            tuple(manifest["conditions"]),
+            told["digest"],
+            told["title"],
+            told["paper"],
+            told["citation"],
+            dict(told["origin"]),
+        )
 
 
 def load_external(path: Path) -> External:
@@ -132,8 +142,7 @@ def load_external(path: Path) -> External:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     names = tuple(name for name in condition_names() if name in spec.conditions)
     origin = {"yaml": str(path.resolve()), **facts}
-    return External(spec.name, "command", names, digest, spec.title, spec.paper, spec.citation, origin,
-                    spec, folder)  # fmt: skip
+    return External(spec.name, "command", names, digest, spec.title, spec.paper, spec.citation, origin, spec, folder)
 
 
 def _hash_of(path: Path, file: Path) -> str:
@@ -199,9 +208,7 @@ def external_manifest(path: Path) -> dict[str, Any] | None:
     return manifest if told else None
 
 
-def external_run(
-    suite: Suite, external: External, requests: RequestSet, root: Path, profile: str
-) -> RunPlan:  # fmt: skip
+def external_run(suite: Suite, external: External, requests: RequestSet, root: Path, profile: str) -> RunPlan:
     """The run of a method that lives outside, over a suite's requests."""
     conditions = tuple(name for name in suite.conditions if name in external.conditions)
     if not conditions:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from concord.benchmarks.external.exchange import (  # fmt: skip
+from concord.benchmarks.external.exchange import (
     Choices,
     Declared,
     Export,
@@ -107,14 +107,22 @@ def import_folder(
     paths = find_answers(answers, [request.id for request in plan.requests.requests], plan.requests.image_size)
     declared = read_declared(answers)
     origin = {
-        "folder": str(answers.resolve()), "export": export.fingerprint, "suite": export.suite,
+        "folder": str(answers.resolve()),
+        "export": export.fingerprint,
+        "suite": export.suite,
         "declared": declared.model_dump(exclude_defaults=True),
-    }  # fmt: skip
+    }
     told = dict(about or {})
     external = External(
-        name, "folder", tuple(export.conditions), digest_of_answers(paths, declared),
-        told.get("title", ""), told.get("paper", ""), told.get("citation", ""), origin,
-    )  # fmt: skip
+        name,
+        "folder",
+        tuple(export.conditions),
+        digest_of_answers(paths, declared),
+        told.get("title", ""),
+        told.get("paper", ""),
+        told.get("citation", ""),
+        origin,
+    )
     run = external_run(plan.suite, external, plan.requests, plan.root, plan.options.profile)
     check_folder(run.path, "folder")
     known = external_manifest(run.path / "run.json") if is_current(run) else None

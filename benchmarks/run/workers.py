@@ -19,7 +19,7 @@ from typing import Any
 
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import method_file
-from concord.benchmarks.run.generate import (  # fmt: skip
+from concord.benchmarks.run.generate import (
     Generation,
     Progress,
     RunResult,
@@ -163,9 +163,15 @@ def _start(generation: Generation, missing: Sequence[int], devices: Sequence[str
     for place, device in enumerate(devices):
         shards = tuple(missing[place :: len(devices)])
         job = Job(
-            run, generation.run.key, device, shards, generation.batch_size, generation.grid, threads,
+            run,
+            generation.run.key,
+            device,
+            shards,
+            generation.batch_size,
+            generation.grid,
+            threads,
             method_file(generation.run.row.method),
-        )  # fmt: skip
+        )
         here, there = context.Pipe()
         process = context.Process(target=work, args=(job, there), daemon=True)
         process.start()

@@ -453,9 +453,15 @@ def rms(x: Tensor, norm: str) -> Tensor:
 
 
 def step_size(
-    rule: Rule, strength: float, gradient: Tensor, eps: Tensor, correction: Tensor | None, abar: Tensor, weight: Tensor,
+    rule: Rule,
+    strength: float,
+    gradient: Tensor,
+    eps: Tensor,
+    correction: Tensor | None,
+    abar: Tensor,
+    weight: Tensor,
     p: EnergyParams,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """rho_t: x_{t'} moves by -rho_t times the gradient (R, C, h, w); a number, or (R, 1, 1, 1).
 
     sqrt-abar            strength sqrt(abar_t)

@@ -136,10 +136,17 @@ class Space:
     """Points and gradients of one batch; `tally` sees every pass backwards through the model."""
 
     def __init__(
-        self, model: Callable[[Tensor, int], tuple[Tensor, Tensor | None]], schedule: Schedule,
-        decode: Callable[[Tensor], Tensor], energies: Mapping[str, Energy], p: GuidedParams, ids: Sequence[str],
-        method: str = "guided", tally: nn.Module | None = None, driven: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: Callable[[Tensor, int], tuple[Tensor, Tensor | None]],
+        schedule: Schedule,
+        decode: Callable[[Tensor], Tensor],
+        energies: Mapping[str, Energy],
+        p: GuidedParams,
+        ids: Sequence[str],
+        method: str = "guided",
+        tally: nn.Module | None = None,
+        driven: bool = False,
+    ) -> None:
         self.driven = driven  # whether a text drives the model itself
         self.model, self.schedule, self.decode, self.energies = model, schedule, decode, dict(energies)
         self.p, self.ids, self.method, self.tally = p, list(ids), method, tally
@@ -246,10 +253,19 @@ class GuidedMethod(Method[G]):
                 return self.correct(space, x_t, step, active, trace).detach()
 
         x_0 = guided(
-            correct, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.kind(names),
-            p.eta, p.repeats, repeat_last_step=p.repeat_last_step,
-            noise_last_step=p.noise_last_step, branches=p.branches(pulling),
-        )  # fmt: skip
+            correct,
+            self.bank.schedule,
+            batch.generators,
+            self.bank.latent_shape,
+            self.device,
+            p.steps,
+            p.kind(names),
+            p.eta,
+            p.repeats,
+            repeat_last_step=p.repeat_last_step,
+            noise_last_step=p.noise_last_step,
+            branches=p.branches(pulling),
+        )
         return self.bank.autoencoder.decode(x_0)
 
     def space(self, batch: Batch, names: Sequence[str], by_model: bool, p: GuidedParams | None = None) -> Space:
@@ -275,9 +291,13 @@ class GuidedMethod(Method[G]):
             trace("condition-loss", t, losses, parts=list(space.energies))
 
     def tell_cosines(
-        self, space: Space, pairs: Sequence[tuple[str, str]], gradients: Mapping[Any, tuple[Tensor, Tensor]], t: int,
+        self,
+        space: Space,
+        pairs: Sequence[tuple[str, str]],
+        gradients: Mapping[Any, tuple[Tensor, Tensor]],
+        t: int,
         trace: Trace,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """'gradient-cosine' of every pair of conditions, (B, pairs), where all conditions are active."""
         if pairs:
             both = [gradients[pair] for pair in pairs]

@@ -112,9 +112,12 @@ class Expert(nn.Module):
     """eps_theta_m of one modality: encoder and UNet; forward predicts v."""
 
     def __init__(
-        self, condition: str, encoder: dict[str, Any] | None = None, width: int = 96,
+        self,
+        condition: str,
+        encoder: dict[str, Any] | None = None,
+        width: int = 96,
         channels: Sequence[int] = (48, 64, 80),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.condition = condition
         self.encoder = self.make_encoder(condition, width, encoder or {})

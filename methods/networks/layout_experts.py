@@ -123,9 +123,12 @@ class Shading(nn.Module):
         super().__init__()
         self.planes = planes
         self.network = nn.Sequential(
-            nn.Linear(named + placed, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(named + placed, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
             nn.Linear(hidden, planes + 1),
-        )  # fmt: skip
+        )
 
     def forward(self, named: Tensor, placed: Tensor, covers: Tensor) -> Tensor:
         """named (B, K, D), placed (B, K, 16, 16, E), covers bool (B, K, 16, 16)."""
@@ -145,9 +148,14 @@ class LayoutEncoder(nn.Module):
     """tau(c) of a layout: tokens and planes of its instances, and of their colours or interactions, as is asked for."""
 
     def __init__(
-        self, width: int, colours: bool = False, interactions: bool = False, named: int = 32, shade: int = 24,
+        self,
+        width: int,
+        colours: bool = False,
+        interactions: bool = False,
+        named: int = 32,
+        shade: int = 24,
         marks: int = 16,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.planes = shade + (marks if interactions else 0)
         self.null = nn.Parameter(torch.randn(1, 1, width) * 0.02)
@@ -277,8 +285,10 @@ class StyleEncoder(nn.Module):
         super().__init__()
         self.null = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.look = nn.Sequential(
-            nn.Conv2d(3, channels, 4, stride=4), ResidualBlock(channels), nn.Conv2d(channels, width, 2, stride=2),
-        )  # fmt: skip
+            nn.Conv2d(3, channels, 4, stride=4),
+            ResidualBlock(channels),
+            nn.Conv2d(channels, width, 2, stride=2),
+        )
         self.queries = nn.Parameter(torch.randn(1, tokens, width) * 0.1)
         self.gather = nn.MultiheadAttention(width, 4, batch_first=True)
         self.norm = nn.LayerNorm(width)
@@ -330,8 +340,9 @@ class LayoutExpert(Expert):
         own = self.encoder(given)
         null = self.encoder(given, torch.ones(len(given), dtype=torch.bool, device=own.tokens.device))
         planes = None if own.planes is None else torch.cat([null.planes, own.planes])
-        both = replace(own, tokens=torch.cat([null.tokens, own.tokens]), keep=torch.cat([null.keep, own.keep]),
-                       planes=planes)  # fmt: skip
+        both = replace(
+            own, tokens=torch.cat([null.tokens, own.tokens]), keep=torch.cat([null.keep, own.keep]), planes=planes
+        )
         return Guided(self, both, schedule, guidance)
 
 

@@ -88,11 +88,17 @@ class EndClassifier(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(LATENT[0], width, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
-            nn.Flatten(), nn.Linear(2 * width * LATENT[1] * LATENT[2] // 16, LABELS),
-        )  # fmt: skip
+            nn.Conv2d(LATENT[0], width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * LATENT[1] * LATENT[2] // 16, LABELS),
+        )
 
     def forward(self, clean: Tensor) -> Tensor:
         return self.layers(clean)
@@ -129,10 +135,16 @@ class MultiTaskUNet(nn.Module):
     """
 
     def __init__(
-        self, modalities: Sequence[str] = tuple(MODALITIES), width: int = 96, channels: Sequence[int] = (48, 64, 80),
-        weights: str = "bounded", predicts: Literal["v", "eps"] = "v", planes: Sequence[str] | None = None,
-        heads: bool = True, frequencies: Sequence[float] = (),
-    ) -> None:  # fmt: skip
+        self,
+        modalities: Sequence[str] = tuple(MODALITIES),
+        width: int = 96,
+        channels: Sequence[int] = (48, 64, 80),
+        weights: str = "bounded",
+        predicts: Literal["v", "eps"] = "v",
+        planes: Sequence[str] | None = None,
+        heads: bool = True,
+        frequencies: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.weights, self.predicts, self.frequencies = weights, predicts, tuple(frequencies)
         self.modalities = tuple(modality(name).name for name in modalities)

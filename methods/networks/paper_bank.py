@@ -62,9 +62,12 @@ class PaperBank:
     """
 
     def __init__(
-        self, generator: str, device: torch.device | str = "cpu", paths: Paths | None = None,
+        self,
+        generator: str,
+        device: torch.device | str = "cpu",
+        paths: Paths | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if generator not in GENERATORS:
             raise ConcordError(f"generator '{generator}': expected one of {', '.join(GENERATORS)}")
         self.name, self.device = generator, torch.device(device)
@@ -196,9 +199,14 @@ def _pixels(name: str, device: torch.device, paths: Paths, options: Mapping[str,
     network = load_celeba_ddpm(paths.get(name), device, **options)
     size = network.image_size
     return Models(
-        {"unconditional": PixelExpert(network)}, Pixels(), pixel_schedule(*BETAS), (3, size, size), size,
-        {network.card["name"]: network.card["sha256"]}, {},
-    )  # fmt: skip
+        {"unconditional": PixelExpert(network)},
+        Pixels(),
+        pixel_schedule(*BETAS),
+        (3, size, size),
+        size,
+        {network.card["name"]: network.card["sha256"]},
+        {},
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- latent diffusion
@@ -213,10 +221,14 @@ def _latent(name: str, device: torch.device, paths: Paths, options: Mapping[str,
         given = {"codiff": given}
     found = load_collaborative(size=size, paths=given, device=device, **options)
     return Models(
-        dict(found.experts), found.autoencoder, found.schedule, tuple(found.latent_shape), found.image_size,
+        dict(found.experts),
+        found.autoencoder,
+        found.schedule,
+        tuple(found.latent_shape),
+        found.image_size,
         {str(card.get("name", file)): card["sha256"] for file, card in found.cards.items()},
         dict(found.dynamic_diffusers),
-    )  # fmt: skip
+    )
 
 
 def _stable(name: str, device: torch.device, paths: Paths, options: Mapping[str, Any]) -> Models:
@@ -235,14 +247,17 @@ def _hashes(card: Mapping[str, Any], name: str) -> dict[str, str]:
     """SHA-256 by file name: a folder in diffusers' form has several weight files."""
     several = card.get("files")
     if isinstance(several, Mapping):
-        return {f"{name}/{file}": str(one["sha256"] if isinstance(one, Mapping) else one)
-                for file, one in several.items()}  # fmt: skip
+        return {
+            f"{name}/{file}": str(one["sha256"] if isinstance(one, Mapping) else one) for file, one in several.items()
+        }
     return {str(card.get("name", name)): str(card["sha256"])}
 
 
 _FAMILIES: dict[str, Callable[[str, torch.device, Paths, Mapping[str, Any]], Models]] = {
-    "collaborative-": _latent, "celeba-hq-ddpm": _pixels, "stable-diffusion-": _stable,
-}  # fmt: skip
+    "collaborative-": _latent,
+    "celeba-hq-ddpm": _pixels,
+    "stable-diffusion-": _stable,
+}
 
 
 # --------------------------------------------------------------------------------------------------------------- guides

@@ -288,8 +288,12 @@ class TextToCode(nn.Module):
         nn.init.normal_(last.weight, std=1e-2)
         nn.init.zeros_(last.bias)
         self.body = nn.Sequential(
-            nn.Linear(embedding, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last,
-        )  # fmt: skip
+            nn.Linear(embedding, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            last,
+        )
 
     def forward(self, embeddings: Tensor) -> Tensor:
         scaled = embeddings * math.sqrt(embeddings.shape[1])  # unit vectors have tiny entries

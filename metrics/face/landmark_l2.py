@@ -59,10 +59,9 @@ def landmark_l2(first: Tensor, second: Tensor) -> Tensor:
 
 def check_square(square: Square, width: int, height: int, number: int) -> None:
     """Raise ConcordError where the target face does not lie in the image."""
-    inside = (
-        min(width, square.left + square.side) > max(0, square.left)
-        and min(height, square.top + square.side) > max(0, square.top)
-    )  # fmt: skip
+    inside = min(width, square.left + square.side) > max(0, square.left) and min(
+        height, square.top + square.side
+    ) > max(0, square.top)
     if square.side < 2 or not inside:
         raise ConcordError(
             f"condition 'landmarks' of image {number} of the batch spans the square {tuple(square)} (left, top, side), "

@@ -26,10 +26,15 @@ from concord.metrics.networks.embedded.text_image import TextImagePair
 
 Role = Literal["judge", "guide"]
 CLASSES: dict[str, type[nn.Module]] = {
-    "parser": FaceParser, "features": FeatureNetwork, "text-image": TextImagePair, "identity": IdentityNetwork,
-    "landmarks": LandmarkNetwork, "detector": SceneDetector, "segmenter": SceneSegmenter,
+    "parser": FaceParser,
+    "features": FeatureNetwork,
+    "text-image": TextImagePair,
+    "identity": IdentityNetwork,
+    "landmarks": LandmarkNetwork,
+    "detector": SceneDetector,
+    "segmenter": SceneSegmenter,
     "interactions": SceneInteractions,
-}  # fmt: skip
+}
 OF_LAYOUTS = ("detector", "segmenter", "interactions")
 """Trained on SynthScenes, as judges alone; all others are of SynthFaces."""
 FACE_PARTS = {(1,): 135, (2,): 3, (3, 4, 5): 24, (10, 11, 12): 6}

@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 
 ALL = "tables"  # the name of the files that hold every table
 NUMBERS = (
-    "value", "low", "high", "paper_value", "difference", "seconds_per_image", "peak_memory_bytes", "forward_per_image",
-    "backward_per_image", "second_order_per_image",
-)  # fmt: skip
+    "value",
+    "low",
+    "high",
+    "paper_value",
+    "difference",
+    "seconds_per_image",
+    "peak_memory_bytes",
+    "forward_per_image",
+    "backward_per_image",
+    "second_order_per_image",
+)
 
 
 # --------------------------------------------------------------------------------------------------------- data frame
@@ -67,17 +75,35 @@ def _record(table: Table, row: Row, column: Column) -> dict[str, Any]:
     refused = f"refused: {cell.refused}" if cell.refused and not cell.refused.startswith(NOT_SCORED) else cell.refused
     status = row.absent or refused or ("no value" if cell.value is None else "ok")
     return {
-        "suite": table.name, "profile": table.profile, "row": row.name, "method": row.method, "title": row.title,
-        "role": row.role or "method", "metric": column.name, "label": column.label, "unit": column.unit,
-        "direction": "higher" if column.higher_is_better else "lower", "value": cell.value, "low": cell.low,
-        "high": cell.high, "n": row.n if cell.n is None else cell.n, "failures": cell.failures,
-        "paper_value": cell.paper, "difference": cell.difference, "paper_table": table.paper_title,
+        "suite": table.name,
+        "profile": table.profile,
+        "row": row.name,
+        "method": row.method,
+        "title": row.title,
+        "role": row.role or "method",
+        "metric": column.name,
+        "label": column.label,
+        "unit": column.unit,
+        "direction": "higher" if column.higher_is_better else "lower",
+        "value": cell.value,
+        "low": cell.low,
+        "high": cell.high,
+        "n": row.n if cell.n is None else cell.n,
+        "failures": cell.failures,
+        "paper_value": cell.paper,
+        "difference": cell.difference,
+        "paper_table": table.paper_title,
         "paper_unclear": cell.unclear,
-        "protocol": column.protocol, "mark": cell.mark, "own_guide": cell.own_guide,
-        "status": status, "seconds_per_image": cost.seconds_per_image, "peak_memory_bytes": cost.peak_memory_bytes,
-        "forward_per_image": cost.forward, "backward_per_image": cost.backward,
+        "protocol": column.protocol,
+        "mark": cell.mark,
+        "own_guide": cell.own_guide,
+        "status": status,
+        "seconds_per_image": cost.seconds_per_image,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "forward_per_image": cost.forward,
+        "backward_per_image": cost.backward,
         "second_order_per_image": cost.second_order,
-    }  # fmt: skip
+    }
 
 
 def to_csv(table: Table) -> str:

@@ -57,7 +57,7 @@ _ESCAPES = {
     "“": r"\textquotedblleft{}", "”": r"\textquotedblright{}", "‘": r"\textquoteleft{}", "’": "'",
     "«": r"\textquotedbl{}", "»": r"\textquotedbl{}", "°": r"$^{\circ}$", "·": r"$\cdot$", "\u00a0": "~",
     "ß": r"{\ss}",
-}  # fmt: skip
+}  # fmt: skip  # a table
 MARKS = {BEST: r"$\star$", SECOND: r"$\circ$", TIED: r"$\approx$"}
 
 
@@ -95,11 +95,16 @@ def label(table: Table) -> str:
 def _float(table: Table) -> list[str]:
     heads = [*(f"{c.label} {c.arrow}" for c in table.columns), "n", "failed", *COST_HEADS]
     lines = [
-        r"\begin{table}[p]", r"\centering", r"\footnotesize", rf"\caption[]{{{_caption(table)}}}",
-        rf"\label{{{label(table)}}}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}l{'r' * len(heads)}@{{}}}}", r"\toprule",
+        r"\begin{table}[p]",
+        r"\centering",
+        r"\footnotesize",
+        rf"\caption[]{{{_caption(table)}}}",
+        rf"\label{{{label(table)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * len(heads)}@{{}}}}",
+        r"\toprule",
         " & ".join(["Method", *map(escape, heads)]) + r" \\",
-    ]  # fmt: skip
+    ]
     if any(column.protocol for column in table.columns):
         words = [_words(column.protocol) for column in table.columns]
         lines.append(" & ".join([r"\emph{How measured}", *words, *[""] * (len(heads) - len(words))]) + r" \\")

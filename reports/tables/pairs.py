@@ -47,10 +47,14 @@ def _test_pairs(column: Column, pairs: list[tuple[str, str]], measured: dict[str
     items = measured[pairs[0][0]].items
     differences = [measured[a].values[name] - measured[b].values[name] for a, b in pairs]
     intervals = [
-        sample_interval(difference, items, failed=_either_failed(name, measured[a], measured[b]),
-                        weights=measured[a].weights.get(name))
+        sample_interval(
+            difference,
+            items,
+            failed=_either_failed(name, measured[a], measured[b]),
+            weights=measured[a].weights.get(name),
+        )
         for (a, b), difference in zip(pairs, differences, strict=True)
-    ]  # fmt: skip
+    ]
     if column.kind == "rate":
         p_values = [st.paired_rate(measured[a].values[name], measured[b].values[name], items) for a, b in pairs]
         test = "McNemar, exact" if len(set(items)) == len(items) else "sign flips over items"

@@ -297,8 +297,11 @@ def cost_parts(cost: Cost) -> tuple[str, str, str]:
     Passes: forward ones alone are a bare number; '40 + 60 back + 20 second-order' where a method takes gradients.
     """
     seconds, memory, forward = cost.seconds_per_image, cost.peak_memory_bytes, cost.forward
-    more = [f" + {count:,.0f} {what}" for count, what in ((cost.backward, "back"), (cost.second_order, SECOND_ORDER))
-            if count]  # fmt: skip
+    more = [
+        f" + {count:,.0f} {what}"
+        for count, what in ((cost.backward, "back"), (cost.second_order, SECOND_ORDER))
+        if count
+    ]
     return (
         ("–" if seconds is None else (f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"))
         + ("" if cost.paper_seconds is None else f" (paper: {format_paper(cost.paper_seconds)})"),
@@ -445,8 +448,14 @@ def _markdown_row(table: Table, row: Row, head: str) -> str:
         if cell.mark:
             value = f"{f'**{value}**' if cell.mark == BEST else value} {MARKS[cell.mark]}"
         refused = f"**{_escape(parts['refused'])}**" if parts["refused"] else ""
-        shown = [value + parts["guided"], refused, parts["interval"], parts["paper"], parts["difference"],
-                 parts["failures"]]  # fmt: skip
+        shown = [
+            value + parts["guided"],
+            refused,
+            parts["interval"],
+            parts["paper"],
+            parts["difference"],
+            parts["failures"],
+        ]
         cells.append("<br>".join(part for part in shown if part) or "–")
     return "| " + " | ".join([*cells, *count_parts(row), *cost_parts(row.cost)]) + " |"
 

@@ -118,8 +118,16 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]], title
     axes = figure.subplots()
     for number, (label, points) in enumerate(lines):
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=LINES[number % len(LINES)], linestyle=STYLES[number % len(STYLES)],
-                  marker="o", markersize=3.5, linewidth=1.8, label=label)  # fmt: skip
+        axes.plot(
+            steps,
+            values,
+            color=LINES[number % len(LINES)],
+            linestyle=STYLES[number % len(STYLES)],
+            marker="o",
+            markersize=3.5,
+            linewidth=1.8,
+            label=label,
+        )
     axes.set_xlabel("steps", fontsize=8.5, color=FAINT)
     axes.set_ylabel("right, %", fontsize=8.5, color=FAINT)
     axes.grid(color=GRID, linewidth=0.6)

@@ -110,9 +110,10 @@ def test_rows_side_by_side_are_the_rows_one_after_another(
         run = alone.run(row)
         generate_run(run, partial(open_image_source, run, "cpu"), 32, GRID)
     broken = replace(
-        shared.run("toy"), path=tmp_path / "broken",
+        shared.run("toy"),
+        path=tmp_path / "broken",
         row=shared.run("toy").row.model_copy(update={"name": "broken", "params": {"steps": "many"}}),
-    )  # fmt: skip
+    )
     jobs = [row_job(run, 32, GRID) for run in (broken, shared.run("toy"), shared.run("more"))]
     made: list[str] = []
     problems = generate_rows(jobs, ["cpu", "cpu"], lambda run, result: made.append(run.row.name))

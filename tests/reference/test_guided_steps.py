@@ -72,16 +72,19 @@ ROWS: dict[tuple[str, str, str], dict[str, tuple[int, int] | None]] = {
     ("identity-landmarks", "freedom-official", "paper"): {"identity": (991, 211), "landmarks": (991, 211)},
     ("identity-landmarks", "z-magic", "paper"): {"identity": (991, 211), "landmarks": (991, 211)},
     ("identity-landmarks", "z-magic-official", "paper"): {"identity": (991, 211), "landmarks": (991, 211)},
-    ("identity-segmentation-text", "freedom", "paper"): {
-        "text": (991, 1), "mask": (991, 211), "identity": (991, 211)},
+    ("identity-segmentation-text", "freedom", "paper"): {"text": (991, 1), "mask": (991, 211), "identity": (991, 211)},
     ("identity-segmentation-text", "z-magic", "paper"): {
-        "text": (991, 211), "mask": (991, 211), "identity": (991, 211)},
+        "text": (991, 211),
+        "mask": (991, 211),
+        "identity": (991, 211),
+    },
     ("identity-segmentation-text", "z-magic-official", "paper"): {
-        "text": (991, 1), "mask": (991, 211), "identity": (991, 211)},
-    ("three-conditions", "freedom", "embedded"): {
-        "text": (951, 1), "identity": (951, 101), "landmarks": (951, 201)},
-    ("three-conditions", "z-magic", "embedded"): {
-        "text": (951, 201), "identity": (951, 201), "landmarks": (951, 201)},
+        "text": (991, 1),
+        "mask": (991, 211),
+        "identity": (991, 211),
+    },
+    ("three-conditions", "freedom", "embedded"): {"text": (951, 1), "identity": (951, 101), "landmarks": (951, 201)},
+    ("three-conditions", "z-magic", "embedded"): {"text": (951, 201), "identity": (951, 201), "landmarks": (951, 201)},
     ("text-style", "freedom", "embedded"): {"style": (694, 331)},
     ("text-style", "z-magic", "embedded"): {"style": (694, 331)},
     ("text-style", "z-magic-official", "embedded"): {"style": (958, 331)},
@@ -93,7 +96,7 @@ ROWS: dict[tuple[str, str, str], dict[str, tuple[int, int] | None]] = {
     ("text-style", "z-magic-official", "paper"): {"style": (991, 301)},
     ("text-style", "ugd", "paper"): {"style": (999, 1)},
     ("text-style", "ugd-official", "paper"): {"style": (999, 1)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("suite", "row", "profile"), ROWS)

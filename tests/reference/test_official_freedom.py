@@ -96,10 +96,17 @@ STOPS = {"mask": 200, "landmarks": 200, "identity": 100}  # Face-GD/run.sh
 
 @pytest.mark.parametrize(
     "names",
-    [("text",), ("mask",), ("landmarks",), ("identity",), ("text", "mask"), ("identity", "landmarks"),
-     ("text", "identity", "mask")],
+    [
+        ("text",),
+        ("mask",),
+        ("landmarks",),
+        ("identity",),
+        ("text", "mask"),
+        ("identity", "landmarks"),
+        ("text", "identity", "mask"),
+    ],
     ids="+".join,
-)  # fmt: skip
+)
 def test_faces_are_those_of_the_released_code(names: Sequence[str]) -> None:
     world = World(FreeDoM, names, preset="official", strengths=STRENGTHS)
     code = "vvictoryuki/FreeDoM 1394b1d" if len(names) == 1 else "HolmesShuan/FreeDoM c94329e (the baseline of Z-Magic)"

@@ -40,7 +40,7 @@ class Network(nn.Module):
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
             attention_head_dim=2, norm_num_groups=4,
-        )  # fmt: skip
+        )  # fmt: skip  # a table
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -109,8 +109,9 @@ class Processor:
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         rows, size = len(hidden_states), attn.to_q(hidden_states).shape[-1] // attn.heads
-        q, k, v = (p(hidden_states).view(rows, -1, attn.heads, size).transpose(1, 2)
-                   for p in (attn.to_q, attn.to_k, attn.to_v))  # fmt: skip
+        q, k, v = (
+            p(hidden_states).view(rows, -1, attn.heads, size).transpose(1, 2) for p in (attn.to_q, attn.to_k, attn.to_v)
+        )
         q, k = adain(q), adain(k)
         k, v = torch.cat([k, expand_first(k)], dim=-2), torch.cat([v, expand_first(v)], dim=-2)
         logits = torch.einsum("bhqd,bhkd->bhqk", q, k) * size**-0.5

@@ -128,9 +128,16 @@ def test_the_sampler_for_imagenet(names: tuple[str, ...], turns: int) -> None:
 def test_backward_guidance(names: tuple[str, ...], cutoff: float, forward: bool) -> None:
     """Adam for three steps; a cutoff within the range of the losses holds one row and lets the other go."""
     world = World(
-        UniversalGuidance, names, **EVERYWHERE, steps=10, repeat=2, forward=forward,
-        backward_steps=3, backward_rate=0.05, backward_cutoff=cutoff,
-    )  # fmt: skip
+        UniversalGuidance,
+        names,
+        **EVERYWHERE,
+        steps=10,
+        repeat=2,
+        forward=forward,
+        backward_steps=3,
+        backward_rate=0.05,
+        backward_cutoff=cutoff,
+    )
     strengths = {name: STRENGTHS[name] for name in names}
     reference = imagenet(world, 10, 2, strengths, 3, rate=0.05, cutoff=cutoff, forward=forward)
     before = "after forward guidance" if forward else "alone"

@@ -124,8 +124,10 @@ def load_captions(root: Path, kind: str = "auto") -> Captions | None:
 def _read(path: Path, content: dict[str, Any], kind: str) -> Captions:
     bad = next(bad_entries(content, kind), None)
     if bad is not None:
-        raise ConcordError(f"{path}: {bad.fact}; expected {_SHAPES[kind]}; complete or remove the entry "
-                           "(`concord data verify` lists all)")  # fmt: skip
+        raise ConcordError(
+            f"{path}: {bad.fact}; expected {_SHAPES[kind]}; complete or remove the entry "
+            "(`concord data verify` lists all)"
+        )
     texts = {item_id(name): entry if kind == "plain" else entry[KEYS[kind]] for name, entry in content.items()}
     if len(texts) < len(content):
         raise ConcordError(f"{path}: two entries name the same face; expected one caption a face; remove one of them")

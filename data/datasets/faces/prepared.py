@@ -123,10 +123,16 @@ def open_prepared(root: Path, split: str = "test", captions: str = "auto") -> Pr
             found = tuple((offset, size) for offset, size in places)
             items.append(
                 PreparedItem(
-                    item, texts.get(item), root, f"images/{item}.png", ((-1, f"masks/{item}.png"),),
-                    identity_file=f"images/{item}.png", shard=shard, places=found,
+                    item,
+                    texts.get(item),
+                    root,
+                    f"images/{item}.png",
+                    ((-1, f"masks/{item}.png"),),
+                    identity_file=f"images/{item}.png",
+                    shard=shard,
+                    places=found,
                 )
-            )  # fmt: skip
+            )
     return Prepared(root, name, split, kind, items, [], shards=shards)
 
 

@@ -128,8 +128,9 @@ def _legend(width: int, present: set[int]) -> Image.Image:
         x, y = (number % columns) * cell, (number // columns) * line
         colour = tuple(int(value) for value in PALETTE[number])
         there = number in present
-        draw.rounded_rectangle((x, y + 4, x + 19, y + 23), radius=4, fill=colour if there else _PAPER, outline=colour,
-                               width=2)  # fmt: skip
+        draw.rounded_rectangle(
+            (x, y + 4, x + 19, y + 23), radius=4, fill=colour if there else _PAPER, outline=colour, width=2
+        )
         ink = _INK if there else (160, 165, 175)
         draw.text((x + 27, y + 14), f"{number} {HUMAN_NAMES[name]}", fill=ink, font=_font(_SMALL), anchor="lm")
     return legend

@@ -46,7 +46,7 @@ KINDS = (
     "mask of the wrong size", "class out of range", "unexpected mode", "unknown file name", "misplaced file",
     "duplicate file", "unreadable landmarks", "broken JSON", "missing key", "empty caption", "duplicate caption",
     "image without caption", "mask without caption", "caption without image", "caption without mask",
-)  # fmt: skip
+)  # fmt: skip  # a table
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,17 @@ class Verification:
 
     def to_json(self) -> str:
         """The whole as JSON text."""
-        return json.dumps({"root": self.root.as_posix(), "counts": self.counts, "kinds": self.by_kind(),
-                           "defects": [asdict(defect) for defect in self.defects], "notes": self.notes},
-                          indent=1, ensure_ascii=False)  # fmt: skip
+        return json.dumps(
+            {
+                "root": self.root.as_posix(),
+                "counts": self.counts,
+                "kinds": self.by_kind(),
+                "defects": [asdict(defect) for defect in self.defects],
+                "notes": self.notes,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
 
 
 def verify(root: Path | str) -> list[Defect]:

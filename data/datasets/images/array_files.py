@@ -70,8 +70,20 @@ def map_array(path: Path) -> np.ndarray:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             array = _map_member(path)
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, struct.error,
-            SyntaxError, TypeError, zlib.error, zipfile.BadZipFile) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
+        SyntaxError,
+        TypeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:90]
         raise BadFile(path, UNREADABLE, f"is not a readable array file ({reason})", "write it again") from None
     return channels_last(array, str(path))

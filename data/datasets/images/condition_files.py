@@ -46,9 +46,13 @@ class ConditionFiles(Sequence[Conditions]):
     """The conditions of a set of images, one for each, in its order."""
 
     def __init__(
-        self, images: ImageSet, captions: Path | None = None, masks: Path | None = None, people: Path | None = None,
+        self,
+        images: ImageSet,
+        captions: Path | None = None,
+        masks: Path | None = None,
+        people: Path | None = None,
         styles: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.images = images
         self.captions = None if captions is None else read_captions(captions, images)
         self.masks = None if masks is None else _files(masks, images)

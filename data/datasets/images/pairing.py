@@ -39,8 +39,13 @@ def number(name: str) -> str:
     return str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < 100 else stem
 
 
-FORMS: tuple[Callable[[str], str], ...] = (whole, without_suffix, lambda name: PurePosixPath(whole(name)).name, bare,
-                                           number)  # fmt: skip
+FORMS: tuple[Callable[[str], str], ...] = (
+    whole,
+    without_suffix,
+    lambda name: PurePosixPath(whole(name)).name,
+    bare,
+    number,
+)
 """What of a name may count, from the most that it says to the least."""
 
 

@@ -41,9 +41,18 @@ FILES = ("mig_bench.json", "mig_bench_anno.yaml")  # looked for where a folder i
 ROUNDING = 1e-9  # a box computed as (x + width) / image width may end that far above 1
 
 KINDS = (
-    "duplicate key", "missing key", "empty caption", "no instances", "wrong level", "malformed box",
-    "box outside the image", "empty box", "malformed label", "unknown colour", "label without category",
-)  # fmt: skip
+    "duplicate key",
+    "missing key",
+    "empty caption",
+    "no instances",
+    "wrong level",
+    "malformed box",
+    "box outside the image",
+    "empty box",
+    "malformed label",
+    "unknown colour",
+    "label without category",
+)
 
 
 # --------------------------------------------------------------------------------------------------------- one layout
@@ -94,9 +103,13 @@ class Layout:
 
     @classmethod
     def of(
-        cls, caption: str, boxes: Any, labels: Sequence[str], image_id: str = "",
+        cls,
+        caption: str,
+        boxes: Any,
+        labels: Sequence[str],
+        image_id: str = "",
         interactions: Sequence[tuple[int, str, int]] = (),
-    ) -> Layout:  # fmt: skip
+    ) -> Layout:
         """A layout from its labels, each split into colour and category; a label without one of `COLOURS` has none."""
         colours, categories = zip(*map(split_label, labels), strict=True) if labels else ((), ())
         return cls(caption, boxes, tuple(labels), colours, categories, image_id, tuple(interactions))

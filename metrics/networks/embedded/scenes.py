@@ -228,10 +228,14 @@ def pair_planes(subjects: Tensor, objects: Tensor, size: int) -> Tensor:
     steps = (torch.arange(size, device=subjects.device, dtype=subjects.dtype) + 0.5) / size
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     inside = [
-        ((x >= box[:, 0, None, None]) & (x <= box[:, 2, None, None])
-         & (y >= box[:, 1, None, None]) & (y <= box[:, 3, None, None])).to(subjects.dtype)
+        (
+            (x >= box[:, 0, None, None])
+            & (x <= box[:, 2, None, None])
+            & (y >= box[:, 1, None, None])
+            & (y <= box[:, 3, None, None])
+        ).to(subjects.dtype)
         for box in (subjects, objects)
-    ]  # fmt: skip
+    ]
     start, end = ((box[:, :2] + box[:, 2:]) / 2 for box in (subjects, objects))
     way = end - start
     length = way.square().sum(1).clamp(min=1e-4)[:, None, None]

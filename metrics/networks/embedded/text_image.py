@@ -19,9 +19,14 @@ class TextImagePair(nn.Module):
     """Unit vectors (B, E) of images (B, 3, 64, 64) in [0, 1] and of captions."""
 
     def __init__(
-        self, words: Sequence[str], length: int = 64, embedding: int = 64, width: int = 24, text_width: int = 64,
+        self,
+        words: Sequence[str],
+        length: int = 64,
+        embedding: int = 64,
+        width: int = 24,
+        text_width: int = 64,
         text_layers: int = 2,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.tokenizer = Tokenizer(words, length)
         self.image = Pyramid(width, embedding)

@@ -19,8 +19,11 @@ from concord.metrics.face.square import Square
 from concord.metrics.networks.pretrained.weights import weight_path
 
 FILES: dict[str, str] = {
-    "text-image": "clip-vit-b-16", "parser": "bisenet", "identity": "ir-se50", "landmarks": "mobilefacenet",
-}  # fmt: skip
+    "text-image": "clip-vit-b-16",
+    "parser": "bisenet",
+    "identity": "ir-se50",
+    "landmarks": "mobilefacenet",
+}
 """What a network is for -> its weight file."""
 
 
