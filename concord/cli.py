@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Draw a method's metrics over the commits that changed the baseline.",
     ),
     "table": ("concord.commands.table:table", "Print one table: drawn, Markdown, LaTeX or CSV."),
+    "calibrate": ("concord.commands.calibrate:calibrate", "Hold what has one published answer against its window."),
     "tune": ("concord.commands.tune:tune", "Look for a suite's guidance strengths on validation faces."),
     "check": ("concord.commands.check:check", "Contract tests on a method."),
     "export": (

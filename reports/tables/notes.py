@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from concord.benchmarks.calibrate import calibration_notes
 from concord.reports.tables.protocol import guidance_notes, guided_notes
 from concord.reports.tables.table import NOT_SCORED, TINY, Row
 from concord.reports.tables.trainings import with_budgets
@@ -89,6 +90,10 @@ def notes_for(
     labels = {name: fact.label for name, fact in facts.items()}
     notes["Scored by their own guide"] = guided_notes(rows, labels)
     notes["Tuning"] = tuning_notes(suite, profile, runs)
+    if profile == "paper" and runs:
+        titles = {row.name: row.title for row in rows}
+        used = [(titles.get(name, name), run.manifest.get("weights") or {}) for name, run in runs.items()]
+        notes["Calibration"] = calibration_notes(used, next(iter(runs.values())).path.parents[1])
     answered = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
     notes["The paper"] = paper_notes(paper, declared, answered)
     if thresholds and suite.joint:
