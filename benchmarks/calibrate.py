@@ -106,7 +106,7 @@ def calibration_notes(rows: Iterable[tuple[str, Mapping[str, Any]]], folder: Pat
             if sha not in good:
                 lacking.setdefault(str(name), []).append(title)
     said += [
-        f"Not calibrated: {name} ({', '.join(titles)}); `concord calibrate` has held no number of it against its window."
+        f"Not calibrated: {name} ({', '.join(titles)}); no anchor of `concord calibrate` is within its window with it."
         for name, titles in lacking.items()
     ]
     return said
