@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -14,32 +13,24 @@ from typing import TYPE_CHECKING
 from concord.benchmarks.generators import PROFILE, metric_reason, unmade_original, why_not
 from concord.benchmarks.image_sources import open_image_source
 from concord.benchmarks.plan.runs import Plan, RunPlan
-from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
+from concord.benchmarks.run.generate import RunResult, generate_run, is_current
 from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
 from concord.benchmarks.run.row_workers import RowJob, missing_shards, row_job
-from concord.benchmarks.run.score import Reference, feature_kinds, score_run, stale_score_reasons
+from concord.benchmarks.run.score import Reference, score_run, stale_score_reasons
 from concord.benchmarks.run.workers import generate_with_workers
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.benchmarks.suite import metrics_of
 from concord.data.device import exact_float32
 from concord.metrics.base import SetMetric, get_metric
+from concord.metrics.evaluation import Bars, no_bars, set_metrics
 
 if TYPE_CHECKING:
     from concord.metrics.networks.perception import Perception
 
-Bars = Callable[[str], AbstractContextManager[Progress]]
-"""bars(what is being done) -> a context that gives a progress callback."""
-
 NETWORKS = ("generate", "observe")
 """Kinds of seconds in which methods and networks run; everything else is overhead."""
-
-
-@contextlib.contextmanager
-def no_bars(_: str):  # type: ignore[no-untyped-def]
-    """Progress that nobody watches."""
-    yield lambda done, total: None
 
 
 @dataclass
@@ -137,7 +128,7 @@ class Session:
         with self.measure("load"):
             perception = self.perception
         with self.measure("reference"), self.bars("reference features") as progress, exact_float32():
-            self.reference.features(perception, self.feature_kinds, progress)
+            self.reference.features(perception, self.compared, progress)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -163,11 +154,10 @@ class Session:
         named = [suite.originals for suite in self.plan.related if suite.originals is not None]
         return Run(self.plan.root / self.plan.requests.name / named[0]) if named else None
 
-    @cached_property
-    def feature_kinds(self) -> list[str]:
-        """The kinds of features that the metrics compare with the reference's."""
-        found = [get_metric(name) for name in self.metrics]
-        return feature_kinds([metric for metric in found if isinstance(metric, SetMetric) and metric.needs_reference])
+    @property
+    def compared(self) -> list[SetMetric]:
+        """The metrics that compare the images with the reference's, as a set."""
+        return set_metrics([get_metric(name) for name in self.metrics], compared=True)
 
     @cached_property
     def perception(self) -> Perception:

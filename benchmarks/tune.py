@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from concord.metrics.base import SampleMetric
+    from concord.metrics.evaluation import ImageBatch
     from concord.metrics.networks.perception import Perception
 
 STRANGENESS = "strangeness"
@@ -202,23 +203,26 @@ class Workbench:
 
     def values(self, images: Tensor) -> dict[str, float]:
         """Means over the images (n, 3, H, W) of every metric, and their strangeness."""
-        from concord.benchmarks.run.score import to_float
-        from concord.metrics.base import Observation
+        from concord.metrics.evaluation import Scores, score_batches
 
-        found: dict[str, list[float]] = defaultdict(list)
-        features: list[np.ndarray] = []
-        size = self.requests.image_size
+        scores = Scores(len(images))
+        for batch in score_batches(self._batches(images), self.metrics, self.perception, kinds=("pool",)):
+            scores.add(batch)
+        means = {name: float(np.mean(values)) for name, values in scores.values.items()}
+        return {**means, STRANGENESS: strangeness(scores.features["pool"], self.reference)}
+
+    def _batches(self, images: Tensor) -> Iterator[ImageBatch]:
+        """Images of the requests with their conditions and the items' own images."""
+        from concord.metrics.evaluation import ImageBatch, to_tensor
+
         for start in range(0, len(images), self.batch_size):
             planned = self.requests.requests[start : start + self.batch_size]
-            conditions = [self.requests.conditions_of(request, self.requests.conditions) for request in planned]
-            originals = to_float(np.stack([request.item.image(size) for request in planned]))
-            batch = images[start : start + self.batch_size]
-            observation = Observation(batch, conditions, self.perception, originals, ("pool",))
-            for metric in self.metrics:
-                found[metric.name] += [score.value for score in metric.score(observation)]
-            features.append(observation.features("pool"))
-        means = {name: float(np.mean(scores)) for name, scores in found.items()}
-        return {**means, STRANGENESS: strangeness(np.concatenate(features), self.reference)}
+            yield ImageBatch(
+                np.arange(start, start + len(planned)),
+                images[start : start + self.batch_size],
+                [self.requests.conditions_of(request, self.requests.conditions) for request in planned],
+                to_tensor(np.stack([request.item.image(self.requests.image_size) for request in planned])),
+            )
 
     def images(self, row: Row, params: dict[str, Any], bank: Any) -> Tensor:
         """What the row's method makes of the requests, rounded to 8 bits as the store keeps them."""
@@ -244,10 +248,10 @@ class Workbench:
     @cached_property
     def ceiling(self) -> dict[str, float]:
         """Metrics of the items' own pictures, or what the suite counts as met."""
-        from concord.benchmarks.run.score import to_float
+        from concord.metrics.evaluation import to_tensor
 
         size = self.requests.image_size
-        own = to_float(np.stack([request.item.image(size) for request in self.requests.requests]))
+        own = to_tensor(np.stack([request.item.image(size) for request in self.requests.requests]))
         return {**self.values(own), **self.tune.ceiling}
 
     def search(self, row: Row, seed: int = 0, tell: Callable[[int, Trial], None] | None = None) -> Tuned:

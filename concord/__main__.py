@@ -7,12 +7,12 @@ import sys
 
 def main() -> None:
     """Run the command line; a stage that `make bench` started is handed to the process that has imported everything."""
-    from concord.fork_server import forward, warm
+    from concord.fork_server import serve, submit
 
     arguments = sys.argv[1:]
     if arguments[:1] == ["warm"]:
-        sys.exit(warm(arguments[1:]))
-    code = forward(arguments)
+        sys.exit(serve(arguments[1:]))
+    code = submit(arguments)
     if code is not None:
         sys.exit(code)
     from concord.cli import main as command_line

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from concord.benchmarks.external.method import External
+    from concord.benchmarks.opening import Additions
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.plan.runs import Plan
     from concord.benchmarks.session import Session
-    from concord.benchmarks.suite import Suite
 
 SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="A suite (see `concord list`), or a .yaml file.", show_default=False)
@@ -68,29 +70,79 @@ Changes = Annotated[
     ),
 ]
 
-
-def load_plugins(paths: list[Path] | None) -> list[str]:
-    """Register plugin methods; returns their names."""
-    from concord.methods.plugins import load_plugin
-
-    return [name for path in paths or [] for name in load_plugin(path)]
+RESULTS = Path("results")
 
 
-def load_externals(paths: list[Path] | None, suites: Sequence[Suite]) -> list[External]:
-    """The methods of --external, their names checked against all that these suites hold."""
-    from concord.benchmarks.external.method import check_free, load_external
+# -------------------------------------------------------------------------------------------------- groups of options
 
-    found: list[External] = []
-    for path in paths or []:
-        external = load_external(path)
-        if any(other.name == external.name for other in found):
-            raise ConcordError(f"{path}: a second method named '{external.name}' is given by --external; rename one")
-        try:
-            check_free(external.name, suites)
-        except ConcordError as error:
-            raise ConcordError(f"{path}: {error}") from None
-        found.append(external)
-    return found
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """Which requests of a suite."""
+
+    data: DataFolder = None
+    limit: Limit = None
+    size: SizeName = "default"
+    seed_set: SeedSet = 0
+    profile: ProfileName = "embedded"
+
+    def options(self, results: Path = RESULTS) -> Options:
+        from concord.benchmarks.plan.requests import Options
+
+        return Options(self.profile, self.size, self.limit, self.data, self.seed_set, results)
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where it is computed."""
+
+    device: Device = "auto"
+    devices: Devices = None
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What joins a suite's own rows."""
+
+    plugin: Plugins = None
+    external: Externals = None
+    changes: Changes = None
+
+    def additions(self, methods: list[str] | None = None) -> Additions:
+        from concord.benchmarks.opening import Additions
+
+        return Additions(self.plugin or (), self.external or (), methods or (), parse_changes(self.changes))
+
+
+def grouped(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb for typer: its parameters that are groups become the options that they hold."""
+    hints = get_type_hints(verb, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    parameters = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        types = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+            )
+            for field in fields(groups[name])
+        ]
+
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        verb(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+# ------------------------------------------------------------------------------------------------- what options mean
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
@@ -116,63 +168,23 @@ def split_names(names: str | None, option: str = "--methods") -> list[str] | Non
     return found
 
 
-def open_plan(
-    suite: str,
-    *,
-    data: Path | None = None,
-    limit: int | None = None,
-    size: str = "default",
-    seed_set: int = 0,
-    profile: str = "embedded",
-    results: Path = Path("results"),
-    plugin: list[Path] | None = None,
-    methods: list[str] | None = None,
-    changes: list[str] | None = None,
-    row: str | None = None,
-    external: list[Path] | None = None,
-) -> Plan:
-    """The plan that the options ask for; registered methods named by --methods or --plugin join as rows.
-
-    row: the only row that is wanted. A reference row needs no method, so that none is imported for it.
-    """
-    from concord.benchmarks.plan.requests import Options
-    from concord.benchmarks.planner import make_plan
-    from concord.benchmarks.settings import load_settings
-    from concord.benchmarks.suite import REFERENCES, load_suite, read_suite, related_suites
-    from concord.commands.datasets import ensure_dataset
-    from concord.methods.base import all_methods
-
-    settings = load_settings()
-    options = Options(profile, size, limit, data, seed_set, results)
-    if row in REFERENCES and not changes:
-        found = read_suite(suite)
-        found = found.model_copy(update={"rows": []})
-    else:
-        joining = load_plugins(plugin)
-        joining += [name for name in methods or [] if name in all_methods() and name not in joining]
-        found = load_suite(suite, extra=joining)
-    related = related_suites(suite)
-    outside = load_externals(external, [found, *related])
-    ensure_dataset(found, settings, options)
-    return make_plan(found, settings, options, parse_changes(changes), related, outside)
-
-
-def open_session(plan: Plan, device: str, batch_size: int | None, devices: str | None = None) -> Session:
+def open_session(plan: Plan, machine: MachineOptions, batch_size: int | None = None) -> Session:
     """The plan on a device, with progress bars; a device that is not there is an error now, not after an hour.
 
-    devices: as --devices; the first of them scores.
+    Of several devices the first one scores.
     """
     from concord.benchmarks.session import Session
-    from concord.progress import bar
+    from concord.data.progress import bar
 
+    device = machine.device
     if device.startswith("cuda"):  # 'auto' and 'cpu' need no look at the machine, so that torch loads only when needed
         from concord.data.device import resolve_device
 
         resolve_device(device)
     found: list[str] = []
-    if devices is not None:
+    if machine.devices is not None:
         from concord.benchmarks.run.workers import resolve_devices
 
-        found = resolve_devices(devices)
+        found = resolve_devices(machine.devices)
         device = found[0]
     return Session(plan, device, batch_size, bar, devices=found)

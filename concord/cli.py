@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -18,7 +17,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("concord.commands.run:run", "A whole suite: generate, score, report."),
     "bench": ("concord.commands.bench:bench", "All suites: what is out of date in one call, then recorded by DVC."),
     "generate": ("concord.commands.stages:generate", "Make the images of a suite's rows."),
-    "score": ("concord.commands.stages:score", "Score a suite's finished rows."),
+    "score": ("concord.commands.stages:score_verb", "Score a suite's finished rows."),
+    "evaluate": ("concord.commands.evaluate:evaluate", "Score any folder of images, or one stored row."),
     "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
     "keys": ("concord.commands.run:keys", "Write what the stages of dvc.yaml stand on."),
     "report": ("concord.commands.report:report", "Write tables, figures and pages from stored results."),
@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "concord.commands.external:export",
         "Write a suite's requests as a folder, for a method that lives outside.",
     ),
-    "import": ("concord.commands.external:take_in", "Take the images of an answered export in as a method."),
+    "import": ("concord.commands.external:import_", "Take the images of an answered export in as a method."),
     "fetch": ("concord.commands.fetch:fetch", "Fetch what a profile needs: datasets and weights."),
     "weights": ("concord.commands.fetch:weights", "Fetch and list the papers' weights."),
     "data": ("concord.commands.data:app", "Make, verify and preview datasets."),
@@ -60,7 +60,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_verb(name, rest) if name else command, rest
+        return name, load_verb(name) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
         from concord.data.notes import show_notes_as_lines
@@ -85,15 +85,9 @@ def fail(message: str) -> None:
     raise SystemExit(2) from None
 
 
-def load_verb(name: str, arguments: Sequence[str] = ()) -> Any:
-    """The command of a verb, imported now; `score` has two forms, told apart by its arguments."""
-    place = VERBS[name][0]
-    if name == "score":
-        from concord.commands.evaluate import asks_for_images
-
-        if asks_for_images(arguments):
-            place = "concord.commands.evaluate:score_images"
-    module, _, attribute = place.partition(":")
+def load_verb(name: str) -> Any:
+    """The command of a verb, imported now."""
+    module, _, attribute = VERBS[name][0].partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -1,7 +1,9 @@
-"""What the verbs tell at their end: which rows were made, what each cost, where the seconds went."""
+"""What the verbs print at their end: which rows were made, what each cost, where the seconds went."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,11 @@ if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import RunPlan
     from concord.benchmarks.session import Session
 
+SECONDS = "CONCORD_SECONDS"
+"""The environment's name of the file in which all stages of one command leave where their seconds went."""
 
-def conclude(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[RunPlan]) -> None:
+
+def print_summary(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[RunPlan]) -> None:
     """What each row cost, and whether anything had to be done."""
     from concord.benchmarks.store.run import Run
 
@@ -29,12 +34,12 @@ def conclude(runs: Sequence[RunPlan], made: Sequence[RunPlan], scored: Sequence[
         seconds = "-" if known[0] is None else f"{known[0]:.3f}"
         memory = "-" if known[1] is None else f"{known[1] / 2**20:.0f}"
         rows.append((run.row.name, str(facts["n"]), seconds, evaluations, memory, state))
-    table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
+    print_table("Rows", ("row", "n", "s / image", "network evaluations / image", "peak MiB", "state"), rows)
     if not made and not scored:
         typer.echo("everything is up to date")
 
 
-def tell_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
+def print_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
     """A line for each row that is made or scored again: why. What is made for the first time needs no reason."""
     from concord.benchmarks.run.generate import stale_reasons
 
@@ -46,19 +51,21 @@ def tell_reasons(session: Session, runs: Sequence[RunPlan]) -> None:
             typer.echo(f"{verb} {run.requests.name}/{run.row.name} again: {'; '.join(reasons)}")
 
 
-def tell_seconds(sessions: Sequence[Session]) -> None:
-    """Where the time of this process went, the largest part first."""
+def print_timing(sessions: Sequence[Session]) -> None:
+    """Where the time of this process went, the largest part first; also as a line of the file that `SECONDS` names."""
     from concord.benchmarks.session import overhead_of, split_of
-    from concord.fork_server import keep_seconds
 
     split = split_of(sessions)
-    keep_seconds(split)
+    path = os.environ.get(SECONDS)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(split) + "\n")
     ordered = sorted(split.items(), key=lambda pair: -pair[1])
     parts = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in ordered if seconds >= 0.05)
     typer.echo(f"seconds: {parts}; {overhead_of(split):.0%} outside methods and networks")
 
 
-def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

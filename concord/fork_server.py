@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from concord.console import SECONDS
+
 SOCKET = "CONCORD_WARM"
-SECONDS = "CONCORD_SECONDS"
 VERBS = ("run", "keys", "generate", "score", "report")
 LONGEST = 1 << 20  # bytes of arguments and environment
 
@@ -33,7 +34,7 @@ LONGEST = 1 << 20  # bytes of arguments and environment
 # ---------------------------------------------------------------------------------------------------------- the client
 
 
-def forward(arguments: Sequence[str]) -> int | None:
+def submit(arguments: Sequence[str]) -> int | None:
     """Have the server that this process was started under run the command; its exit code, or None without a server."""
     path = os.environ.get(SOCKET)
     if not path or not arguments or arguments[0] not in VERBS:
@@ -43,8 +44,8 @@ def forward(arguments: Sequence[str]) -> int | None:
             link.connect(path)
         except OSError:
             return None
-        order = json.dumps({"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)})
-        data = order.encode()
+        request = json.dumps({"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)})
+        data = request.encode()
         if len(data) > LONGEST:
             return None
         socket.send_fds(link, [len(data).to_bytes(4, "big")], [0, 1, 2])
@@ -58,18 +59,10 @@ def forward(arguments: Sequence[str]) -> int | None:
         return int.from_bytes(answer, "big")
 
 
-def keep_seconds(split: Mapping[str, float]) -> None:
-    """Tell the server where this process's seconds went."""
-    path = os.environ.get(SECONDS)
-    if path:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(split)) + "\n")
-
-
 # ---------------------------------------------------------------------------------------------------------- the server
 
 
-def warm(command: Sequence[str]) -> int:
+def serve(command: Sequence[str]) -> int:
     """Run a command and serve the stages that it starts; its exit code."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="concord-") as folder:
@@ -81,7 +74,7 @@ def warm(command: Sequence[str]) -> int:
                     if select.select([server], [], [], 0.05)[0]:
                         _serve(server)
             code = process.returncode
-        _tell(seconds, time.perf_counter() - began)
+        _print_timing(seconds, time.perf_counter() - began)
     return code if code >= 0 else 128 - code
 
 
@@ -118,14 +111,14 @@ def _serve(server: socket.socket) -> None:
             return
         if data is None or len(handles) != 3:
             return
-        order = json.loads(data)
+        request = json.loads(data)
         _preload()
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
             server.close()
-            _run(order, handles)
+            _run(request, handles)
         for handle in handles:
             os.close(handle)
         code = _wait(child, link)
@@ -156,7 +149,7 @@ def _wait(child: int, link: socket.socket) -> int:
             return 137
 
 
-def _run(order: dict[str, object], handles: Sequence[int]) -> None:
+def _run(request: dict[str, object], handles: Sequence[int]) -> None:
     """In the child: become the command."""
     code = 1
     try:
@@ -164,12 +157,12 @@ def _run(order: dict[str, object], handles: Sequence[int]) -> None:
             os.dup2(handle, number)
             os.close(handle)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(str(order["folder"]))
-        environment = order["environment"]
+        os.chdir(str(request["folder"]))
+        environment = request["environment"]
         assert isinstance(environment, dict)
         os.environ.clear()
         os.environ.update(environment)
-        arguments = order["arguments"]
+        arguments = request["arguments"]
         assert isinstance(arguments, list)
         sys.argv = ["concord", *arguments]
         from concord.cli import main
@@ -213,7 +206,7 @@ def _preload() -> None:
     all_metrics()
 
 
-def _tell(path: Path, wall: float) -> None:
+def _print_timing(path: Path, wall: float) -> None:
     """Where the command's seconds went, where any stage ran."""
     if not path.is_file():
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from concord.metrics.evaluation import evaluate
+    from concord.metrics.api import evaluate
 
 __all__ = ["evaluate"]
 
@@ -18,7 +18,7 @@ __all__ = ["evaluate"]
 def __getattr__(name: str) -> Any:
     """`evaluate`, imported when it is first used: every command imports this package."""
     if name == "evaluate":
-        from concord.metrics.evaluation import evaluate
+        from concord.metrics.api import evaluate
 
         return evaluate
     raise AttributeError(f"module 'metrics' has no attribute '{name}'")

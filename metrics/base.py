@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ class Metric(ABC):
     """Facts of a metric, read by tables, statistics and the runner."""
 
     name: ClassVar[str]  # as in suites and tables: 'mask-accuracy'
+    aliases: ClassVar[tuple[str, ...]] = ()  # other names for it, as papers use them
+    former_names: ClassVar[tuple[str, ...]] = ()  # what it was called before: understood, with a warning
     label: ClassVar[str]  # table head: 'Mask (%)'
     unit: ClassVar[str]  # '', '%'
     higher_is_better: ClassVar[bool]
@@ -271,9 +274,19 @@ def _load_entry(entry: EntryPoint) -> None:
     register(loaded)
 
 
-def get_metric(name: str) -> Metric:
-    """The metric of that name; raises ConcordError with the known names otherwise."""
+def metric_name(name: str) -> str:
+    """The name of the metric that goes by this one too; a name that no metric has is left as it is."""
     known = all_metrics()
-    if name not in known:
+    if name in known:
+        return name
+    return next((own for own, metric in known.items() if name in (*metric.aliases, *metric.former_names)), name)
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of that name, alias or former name; raises ConcordError with the known names otherwise."""
+    known, own = all_metrics(), metric_name(name)
+    if own not in known:
         raise ConcordError(f"unknown metric '{name}': expected one of {', '.join(known)}")
-    return known[name]()
+    if name in known[own].former_names:
+        warnings.warn(f"metric '{name}' is called '{own}' now", FutureWarning, stacklevel=2)
+    return known[own]()

@@ -33,10 +33,12 @@ from concord.data.files import atomic_path
 from concord.metrics.distribution.moments import Floats, Moments
 
 if TYPE_CHECKING:
-    from concord.metrics.distribution.fid import Target
+    from concord.metrics.distribution.fid import ReferenceGaussian
 
 FORMAT = 1
 """Raised when features of the same images, kind and weights come out otherwise than before."""
+FLOAT32 = float(np.finfo(np.float32).eps)
+"""Other tools may compute a covariance in single precision: so far from exact, relative to its largest eigenvalue."""
 
 
 def default_folder() -> Path:
@@ -84,11 +86,17 @@ class ReferenceCache:
             return None
         return features if kept == key.digest and features.shape[:1] == (key.n,) else None
 
-    def save(self, key: ReferenceKey, features: np.ndarray) -> None:
+    def save(self, key: ReferenceKey, features: np.ndarray) -> str:
+        """Keep features (n, D); '' or, as they only save time, why that was not possible."""
         path = self.path(key)
-        if path is not None:
+        if path is None:
+            return ""
+        try:
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, features=features, key=np.array(key.digest))
+        except (ConcordError, OSError) as error:
+            return str(error)
+        return ""
 
 
 # ------------------------------------------------------------------------------------------------------------- exchange
@@ -110,14 +118,14 @@ class Gaussian:
                 "give statistics of the same network and layer"
             )
         if len(generated) <= generated.shape[1]:
-            return self.target.distance_to_few(generated.astype(np.float64))
-        return self.target.distance(Moments.of(generated))
+            return self.reference.distance_low_rank(generated.astype(np.float64))
+        return self.reference.distance(Moments.of(generated))
 
     @cached_property
-    def target(self) -> Target:
-        from concord.metrics.distribution.fid import Target, square_root
+    def reference(self) -> ReferenceGaussian:
+        from concord.metrics.distribution.fid import ReferenceGaussian, square_root
 
-        return Target(self.mean, float(np.trace(self.covariance)), square_root(self.covariance))
+        return ReferenceGaussian(self.mean, float(np.trace(self.covariance)), square_root(self.covariance, FLOAT32))
 
     @classmethod
     def of(cls, features: np.ndarray) -> Gaussian:

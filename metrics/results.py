@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concord.metrics.base import OK
+from concord.metrics.base import OK, metric_name
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ALIASES = {"lpips": "lpips-alex"}
-"""Names that papers use for one of several metrics here -> the one that they mean; results have the full name."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Evaluation:
     device: str
     seconds: Mapping[str, float]
     dtype: str = "float32"
+    notes: tuple[str, ...] = ()  # what was asked for beside the scores and could not be done, and why
 
     @property
     def values(self) -> dict[str, float]:
@@ -56,7 +54,7 @@ class Evaluation:
 
     def __getitem__(self, metric: str) -> Result:
         for result in self.results:
-            if result.metric == ALIASES.get(metric, metric):
+            if result.metric == metric_name(metric):
                 return result
         raise KeyError(f"'{metric}' was not asked for; there are {', '.join(self.values)}")
 
@@ -86,4 +84,5 @@ class Evaluation:
             "device": self.device,
             "dtype": self.dtype,
             "seconds": {kind: round(value, 3) for kind, value in self.seconds.items()},
+            "notes": list(self.notes),
         }

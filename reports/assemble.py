@@ -32,18 +32,14 @@ from concord.reports.tables.notes import (
     provenance_of,
     warnings_for,
 )
-from concord.reports.tables.pairs import ALPHA, compare_rows, mark_rows
+from concord.reports.tables.pairs import compare_rows, mark_rows
 from concord.reports.tables.protocol import column_protocol, scored_by_own_guide
-from concord.reports.tables.table import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table, decimals_for
+from concord.reports.tables.table import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table
+from concord.reports.tables.words import decimals_for
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
     from concord.benchmarks.suite import Suite
-
-__all__ = [
-    "ALPHA", "JOINT", "Measured", "MetricFacts", "add_joint", "build_table", "compare_rows", "interval_of", "mark_rows",
-    "metric_facts", "read_measured", "refusal_reason", "unanswered_tables",
-]  # fmt: skip  # a table
 
 REFERENCE_KINDS: dict[str, Kind] = {"ground-truth": "ceiling", "shuffled": "floor"}
 REFERENCE_TITLES = {"ground-truth": "Ground truth", "shuffled": "Shuffled conditions"}
@@ -156,19 +152,9 @@ def _columns(
         key = keys.get(fact.name, "")
         protocol = column_protocol(fact, key, declared, runs, _entering(fact.name, measured, n))
         columns.append(
-            Column(
-                fact.name,
-                fact.label,
-                fact.higher_is_better,
-                decimals,
-                kind,
-                key,
-                fact.unit,
-                protocol,
-                declared.decimals(key) if key else None,
-                "@L" in fact.name,
-            )
-        )
+            Column(fact.name, fact.label, fact.higher_is_better, decimals, kind, key, fact.unit, protocol,
+                   declared.decimals(key) if key else None, "@L" in fact.name)
+        )  # fmt: skip
     unanswered = [key for key in declared.metrics if not beside and key not in keys.values() and key != SECONDS]
     return columns + [_paper_column(key, declared, runs) for key in unanswered]
 
@@ -184,14 +170,9 @@ def _paper_column(key: str, declared: PublishedTable, runs: Mapping[str, Run]) -
     higher, head = declared.metrics[key] == "higher", declared.head(key)
     protocol = column_protocol(None, key, declared, runs, None)
     return Column(
-        f"{PAPER_ONLY}{key}",
-        head,
-        higher,
-        paper_label=key,
-        unit="%" if "%" in head else "",
-        protocol=protocol,
+        f"{PAPER_ONLY}{key}", head, higher, paper_label=key, unit="%" if "%" in head else "", protocol=protocol,
         paper_decimals=declared.decimals(key),
-    )
+    )  # fmt: skip
 
 
 def _interval(fact: MetricFacts, measured: Measured) -> st.Interval | None:
@@ -271,13 +252,9 @@ def _cell(fact: MetricFacts, measured: Measured, blank: Cell, refusal: str) -> C
         return Cell(paper=blank.paper, unclear=blank.unclear, refused=reason)
     weights = measured.weights.get(fact.name)
     return Cell(
-        *interval,
-        blank.paper,
-        failures=measured.failures(fact.name),
-        unclear=blank.unclear,
-        own_guide=scored_by_own_guide(fact, measured.run),
-        n=None if weights is None else int((weights > 0).sum()),
-    )
+        *interval, blank.paper, failures=measured.failures(fact.name), unclear=blank.unclear,
+        own_guide=scored_by_own_guide(fact, measured.run), n=None if weights is None else int((weights > 0).sum()),
+    )  # fmt: skip
 
 
 def _absent(suite: Suite, name: str, store: Store) -> str:
@@ -300,7 +277,9 @@ def cost_of(manifest: dict[str, Any], paper_seconds: float | None = None) -> Cos
     evaluations = {str(k): float(v) for k, v in (manifest.get("evaluations_per_image") or {}).items()}
     if not evaluations and not manifest.get("external"):
         return Cost(paper_seconds=paper_seconds)
-    return Cost(manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations, paper_seconds)
+    return Cost(
+        manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations, paper_seconds
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- tables without a suite
@@ -345,12 +324,9 @@ def _declared_rows(declared: PublishedTable, columns: list[Column], names: list[
     """Rows of the paper with the paper's values alone."""
     return [
         Row(
-            name=name,
-            title=declared.titles[name],
-            kind=REFERENCE_KINDS.get(name, "method"),
-            absent=absent,
+            name=name, title=declared.titles[name], kind=REFERENCE_KINDS.get(name, "method"), absent=absent,
             cells={column.name: _paper_cell(declared, name, column) for column in columns},
             cost=Cost(paper_seconds=declared.value(name, SECONDS)),
         )
         for name in names
-    ]
+    ]  # fmt: skip

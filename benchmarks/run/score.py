@@ -1,9 +1,8 @@
-"""Scores one run: every image is decoded once, every network sees it once, all metrics read the same observation."""
+"""Scores one run by the one scorer (metrics/evaluation.py) and stores what it finds."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,27 +22,36 @@ from concord.benchmarks.plan.sources import (
     metric_sources,
     versions,
 )
-from concord.benchmarks.run.generate import Progress, RunResult
+from concord.benchmarks.run.generate import RunResult
 from concord.benchmarks.run.meter import Clock, PeakMemory
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
 from concord.benchmarks.store.run import SCORE_FILES, Run
+from concord.data.datasets.images.image_sets import Batch
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, write_json
-from concord.metrics.base import get_metric
+from concord.metrics.base import OK, Metric, SampleMetric, SetMetric, get_metric
+from concord.metrics.cache import ReferenceCache
+from concord.metrics.evaluation import (
+    BATCH,
+    ImageBatch,
+    Progress,
+    ReferenceFeatures,
+    Scores,
+    score_batches,
+    score_set,
+    set_metrics,
+    to_tensor,
+)
 
 if TYPE_CHECKING:
     from concord.data.datasets.faces.dataset import FaceDataset, FaceItem
-    from concord.metrics.base import Observation, SampleMetric, SetMetric
     from concord.metrics.networks.perception import Perception
 
 KINDS = ("load", "decode", "observe", "sets", "write")
 """Seconds of scoring: networks loaded, images decoded, networks and sample metrics, set metrics, files written."""
-SCORER = frozenset(["concord.benchmarks.run.score"])
-"""What stores scores: it knows plans and runs, so that its own imports say nothing of a score."""
-GROUPS = 32
-"""Groups of the delete-a-group jackknife; request i is in group i mod 32, in every row of a table."""
-BATCH = 32
+SCORER = frozenset(["concord.benchmarks.run.score", "concord.metrics.cache", "concord.metrics.evaluation"])
+"""What scores and stores scores: it knows plans and runs, so that its own imports say nothing of a score."""
 
 
 # ------------------------------------------------------------------------------------------------------------ reference
@@ -51,7 +59,7 @@ BATCH = 32
 
 @dataclass
 class Reference:
-    """What FID and KID compare with: the features of a folder's images, kept in `folder`/<fingerprint>-<kind>.npz.
+    """What FID and KID compare with: the features of a folder's images, kept in `folder`.
 
     limit: the first so many images; all of them for None.
     """
@@ -76,43 +84,34 @@ class Reference:
         return replace(self.dataset, items=self.items).content
 
     def features(
-        self, perception: Perception, kinds: Sequence[str] = ("pool",), progress: Progress | None = None
+        self, perception: Perception, metrics: Sequence[SetMetric], progress: Progress | None = None
     ) -> dict[str, np.ndarray]:
         """float32 (M, D) by kind; computed where they are not kept yet, or their network has changed since."""
-        facts = {kind: self._facts(perception, kind) for kind in kinds}
-        kept = {kind: _kept_features(self._path(kind), facts[kind]) for kind in kinds}
-        missing = [kind for kind in kinds if kept[kind] is None]
-        parts: dict[str, list[np.ndarray]] = {kind: [] for kind in missing}
-        for start in range(0, len(self.items) if missing else 0, BATCH):
-            images = np.stack([item.image(self.image_size) for item in self.items[start : start + BATCH]])
-            for kind, found in perception.features(to_float(images), missing).items():
-                parts[kind].append(found.float().cpu().numpy())
-            if progress is not None:
-                progress(start + len(images), len(self.items))
-        for kind in missing:
-            made = np.concatenate(parts[kind])
-            with atomic_path(self._path(kind)) as temporary, open(temporary, "wb") as file:
-                np.savez(file, features=made, facts=np.array(facts[kind]))
-            kept[kind] = made
-        return {kind: value for kind, value in kept.items() if value is not None}
-
-    def _path(self, kind: str) -> Path:
-        return self.folder / f"{self.fingerprint}-{kind}.npz"
-
-    def _facts(self, perception: Perception, kind: str) -> str:
-        name = perception.feature_network(kind)  # loads it: only then is its hash known
-        network = perception.sha256[name]
         code = loader_sources([PERCEPTION]).code  # what reads the images stands in `content`
-        facts = {"network": network, "image_size": self.image_size, "items": [item.id for item in self.items]}
-        return json.dumps(facts | {"content": self.content, "code": digest(code), "versions": versions()})
+        facts = {"fingerprint": self.fingerprint, "content": self.content, "size": self.image_size, "code": code}
+        images = _ItemImages(self.items, self.image_size, digest(facts | {"versions": versions()}))
+        found = ReferenceFeatures(images, metrics, perception, ReferenceCache(self.folder))
+        found.compute(BATCH, progress or (lambda done, total: None))
+        if found.not_kept:
+            raise ConcordError(found.not_kept)
+        return found.by_kind
 
 
-def _kept_features(path: Path, facts: str) -> np.ndarray | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return np.asarray(file["features"]) if str(file["facts"]) == facts else None
-    except (OSError, ValueError, KeyError):
-        return None
+@dataclass
+class _ItemImages:
+    """The images of a dataset's items at one size, as reference features are computed from them."""
+
+    items: Sequence[FaceItem]
+    image_size: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        for start in range(0, len(self), size):
+            images = np.stack([item.image(self.image_size) for item in self.items[start : start + size]])
+            yield Batch(np.arange(start, start + len(images)), images)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -200,167 +199,143 @@ def _score(
     beside: Run | None,
 ) -> dict[str, float]:
     """Returns the seconds by kind. beside: the run that holds the originals."""
-    from concord.metrics.base import Observation, SampleMetric, SetMetric
-
-    clock, memory = Clock(*KINDS), PeakMemory()
+    clock, memory, n = Clock(*KINDS), PeakMemory(), len(run.requests)
     with clock.measure("load"):
         perception = open_perception()
         metrics = [get_metric(name) for name in names]
-        samples = [metric for metric in metrics if isinstance(metric, SampleMetric)]
-        sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
-        by_kind = {metric.features: metric for metric in sets}
-        kinds, looked = list(by_kind), [kind for kind, metric in by_kind.items() if not metric.counted]
-        compared = feature_kinds([metric for metric in sets if metric.needs_reference])
-        real = reference.features(perception, compared) if reference else {}
-    ids: list[str] = []
-    rows: list[dict[str, Any]] = []
-    features: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
-    paired = any(metric.needs_originals for metric in samples)
-    itself = beside is not None and beside.path == run.path
-    partners = beside.images() if beside is not None and paired and not itself else None
-    for batch_ids, images in _batches(run, clock):
-        with clock.measure("decode"):
-            planned = [run.requests.requests[len(ids) + offset] for offset in range(len(batch_ids))]
-            if [request.id for request in planned] != batch_ids:
-                raise ConcordError(f"{run.path}: holds other requests than planned; generate the row again")
-            conditions = [run.requests.conditions_of(request, run.requests.conditions) for request in planned]
-            if partners is not None and beside is not None:
-                originals = _partners(partners, batch_ids, beside)
-            else:
-                originals = _originals(planned, run.requests.image_size) if paired and not itself else None
-            observation = Observation(to_float(images), conditions, perception, originals, looked)
-        with clock.measure("observe"):
-            rows += _sample_rows(run, samples, batch_ids, observation, itself)
-            for kind, metric in by_kind.items():
-                features[kind].append(metric.observe(observation))
-        ids += batch_ids
+        real = reference.features(perception, set_metrics(metrics, compared=True)) if reference else {}
+    paired = any(metric.needs_originals for metric in metrics)
+    itself = beside is not None and beside.path == run.path  # it holds the originals: they have no distance
+    scored = [metric for metric in metrics if not (itself and metric.needs_originals)]
+    scores, done = Scores(n), 0
+    batches = _batches(run, paired and not itself, beside)
+    for batch in score_batches(batches, scored, perception, measure=clock.measure):
+        scores.add(batch)
+        done += len(batch.indices)
         if progress is not None:
-            progress(len(ids), len(run.requests))
-    found = {kind: np.concatenate(parts) for kind, parts in features.items()}
+            progress(done, n)
+    if done < n:
+        raise ConcordError(f"{run.path}: holds {done} images for {n} requests; generate the row again")
     with clock.measure("sets"):
-        set_rows = [_set_row(run, metric, found[metric.features], real.get(metric.features)) for metric in sets]
+        set_rows = [
+            _set_row(run, metric, scores.features[metric.features], real.get(metric.features))
+            for metric in set_metrics(metrics)
+        ]
     with clock.measure("write"):
-        _write(run, rows, set_rows, ids, found)
+        _write(run, _sample_rows(run, metrics, scores), set_rows, scores)
     split = clock.split()
     parts = score_parts(run, names, reference, beside)
+    cards = {kind: {"name": card.get("name", kind), **card} for kind, card in perception.cards.items()}
     info = {
         "key": digest(parts),
         "key_parts": parts,
         "metrics": list(names),
-        "n": len(ids),
+        "n": n,
         "networks": perception.sha256,
-        "weights": {card.get("name", kind): card["sha256"] for kind, card in perception.cards.items()},
-        "cards": {kind: {"name": card.get("name", kind), "held_out": card.get("held_out", {})}
-                  for kind, card in perception.cards.items()},
+        "weights": {card["name"]: card["sha256"] for card in cards.values()},
+        "cards": {kind: {"name": card["name"], "held_out": card.get("held_out", {})} for kind, card in cards.items()},
         "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
-        "reference": {"name": reference.dataset.name, "fingerprint": reference.fingerprint,
-                      "n": len(reference.items), "own": reference.own} if reference else None,
+        "reference": {
+            "name": reference.dataset.name,
+            "fingerprint": reference.fingerprint,
+            "n": len(reference.items),
+            "own": reference.own,
+        }
+        if reference
+        else None,
         "originals": beside.row if beside is not None and paired else None,
         "provenance": provenance(getattr(perception, "device", None)),
         "seconds_total": round(sum(split.values()), 3),
         "peak_memory_bytes": memory.bytes(),
         "time": {kind: round(value, 3) for kind, value in split.items()},
-    }  # fmt: skip
+    }
     write_json(run.path / "score.json", info)
     return split
 
 
-def feature_kinds(metrics: Sequence[SetMetric]) -> list[str]:
-    """The kinds of features that set metrics read, each once."""
-    return list(dict.fromkeys(metric.features for metric in metrics))
+def _batches(run: RunPlan, paired: bool, beside: Run | None) -> Iterator[ImageBatch]:
+    """The stored images, each decoded once, with their conditions; `paired`: with their originals too.
 
-
-def _originals(planned: Sequence[Any], image_size: int) -> Any:
-    """The items' own pictures, float32 (B, 3, H, W) in [0, 1]; None where an item has none."""
-    if not all(request.item.has_image for request in planned):
-        return None
-    return to_float(np.stack([request.item.image(image_size) for request in planned]))
-
-
-def _partners(images: Iterator[tuple[str, np.ndarray]], ids: Sequence[str], beside: Run) -> Any:
-    """The pictures that another run has of these requests, float32 (B, 3, H, W) in [0, 1]."""
-    found = list(itertools.islice(images, len(ids)))
-    if [name for name, _ in found] != list(ids):
-        raise ConcordError(f"{beside.path}: holds other requests than '{ids[0]}' and the next; make that row again")
-    return to_float(np.stack([image for _, image in found]))
-
-
-def _batches(run: RunPlan, clock: Clock) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(request ids, uint8 (B, H, W, 3)) over the stored images, each decoded once."""
-    images = Run(run.path).images()
-    while True:
-        with clock.measure("decode"):
-            batch = list(itertools.islice(images, BATCH))
+    These are the images of the same requests in the run `beside`, without it the items' own.
+    """
+    images, partners = Run(run.path).images(), beside.images() if beside is not None and paired else None
+    for start in itertools.count(0, BATCH):
+        planned = run.requests.requests[start : start + BATCH]
+        batch = list(itertools.islice(images, BATCH))
         if not batch:
             return
-        yield [name for name, _ in batch], np.stack([image for _, image in batch])
+        ids = [request.id for request in planned]
+        if [name for name, _ in batch] != ids:
+            raise ConcordError(f"{run.path}: holds other requests than planned; generate the row again")
+        originals = None
+        if partners is not None and beside is not None:
+            pairs = list(itertools.islice(partners, len(ids)))
+            if [name for name, _ in pairs] != ids:
+                place = f"{beside.path}: holds other requests than '{ids[0]}' and the next"
+                raise ConcordError(f"{place}; make that row again")
+            originals = to_tensor(np.stack([image for _, image in pairs]))
+        elif paired and all(request.item.has_image for request in planned):
+            originals = to_tensor(np.stack([request.item.image(run.requests.image_size) for request in planned]))
+        yield ImageBatch(
+            np.arange(start, start + len(ids)),
+            to_tensor(np.stack([image for _, image in batch])),
+            [run.requests.conditions_of(request, run.requests.conditions) for request in planned],
+            originals,
+        )
 
 
-def _sample_rows(
-    run: RunPlan, metrics: Sequence[SampleMetric], ids: Sequence[str], observation: Observation, itself: bool = False
-) -> list[dict[str, Any]]:
-    """itself: the run's images are the originals of the other rows, and are not compared with themselves."""
+def _sample_rows(run: RunPlan, metrics: Sequence[Metric], scores: Scores) -> list[dict[str, Any]]:
+    """One row per (sample metric, request)."""
+    ids = [request.id for request in run.requests.requests]
     rows = []
     for metric in metrics:
-        if itself and metric.needs_originals:
-            rows += [{**_place(run), "request": request, "metric": metric.name, "value": float("nan"),
-                      "status": "refused: the other rows are compared with this one"} for request in ids]  # fmt: skip
+        if not isinstance(metric, SampleMetric):
             continue
-        for request, score in zip(ids, metric.score(observation), strict=True):
-            rows.append({**_place(run), "request": request, "metric": metric.name,
-                         "value": float(score.value), "status": score.status})  # fmt: skip
+        place = {"suite": run.requests.name, "method": run.row.name, "metric": metric.name}
+        if metric.name in scores.values:
+            values, reasons = scores.values[metric.name].tolist(), scores.reasons[metric.name]
+            told = [reasons.get(index, OK) for index in range(len(ids))]
+        else:
+            values = [float("nan")] * len(ids)
+            told = ["refused: the other rows are compared with this one"] * len(ids)
+        rows += [
+            {**place, "request": request, "value": value, "status": status}
+            for request, value, status in zip(ids, values, told, strict=True)
+        ]
     return rows
 
 
 def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> dict[str, Any]:
-    n = len(features)
-    row = {**_place(run), "metric": metric.name, "value": float("nan"), "n": n,
-           "n_reference": 0 if real is None else len(real), "status": "ok", "replicates": []}  # fmt: skip
-    if not metric.needs_reference:
-        real = np.zeros((0, features.shape[1]), np.float32)
-    if real is None:
-        row["status"] = "refused: the dataset has no images to compare with"
-    elif n < metric.minimum_n or (metric.needs_reference and len(real) < metric.minimum_n):
-        which = f"n = {n}" if n < metric.minimum_n else f"{len(real)} reference images"
-        row["status"] = f"refused: {which}, at least {metric.minimum_n} needed"
+    n, m = len(features), 0 if real is None else len(real)
+    value, replicates, status = float("nan"), list[float](), OK
+    if metric.needs_reference and real is None:
+        status = "refused: the dataset has no images to compare with"
+    elif n < metric.minimum_n or (metric.needs_reference and m < metric.minimum_n):
+        which = f"n = {n}" if n < metric.minimum_n else f"{m} reference images"
+        status = f"refused: {which}, at least {metric.minimum_n} needed"
     else:
-        row["value"] = float(metric.compute(features, real))
-        groups = np.arange(n) % min(GROUPS, n)
-        row["replicates"] = [float(v) for v in metric.leave_group_out(features, real, groups)]
-    return row
+        value, replicates = score_set(metric, features, real)
+    place = {"suite": run.requests.name, "method": run.row.name, "metric": metric.name}
+    return {**place, "value": value, "n": n, "n_reference": m, "status": status, "replicates": replicates}
 
 
-def _place(run: RunPlan) -> dict[str, str]:
-    return {"suite": run.requests.name, "method": run.row.name}
-
-
-def _write(
-    run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], ids: list[str],
-    features: dict[str, np.ndarray],
-) -> None:  # fmt: skip
+def _write(run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], scores: Scores) -> None:
     """The files that score.json will vouch for; an older score.json goes first."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     place = [("suite", pa.string()), ("method", pa.string())]
     value = [("metric", pa.string()), ("value", pa.float64())]
-    scores = pa.schema([*place, ("request", pa.string()), *value, ("status", pa.string())])
+    samples = pa.schema([*place, ("request", pa.string()), *value, ("status", pa.string())])
     sets = pa.schema([*place, *value, ("n", pa.int64()), ("n_reference", pa.int64()), ("status", pa.string()),
                       ("replicates", pa.list_(pa.float64()))])  # fmt: skip
     try:
         (run.path / "score.json").unlink(missing_ok=True)
     except OSError as error:
         raise ConcordError(f"{run.path}: cannot be changed ({error.strerror}); choose another --results") from None
-    for name, schema, content in (("scores.parquet", scores, rows), ("sets.parquet", sets, set_rows)):
+    for name, schema, content in (("scores.parquet", samples, rows), ("sets.parquet", sets, set_rows)):
         with atomic_path(run.path / name) as temporary:
             pq.write_table(pa.Table.from_pylist(content, schema=schema), temporary)
     with atomic_path(run.path / "features.npz") as temporary, open(temporary, "wb") as file:
-        arrays: dict[str, Any] = {f"features_{kind}": value for kind, value in features.items()}
-        np.savez(file, requests=np.array(ids), **arrays)
-
-
-def to_float(images: np.ndarray) -> Any:
-    """uint8 (B, H, W, 3) -> float32 tensor (B, 3, H, W) in [0, 1]."""
-    import torch
-
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+        arrays: dict[str, Any] = {f"features_{kind}": value for kind, value in scores.features.items()}
+        np.savez(file, requests=np.array([request.id for request in run.requests.requests]), **arrays)

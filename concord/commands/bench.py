@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from concord.arguments import Device, Devices, Plugins, ProfileName, Results, SizeName
+from concord.arguments import (
+    RESULTS,
+    Device,
+    Devices,
+    Plugins,
+    ProfileName,
+    Results,
+    SizeName,
+)
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     pass
-
-RESULTS = Path("results")
 
 SuiteOption = Annotated[
     str | None, typer.Option("--suite", help="Only this suite; all of them if absent.", show_default=False)
@@ -51,7 +57,7 @@ def bench(
     from concord.commands.run import plan
     from concord.data.files import write_json
     from concord.data.lock import Held, hold
-    from concord.fork_server import warm
+    from concord.fork_server import serve
 
     if not (ROOT / "dvc.yaml").is_file():
         raise ConcordError(f"{ROOT}: holds no dvc.yaml; `concord bench` needs a checkout, `concord run SUITE` none")
@@ -69,7 +75,7 @@ def bench(
             steps = [f"{dvc} {' '.join(data)}"] if data else []
             if data or any("up to date" not in state for state in states):
                 steps.append(f"concord run --all-stale {options}")
-            code = warm(["sh", "-c", " && ".join([*steps, dvc])])
+            code = serve(["sh", "-c", " && ".join([*steps, dvc])])
     except Held as held:
         raise ConcordError(
             f"another `make bench` ({held.holder}, suite {_suite_of(about)}) is running; wait for it, or end it first"

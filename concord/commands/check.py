@@ -14,8 +14,6 @@ from concord.arguments import (  # fmt: skip
     Externals,
     Plugins,
     ProfileName,
-    load_externals,
-    load_plugins,
     parse_changes,
 )
 from concord.data.errors import ConcordError
@@ -50,12 +48,13 @@ def check(
 
       concord check --external my_method.yaml
     """
+    from concord.benchmarks.opening import load_externals, load_plugins
     from concord.methods.base import get_method, make_params
 
-    names = load_plugins(plugin)
+    names = load_plugins(plugin or ())
     if name is not None:
         names = [name]
-    outside = load_externals(external, [])
+    outside = load_externals(external or (), [])
     if not names and not outside:
         raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
     params = parse_changes(changes)
@@ -95,7 +94,7 @@ def _check(name: str, where: str, open_contract: Callable[[], Contract]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from concord.progress import bar
+    from concord.data.progress import bar
 
     start = time.perf_counter()
     contract = open_contract()

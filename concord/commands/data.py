@@ -26,7 +26,6 @@ app.command(
 )(find_landmarks)  # fmt: skip
 
 DEFAULT_OUT = Path("datasets/synthfaces")
-FINGERPRINT = "fingerprint.json"
 DEFAULT_SPLITS = ("test", "validation")
 DEFAULT_SCENES = Path("datasets/synthscenes")
 
@@ -81,74 +80,14 @@ def make(
     """
     if split is None and out is not None:
         raise ConcordError("--out needs --split: expected the one split that is written there; add --split test")
+    from concord.data.synthetic.make import PLAIN_SPLITS, face_range, make_faces
+
     for name in (split,) if split is not None else DEFAULT_SPLITS:
-        references = name not in ("train", "validation") if identity_references is None else identity_references
-        _make(out or DEFAULT_OUT / name, _indices(name, n), workers, force, references)
-
-
-def _indices(split: str, n: int | None) -> range:
-    """The faces of a split by name, or of a range 'N..M'; the first `n` of them."""
-    from concord.data.synthetic import SPLITS
-
-    if split in SPLITS:
-        faces = SPLITS[split]
-    else:
-        world = max(part.stop for part in SPLITS.values())
-        first, dots, last = split.partition("..")
-        if not (dots and first.isdecimal() and last.isdecimal() and int(first) < int(last) <= world):
-            known = ", ".join(SPLITS)
-            raise ConcordError(f"--split {split}: expected {known}, or FIRST..LAST with 0 <= FIRST < LAST <= {world}")
-        faces = range(int(first), int(last))
-    return faces if n is None else faces[:n]
-
-
-def _make(out: Path, faces: range, workers: int | None, force: bool, references: bool) -> None:
-    """Write one tree, unless it is there; its fingerprint is kept with it, to tell later whether it still is whole."""
-    import shutil
-
-    from concord.data.datasets.faces.open import open_faces
-    from concord.data.files import write_json
-    from concord.data.synthetic import write_tree
-
-    what = f"faces {faces.start}..{faces.stop}"
-    if out.is_dir() and any(out.iterdir()):
-        problem = _difference(out, faces, references)
-        if problem is None:
-            typer.echo(f"{out}: {len(faces):,} {what} are there already; nothing to do")
-            return
-        if not (out / "world.json").is_file():
-            raise ConcordError(f"{out}: holds other files; expected a new or empty folder; choose another --out")
-        if not force:
-            raise ConcordError(
-                f"{out}: {problem}; expected {what}; add --force to write it anew, or choose another --out"
-            )
-        shutil.rmtree(out)
-    write_tree(out, faces, workers=workers, references=references)
-    write_json(out / FINGERPRINT, {"fingerprint": open_faces(out, "all").fingerprint})
-    typer.echo(f"{out}: {len(faces):,} {what} written")
-
-
-def _difference(out: Path, faces: range, references: bool) -> str | None:
-    """What is wrong with the tree that is there; None when it holds these very faces and is whole."""
-    from concord.data.datasets.faces.open import open_faces
-    from concord.data.files import read_json
-    from concord.data.synthetic import WORLD_SEED
-    from concord.data.synthetic.faces.world import RENDERER_VERSION
-
-    try:
-        world, kept = read_json(out / "world.json"), read_json(out / FINGERPRINT)
-        dataset = open_faces(out, "all")
-    except ConcordError:
-        return "is damaged or was not finished"
-    if not isinstance(world, dict) or not isinstance(kept, dict):
-        return "is damaged or was not finished"
-    if (world.get("world_seed"), world.get("renderer_version")) != (WORLD_SEED, RENDERER_VERSION):
-        return "holds faces of another world or renderer"
-    if [face.id for face in dataset] != [str(i) for i in faces]:
-        return f"holds {len(dataset):,} other faces, from {dataset.items[0].id} to {dataset.items[-1].id}"
-    if references and not world.get("identity_references"):
-        return "has no identity references"
-    return None if kept.get("fingerprint") == dataset.fingerprint else "is damaged: files are missing or have changed"
+        references = name not in PLAIN_SPLITS if identity_references is None else identity_references
+        done = make_faces(
+            out or DEFAULT_OUT / name, face_range(name, n), workers=workers, force=force, references=references
+        )
+        typer.echo(done)
 
 
 @app.command(
@@ -166,27 +105,9 @@ def scenes(
 
     A folder that already holds these very scenes is left as it is.
     """
-    import shutil
+    from concord.data.synthetic.make import make_scenes
 
-    from concord.data.files import read_json
-    from concord.data.synthetic.scenes.scene import SPLITS
-    from concord.data.synthetic.scenes.tree import WORLD, world_of, write_scenes
-
-    if split not in SPLITS:
-        raise ConcordError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    indices = SPLITS[split] if n is None else SPLITS[split][:n]
-    folder, what = out or DEFAULT_SCENES / split, f"scenes {indices.start}..{indices.stop}"
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / WORLD).is_file():
-            raise ConcordError(f"{folder}: holds other files; expected a new or empty folder; choose another --out")
-        if read_json(folder / WORLD) == world_of(indices):
-            typer.echo(f"{folder}: {len(indices):,} {what} are there already; nothing to do")
-            return
-        if not force:
-            raise ConcordError(f"{folder}: holds other scenes; expected {what}; add --force, or choose another --out")
-        shutil.rmtree(folder)
-    write_scenes(folder, indices, workers=workers)
-    typer.echo(f"{folder}: {len(indices):,} {what} written")
+    typer.echo(make_scenes(out or DEFAULT_SCENES / split, split, n, workers=workers, force=force))
 
 
 @app.command(

@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.arguments import (  # fmt: skip
+from concord.arguments import (
+    RESULTS,
     DataFolder,
-    Device,
     Limit,
+    MachineOptions,
     Plugins,
-    ProfileName,
+    RequestOptions,
     Results,
-    SeedSet,
-    SizeName,
     SuiteName,
-    open_plan,
+    grouped,
     open_session,
     split_names,
 )
-from concord.console import conclude, tell_seconds
+from concord.console import print_summary, print_timing
 
-RESULTS = Path("results")
+if TYPE_CHECKING:
+    from concord.benchmarks.external.exchange import Export
+    from concord.benchmarks.plan.requests import Options
 
 
+@dataclass(frozen=True)
+class AboutMethod:
+    """What a table and its notes say of the method."""
+
+    title: Annotated[str, typer.Option("--title", help="What the table calls it; its name if absent.")] = ""
+    paper: Annotated[str, typer.Option("--paper", help="Such as arXiv:2304.10530.")] = ""
+    citation: Annotated[str, typer.Option("--citation", help="Authors: Title. Venue, year.")] = ""
+
+
+@dataclass(frozen=True)
+class ExportedRequests:
+    """Which requests were answered, where the export does not say it right."""
+
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="Another suite of the same requests; the export's own if absent.", show_default=False
+        ),
+    ] = None
+    data: DataFolder = None
+    limit: Limit = None
+    size: Annotated[
+        str | None, typer.Option("--size", help="default or full; the export's if absent.", show_default=False)
+    ] = None
+    seed_set: Annotated[int | None, typer.Option("--seed-set", help="The export's if absent.", show_default=False)] = (
+        None
+    )
+    profile: Annotated[str | None, typer.Option("--profile", help="The export's if absent.", show_default=False)] = None
+
+    def options(self, known: Export, results: Path) -> Options:
+        from concord.benchmarks.plan.requests import Options
+
+        chosen = known.options
+        return Options(
+            self.profile or known.profile,
+            self.size or chosen.size,
+            chosen.limit if self.limit is None else self.limit,
+            self.data or (Path(chosen.data) if chosen.data else None),
+            chosen.seed_set if self.seed_set is None else self.seed_set,
+            results,
+        )
+
+
+@grouped
 def export(
     suite: SuiteName,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.", show_default=False)],
+    requests: RequestOptions,
     conditions: Annotated[
         str | None,
         typer.Option("--conditions", help="Only these of the suite's conditions, by commas.", show_default=False),
     ] = None,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    seed_set: SeedSet = 0,
-    profile: ProfileName = "embedded",
 ) -> None:
     """Write a suite's requests as a folder: requests.jsonl, their conditions as files, and a README of the format.
 
@@ -51,11 +93,10 @@ def export(
     """
     from concord.benchmarks.external.exchange import README
     from concord.benchmarks.external.transfer import export_suite
+    from concord.benchmarks.opening import open_plan
 
     # A reference row asks for no method: none has to be imported to write requests.
-    plan = open_plan(
-        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, row="ground-truth"
-    )  # fmt: skip
+    plan = open_plan(suite, requests.options(), row="ground-truth", say=typer.echo)
     written = export_suite(plan, folder, suite, split_names(conditions, "--conditions"))
     pixels = f"{written.image_size}x{written.image_size}"
     typer.echo(f"{folder}: {written.n} requests of suite '{plan.suite.name}' ({', '.join(written.conditions)})")
@@ -63,35 +104,18 @@ def export(
     typer.echo(f"concord import {folder} --as NAME")
 
 
-def take_in(
+@grouped
+def import_(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder that `concord export` wrote.", show_default=False)
     ],
     name: Annotated[str, typer.Option("--as", help="What the method is called.", show_default=False)],
+    about: AboutMethod,
+    requests: ExportedRequests,
+    machine: MachineOptions,
     images: Annotated[
         Path | None, typer.Option("--images", help="Where the images lie; in DIR if absent.", show_default=False)
     ] = None,
-    title: Annotated[str, typer.Option("--title", help="What the table calls it; its name if absent.")] = "",
-    paper: Annotated[str, typer.Option("--paper", help="Such as arXiv:2304.10530.")] = "",
-    citation: Annotated[str, typer.Option("--citation", help="Authors: Title. Venue, year.")] = "",
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            "--suite", help="Another suite of the same requests; the export's own if absent.", show_default=False
-        ),
-    ] = None,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="default or full; the export's if absent.", show_default=False)
-    ] = None,
-    seed_set: Annotated[
-        int | None, typer.Option("--seed-set", help="The export's if absent.", show_default=False)
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", help="The export's if absent.", show_default=False)
-    ] = None,
-    device: Device = "auto",
     results: Results = RESULTS,
     plugin: Plugins = None,
 ) -> None:
@@ -108,31 +132,25 @@ def take_in(
     """  # fmt: skip
     from concord.benchmarks.external.exchange import read_export
     from concord.benchmarks.external.transfer import import_folder, with_run
-    from concord.commands.report import report_plan
+    from concord.benchmarks.opening import Additions, open_plan
+    from concord.commands.report import print_report
+    from concord.reports.report import plan_report
 
     known = read_export(folder)
-    chosen = known.options
-    plan = open_plan(
-        suite or known.suite,
-        data=data or (Path(chosen.data) if chosen.data else None),
-        limit=chosen.limit if limit is None else limit,
-        size=size or chosen.size,
-        seed_set=chosen.seed_set if seed_set is None else seed_set,
-        profile=profile or known.profile,
-        results=results,
-        plugin=plugin,
-    )
-    session = open_session(plan, device, None)
+    additions = Additions(plugin or ())
+    plan = open_plan(requests.suite or known.suite, requests.options(known, results), additions, say=typer.echo)
+    session = open_session(plan, machine)
     with session.measure("write"):
         run, new = import_folder(
-            plan, folder, name, images, {"title": title, "paper": paper, "citation": citation}
+            plan, folder, name, images, asdict(about)
         )  # fmt: skip
     typer.echo(f"{run.path}: {len(run.requests)} images of '{name}' {'taken in' if new else 'are there already'}")
     plan = session.plan = with_run(plan, run)
     runs = plan.select([name])  # from here on as `concord run --methods NAME`: reference rows come along
     made = session.generate(runs)
     scored = session.score(runs)
-    conclude(runs, [*made, *([run] if new else [])], scored)
+    print_summary(runs, [*made, *([run] if new else [])], scored)
     with session.measure("report"):
-        report_plan(plan)
-    tell_seconds([session])
+        report = plan_report(plan)
+    print_report(report)
+    print_timing([session])

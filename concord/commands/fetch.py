@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +122,7 @@ def prepare_data(
     from concord.data.datasets.faces.prepare import DATASET, prepare
     from concord.data.datasets.faces.prepared import open_prepared
     from concord.data.download.manifest import cache_folder, load_manifest
-    from concord.progress import bar
+    from concord.data.progress import bar
 
     if name != DATASET:
         raise ConcordError(f"data prepare {name}: expected {DATASET}; the other datasets are read as they are")
@@ -155,7 +153,7 @@ def find_landmarks(
     from concord.benchmarks.settings import load_settings
     from concord.data.datasets.faces.open import open_faces
     from concord.data.device import resolve_device
-    from concord.progress import bar
+    from concord.data.progress import bar
 
     place = folder or load_settings().profile("paper").datasets["faces"].items_folder
     items = [item for item in open_faces(place).items if item.has_image][:limit]
@@ -216,8 +214,10 @@ def _named(names: list[str], kind: str) -> list[Manifest]:
 def _fetcher(cache_dir: Path | None, offline: bool) -> Fetcher:
     from concord.data.download.fetch import Fetcher, offline_by_environment
     from concord.data.download.manifest import cache_folder
+    from concord.data.progress import BYTES, bar
 
-    return Fetcher(cache_dir or cache_folder(), offline or offline_by_environment(), say=_say, bar=_bytes_bar)
+    offline = offline or offline_by_environment()
+    return Fetcher(cache_dir or cache_folder(), offline, say=_say, bar=lambda what: bar(what, BYTES))
 
 
 def _fetch(
@@ -297,32 +297,3 @@ def _agreed() -> bool:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-@contextlib.contextmanager
-def _bytes_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of bytes on stderr; in a log file, a line every half minute."""
-    if not sys.stderr.isatty():
-        yield _lines(what)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description:40}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-               TimeRemainingColumn(compact=True))  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _lines(what: str, every: float = 30.0) -> Callable[[int, int | None], None]:
-    last = time.monotonic()
-
-    def report(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            of = f" of {total / 1e6:,.0f}" if total else ""
-            typer.echo(f"{what}: {done / 1e6:,.0f}{of} MB", err=True)
-
-    return report

@@ -8,26 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.arguments import (  # fmt: skip
+from concord.arguments import (
+    RESULTS,
     BatchSize,
-    Changes,
-    DataFolder,
     Device,
     Devices,
-    Externals,
-    Limit,
+    MachineOptions,
+    MethodOptions,
     Methods,
     Plugins,
     ProfileName,
+    RequestOptions,
     Results,
-    SeedSet,
     SizeName,
-    load_plugins,
-    open_plan,
+    grouped,
     open_session,
     split_names,
 )
-from concord.console import conclude, table, tell_reasons, tell_seconds
+from concord.console import print_reasons, print_summary, print_table, print_timing
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -37,27 +35,19 @@ if TYPE_CHECKING:
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import Suite
 
-RESULTS = Path("results")
 
-
+@grouped
 def run(
+    requests: RequestOptions,
+    machine: MachineOptions,
+    additions: MethodOptions,
     suite: Annotated[
         str | None,
         typer.Argument(metavar="SUITE", help="A suite (see `concord list`), or a .yaml file.", show_default=False),
     ] = None,
-    data: DataFolder = None,
     methods: Methods = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    device: Device = "auto",
     batch_size: BatchSize = None,
-    profile: ProfileName = "embedded",
     results: Results = RESULTS,
-    plugin: Plugins = None,
-    changes: Changes = None,
-    seed_set: SeedSet = 0,
-    external: Externals = None,
-    devices: Devices = None,
     all_stale: Annotated[
         bool, typer.Option("--all-stale", help="Instead of one suite: every row of all suites that is not up to date.")
     ] = False,
@@ -84,32 +74,39 @@ def run(
     if all_stale:
         from concord.commands.run_stale import run_stale
 
-        chosen = [data, methods, limit, changes, external, seed_set or None]
+        chosen = [
+            requests.data,
+            requests.limit,
+            requests.seed_set or None,
+            methods,
+            additions.changes,
+            additions.external,
+        ]
         if any(value is not None for value in chosen):
             raise ConcordError("--all-stale runs the suites as they are; leave out --data, --methods, --limit, --set")
-        run_stale(suite or only, size, profile, device, results, plugin, batch_size, devices)
+        run_stale(suite or only, requests, machine, additions, batch_size, results)
         return
     if suite is None:
         raise ConcordError("a suite is missing: `concord run SUITE` (see `concord list`), or `concord run --all-stale`")
-    from concord.commands.report import report_plan
+    from concord.benchmarks.opening import open_plan
+    from concord.commands.report import print_report
+    from concord.reports.report import plan_report
 
     names = split_names(methods)
-    plan = open_plan(
-        suite, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results, plugin=plugin,
-        methods=names, changes=changes, external=external,
-    )  # fmt: skip
-    session = open_session(plan, device, batch_size, devices)
+    plan = open_plan(suite, requests.options(results), additions.additions(names), say=typer.echo)
+    session = open_session(plan, machine, batch_size)
     runs = plan.select(names)
     _introduce(plan)
-    tell_reasons(session, runs)
+    print_reasons(session, runs)
     made = session.generate(runs)
     scored = session.score(runs)
     for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
         typer.echo(f"'{what}': {reason}", err=True)
-    conclude(runs, made, scored)
+    print_summary(runs, made, scored)
     with session.measure("report"):
-        report_plan(plan)
-    tell_seconds([session])
+        report = plan_report(plan)
+    print_report(report)
+    print_timing([session])
 
 
 def plan(
@@ -145,12 +142,13 @@ def plan(
       concord plan --profile paper --measure --device cuda:0
     """
     from concord.benchmarks.dvc import MATRIX, make_matrix, write_keys, write_matrix
+    from concord.benchmarks.opening import load_plugins
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.stamps import remove_stale
     from concord.benchmarks.suite import load_suites, suite_path
 
-    load_plugins(plugin)
+    load_plugins(plugin or ())
     if device.startswith("cuda"):
         from concord.data.device import resolve_device
 
@@ -164,8 +162,8 @@ def plan(
     suites = [found.in_profile(profile) for found in suites]
     if settings.profile(profile).datasets and profile != "embedded":
         from concord.benchmarks.generators import has_models
-        from concord.commands.outlook import accept_licences, remove_failed, tell_outlook
-        from concord.commands.outlook import measure as measure_rates
+        from concord.commands.cost_report import accept_licences, print_cost_report, remove_failed
+        from concord.commands.cost_report import measure as measure_rates
 
         without = [found.name for found in suites if not has_models(found, profile)]
         if without:
@@ -173,7 +171,7 @@ def plan(
         suites = [found for found in suites if found.name not in without]
         if measure:
             measure_rates(suites, settings, options, device)
-        tell_outlook(suites, settings, options)
+        print_cost_report(suites, settings, options)
         if yes:
             accept_licences(suites, settings, options)
         remove_failed(results / profile / "fetched")
@@ -208,9 +206,10 @@ def keys(
       concord keys --profile paper
     """
     from concord.benchmarks.dvc import write_keys
+    from concord.benchmarks.opening import load_plugins
     from concord.benchmarks.suite import load_suites
 
-    load_plugins(plugin)
+    load_plugins(plugin or ())
     folder = results / profile / "keys"
     written = write_keys(load_suites(), profile, folder)
     typer.echo(f"{folder}: {', '.join(path.stem for path in written) or 'nothing'} changed")
@@ -229,13 +228,14 @@ def list_all(
 
       concord list --plugin my_method.py
     """
+    from concord.benchmarks.opening import load_plugins
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import load_suites
     from concord.methods.base import all_methods
     from concord.metrics.base import SetMetric, all_metrics
 
-    load_plugins(plugin)
+    load_plugins(plugin or ())
     settings = load_settings()
     settings.profile(profile)
     store = Store(results / profile)
@@ -246,19 +246,21 @@ def list_all(
         sizes = settings.sizes.get(suite.request_set)
         n = f"{sizes.default} / {sizes.full}" if sizes else "-"
         rows.append((suite.name, suite.title, f"{suite.paper} {suite.table}", " ".join(suite.conditions), n, done))
-    table(f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows)
+    print_table(
+        f"Suites (profile {profile})", ("suite", "title", "paper", "conditions", "n default / full", "rows"), rows
+    )
     methods = [
         (name, method.title, " ".join(sorted(method.conditions)), "no" if method.training_free else "yes", method.paper)
         for name, method in all_methods().items()
     ]
     methods += _outside(store)
-    table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
+    print_table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
     metrics = [
         (name, metric.label, "higher" if metric.higher_is_better else "lower",
          "set" if issubclass(metric, SetMetric) else "image", " ".join(sorted(metric.needs)), str(metric.minimum_n))
         for name, metric in all_metrics().items()
     ]  # fmt: skip
-    table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
+    print_table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
 
 
 # -------------------------------------------------------------------------------------------------------------- telling
@@ -311,7 +313,7 @@ def _show_status(suites: list[Suite], options: Options, settings: Settings) -> l
         for name in names:
             path = Path(suite.request_set) / name
             rows[path] = (suite.request_set, name, "-", "to do", "to do", reason)
-    table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
+    print_table("Runs", ("request set", "row", "n", "images", "scores", ""), list(rows.values()))
     return ["up to date" if row[3] == row[4] == "up to date" else f"{row[3]}, {row[4]}" for row in rows.values()]
 
 

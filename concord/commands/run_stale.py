@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from concord.arguments import open_plan, open_session
+from concord.arguments import MachineOptions, MethodOptions, RequestOptions, open_session
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 
 def run_stale(
-    suite: str | None, size: str, profile: str, device: str, results: Path, plugin: list[Path] | None,
-    batch_size: int | None, devices: str | None,
-) -> None:  # fmt: skip
+    suite: str | None,
+    requests: RequestOptions,
+    machine: MachineOptions,
+    additions: MethodOptions,
+    batch_size: int | None,
+    results: Path,
+) -> None:
     """`concord run --all-stale`: every row of every suite that is not up to date, made and scored; says why each."""
     from concord.benchmarks.generators import has_models
+    from concord.benchmarks.opening import open_plan
     from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.suite import load_suites
-    from concord.console import conclude, tell_reasons, tell_seconds
+    from concord.console import print_reasons, print_summary, print_timing
 
     sessions: list[Session] = []
     own: dict[str, list[RunPlan]] = {}
@@ -34,25 +39,25 @@ def run_stale(
     made: list[RunPlan] = []
     scored: list[RunPlan] = []
     for found in load_suites():
-        if found.name != (suite or found.name) or not has_models(found, profile):
+        if found.name != (suite or found.name) or not has_models(found, requests.profile):
             continue
         try:
-            plan = open_plan(found.name, size=size, profile=profile, results=results, plugin=plugin)
+            plan = open_plan(found.name, requests.options(results), additions.additions(), say=typer.echo)
         except NothingToAskError as error:
-            if profile == "embedded":
+            if requests.profile == "embedded":
                 raise
             typer.echo(f"{found.name}: not run: {error}", err=True)
             continue
-        session = open_session(plan, device, batch_size, devices)
+        session = open_session(plan, machine, batch_size)
         if sessions:
             session.share_perception(sessions[0])
         sessions.append(session)
         known = {run.path for run in runs}
         own[found.name] = [run for run in plan.runs if run.path not in known]
         runs += own[found.name]
-        tell_reasons(session, own[found.name])
+        print_reasons(session, own[found.name])
     if not sessions:
-        raise ConcordError(f"no suite of profile '{profile}' is to be run; see `concord list`")
+        raise ConcordError(f"no suite of profile '{requests.profile}' is to be run; see `concord list`")
     problems = _share_rows(sessions, list(own.values()), made)
     for session, rows in zip(sessions, own.values(), strict=True):
         failed = {name.partition("/")[2] for name in problems if name.startswith(f"{session.plan.requests.name}/")}
@@ -61,8 +66,8 @@ def run_stale(
         scored += session.score([run for run in rows if run.row.name not in session.not_run])
         for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
             typer.echo(f"{session.plan.requests.name}/{what}: {reason}", err=True)
-    conclude([run for run in runs if run in made or run in scored], made, scored)
-    tell_seconds(sessions)
+    print_summary([run for run in runs if run in made or run in scored], made, scored)
+    print_timing(sessions)
     if problems:
         raise ConcordError("; ".join(f"row '{name}': {line}" for name, line in problems.items()))
 

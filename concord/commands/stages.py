@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from concord.arguments import (  # fmt: skip
+from concord.arguments import (
+    RESULTS,
     BatchSize,
-    Changes,
-    DataFolder,
-    Device,
-    Devices,
-    Externals,
-    Limit,
-    Plugins,
-    ProfileName,
+    MachineOptions,
+    MethodOptions,
+    RequestOptions,
     Results,
     RowName,
-    SeedSet,
-    SizeName,
-    open_plan,
+    grouped,
     open_session,
     split_names,
 )
-from concord.console import conclude, tell_reasons, tell_seconds
+from concord.console import print_reasons, print_summary, print_timing
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import Plan, RunPlan
     from concord.benchmarks.session import Session
-
-RESULTS = Path("results")
 
 SuiteNames = Annotated[
     str,
@@ -52,23 +45,17 @@ Stamp = Annotated[
 ]
 
 
+@grouped
 def generate(
     suite: SuiteNames,
+    requests: RequestOptions,
+    machine: MachineOptions,
+    additions: MethodOptions,
     row: RowName = None,
     methods: MethodNames = None,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    device: Device = "auto",
     batch_size: BatchSize = None,
-    profile: ProfileName = "embedded",
     results: Results = RESULTS,
-    plugin: Plugins = None,
-    changes: Changes = None,
-    seed_set: SeedSet = 0,
     stamp: Stamp = None,
-    external: Externals = None,
-    devices: Devices = None,
 ) -> None:
     """Make the images of one row of a suite, or of all its rows, where they are not up to date.
 
@@ -82,6 +69,7 @@ def generate(
 
       concord generate face-generation --profile paper --devices cuda:0,cuda:1
     """
+    from concord.benchmarks.opening import open_plan
     from concord.benchmarks.plan.requests import NothingToAskError
 
     sessions: list[Session] = []
@@ -90,45 +78,37 @@ def generate(
     left: dict[str, str] = {}
     for name in suite.split(","):
         try:
-            plan = open_plan(
-                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
-                plugin=plugin, changes=changes, row=_only(row, methods), external=external,
-            )  # fmt: skip
+            plan = open_plan(name, requests.options(results), additions.additions(), _only(row, methods), typer.echo)
         except NothingToAskError as error:
-            _leave(name, error, profile, left)
+            _leave(name, error, requests.profile, left)
             continue
-        runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
-        session = open_session(plan, device, batch_size, devices)
+        runs = _fresh(_pick(plan, row, methods, bool(additions.changes)), every)
+        session = open_session(plan, machine, batch_size)
         sessions.append(session)
-        tell_reasons(session, runs)
+        print_reasons(session, runs)
         made += session.generate(runs)
         left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
         every += [run for run in runs if run.row.name not in session.not_run]
     _end(sessions, every, made, [], stamp, "run.json", left)
 
 
+@grouped
 def score(
     suite: SuiteNames,
+    requests: RequestOptions,
+    machine: MachineOptions,
+    additions: MethodOptions,
     row: RowName = None,
     methods: MethodNames = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Only the features that FID and KID compare with; no row.")
     ] = False,
-    data: DataFolder = None,
-    limit: Limit = None,
-    size: SizeName = "default",
-    device: Device = "auto",
-    profile: ProfileName = "embedded",
     results: Results = RESULTS,
-    plugin: Plugins = None,
-    changes: Changes = None,
-    seed_set: SeedSet = 0,
     stamp: Stamp = None,
-    devices: Devices = None,
 ) -> None:
     """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
 
-    With --images it scores any folder of images instead: `concord score --images DIR --help` shows that form.
+    Any other images are scored by `concord evaluate`, for which `concord score --images DIR` stands too.
 
     Examples:
 
@@ -136,8 +116,9 @@ def score(
 
       concord score face-generation --reference
 
-      concord score --images samples/ --reference real/ --metrics fid,kid,lpips --profile paper
+      concord score face-generation,influence-ablation --methods collaborative
     """
+    from concord.benchmarks.opening import open_plan
     from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.store.run import Run
 
@@ -147,29 +128,29 @@ def score(
     left: dict[str, str] = {}
     for name in suite.split(","):
         try:
-            plan = open_plan(
-                name, data=data, limit=limit, size=size, seed_set=seed_set, profile=profile, results=results,
-                plugin=plugin, changes=changes, row="ground-truth" if reference else _only(row, methods),
-            )  # fmt: skip
+            only = "ground-truth" if reference else _only(row, methods)
+            plan = open_plan(name, requests.options(results), additions.additions(), only, typer.echo)
         except NothingToAskError as error:
-            _leave(name, error, profile, left)
+            _leave(name, error, requests.profile, left)
             continue
-        session = open_session(plan, device, None, devices)
+        session = open_session(plan, machine)
         if sessions:
             session.share_perception(sessions[0])
         sessions.append(session)
         if reference:
             session.make_reference()
             left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
-            (results / profile / "reference").mkdir(parents=True, exist_ok=True)  # DVC watches it, whatever is in it
+            (results / requests.profile / "reference").mkdir(
+                parents=True, exist_ok=True
+            )  # DVC watches it, whatever is in it
             continue
-        runs = _fresh(_pick(plan, row, methods, bool(changes)), every)
-        if (row is None and methods is None) or profile == "paper":
+        runs = _fresh(_pick(plan, row, methods, bool(additions.changes)), every)
+        if (row is None and methods is None) or requests.profile == "paper":
             waiting = [run for run in runs if not Run(run.path).finished]
             left |= {f"{plan.requests.name}/{run.row.name}": "not made, so not scored" for run in waiting}
             runs = [run for run in runs if run not in waiting]
         left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
-        tell_reasons(session, runs)
+        print_reasons(session, runs)
         scored += session.score(runs)
         every += runs
     if not reference:
@@ -230,5 +211,22 @@ def _end(
         raise ConcordError("nothing to do: no row of these suites is made by the methods named (see `concord list`)")
     if stamp is not None:
         write_stamp(stamp, runs, manifest, left)
-    conclude(runs, made, scored)
-    tell_seconds(sessions)
+    print_summary(runs, made, scored)
+    print_timing(sessions)
+
+
+class ScoreCommand(TyperCommand):
+    """`concord score`; where it is given images or metrics, which no suite's rows take, it is `concord evaluate`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if not any(argument.partition("=")[0] in ("--images", "--metrics") for argument in args):
+            return super().make_context(info_name, args, parent, **extra)
+        from concord.commands.evaluate import evaluate
+
+        other = typer.Typer(add_completion=False, rich_markup_mode=None)
+        other.command("evaluate")(evaluate)
+        return typer.main.get_command(other).make_context("evaluate", args, parent, **extra)
+
+
+score_verb = typer.Typer(add_completion=False, rich_markup_mode=None)
+score_verb.command("score", cls=ScoreCommand)(score)

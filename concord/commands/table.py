@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from concord.arguments import DataFolder, Limit, ProfileName, Results, SeedSet
-from concord.commands.report import RESULTS, stored_root, with_extra_rows, with_reasons
+from concord.arguments import RESULTS, DataFolder, Limit, ProfileName, Results, SeedSet
 from concord.data.errors import ConcordError
-
-if TYPE_CHECKING:
-    from concord.benchmarks.store.run import Store
-    from concord.reports.tables.table import Table
 
 
 def table(
@@ -54,6 +49,7 @@ def table(
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
+    from concord.reports.stored import find_table, stored_root
     from concord.reports.tables.export import render
     from concord.reports.tables.latex import to_latex
 
@@ -71,17 +67,3 @@ def table(
         typer.echo(text, nl=not text.endswith("\n"))
     if made.refusal:
         raise ConcordError(f"table '{name}': {made.refusal}")
-
-
-def find_table(name: str, store: Store, profile: str) -> Table:
-    """The table of a suite, or one that the papers print and no suite answers; ConcordError lists the names."""
-    from concord.benchmarks.suite import read_suite, suite_names
-    from concord.reports.assemble import build_table, unanswered_tables
-
-    if name in suite_names() or name.endswith((".yaml", ".yml")):
-        suite = with_reasons(with_extra_rows(read_suite(name), store), store, profile)
-        return build_table(suite, store, profile)
-    others = {table.name: table for table in unanswered_tables(profile)}
-    if name not in others:
-        raise ConcordError(f"unknown table '{name}': expected one of {', '.join([*suite_names(), *others])}")
-    return others[name]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.arguments import DataFolder, Device, Plugins, ProfileName, Results, SuiteName, load_plugins
+from concord.arguments import DataFolder, Device, Plugins, ProfileName, Results, SuiteName
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ def tune(
 
       concord tune z-magic identity-landmarks --seed 1
     """
+    from concord.benchmarks.opening import load_plugins
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.suite import load_suite
     from concord.benchmarks.tune import rows_to_tune
     from concord.benchmarks.tuned import Tuned, read_search, write_search
 
-    load_plugins(plugin)
+    load_plugins(plugin or ())
     settings = load_settings()
     found = load_suite(suite)
     rows = rows_to_tune(found, None if method == "all" else [method])
@@ -63,7 +65,7 @@ def tune(
     earlier = read_search(found.request_set, out)
     tuned: dict[str, Tuned] = {}
     for row in rows:
-        tuned[row.name] = bench.search(row, seed, lambda number, trial, name=row.name: _tell(name, number, trial))  # type: ignore[misc]
+        tuned[row.name] = bench.search(row, seed, partial(_print_trial, row.name))
         result = bench.result(profile, seed, tuned, earlier)
         path = write_search(result, out)
     for name, one in tuned.items():
@@ -88,15 +90,17 @@ def _workbench(
     folders = settings.datasets[suite.dataset]
     if folders.reference is None:
         raise ConcordError(f"params.yaml: profile '{profile}' names no 'reference' for dataset '{suite.dataset}'")
+    from concord.benchmarks.datasets import ensure_tuning_faces
     from concord.benchmarks.plan.requests import make_request_set
     from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.run.score import Reference
     from concord.benchmarks.settings import ROOT
     from concord.benchmarks.tune import Workbench
-    from concord.commands.datasets import ensure_faces, ensure_tuning_faces
     from concord.data.datasets.faces.open import open_faces
     from concord.data.device import resolve_device
+    from concord.data.synthetic.make import ensure_faces
     from concord.methods.networks.bank import Bank
+    from concord.metrics.distribution.fid import FID
     from concord.metrics.networks.perception import Perception
 
     if data is None:
@@ -104,8 +108,8 @@ def _workbench(
             raise ConcordError(f"params.yaml: profile '{profile}' names no 'tuning' folder; give one with --data")
         folder = ROOT / folders.tuning
         if profile == "embedded":
-            ensure_tuning_faces(folder)
-            ensure_faces(ROOT / folders.reference, "validation", folders.reference_n)
+            ensure_tuning_faces(folder, typer.echo)
+            ensure_faces(ROOT / folders.reference, "validation", folders.reference_n, say=typer.echo)
     else:
         folder = data
     place = resolve_device(device)
@@ -118,11 +122,11 @@ def _workbench(
         open_faces(ROOT / folders.reference, split="all"), results / profile / "reference", settings.image_size,
         folders.reference_n,
     )  # fmt: skip
-    features = real.features(perception, ["pool"])["pool"]
+    features = real.features(perception, [FID()])["pool"]
     return Workbench(suite, requests, perception, features, lambda: Bank.load(profile, place), settings.batch_size)
 
 
-def _tell(row: str, number: int, trial: Trial) -> None:
+def _print_trial(row: str, number: int, trial: Trial) -> None:
     tried = ", ".join(f"{name.rpartition('.')[2]} {value:g}" for name, value in trial.params.items())
     parts = ", ".join(f"{name} {value:.2f}" for name, value in trial.parts.items())
     typer.echo(f"{row} {number}: {tried} -> {trial.objective:.3f} ({parts}), {trial.seconds:.0f} s")

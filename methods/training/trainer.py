@@ -6,7 +6,6 @@ can be trained further: steps are counted on from where the card says that they 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from concord.data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json
+from concord.data.progress import bar
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -135,7 +135,7 @@ def train(
             curve.append({"step": before, **_measured(task, model, averaged)})
 
     began = saved_at = time.monotonic()
-    with _bar(task.name, recipe.steps, first, progress) as advance:
+    with bar(task.name, show=progress) as report:
         for step in range(first, recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * _rate(step, recipe)
@@ -150,7 +150,7 @@ def train(
             if value != value:
                 raise ConcordError(f"training {task.name}: the loss became NaN at step {step}; lower the learning rate")
             recent = value if step == 0 else 0.99 * recent + 0.01 * value
-            advance(step + 1, recent)
+            report(step + 1, recipe.steps, f"loss {recent:.4f}")
             now = time.monotonic()
             last = step + 1 == recipe.steps
             if task.measured_every and (last or (step + 1) % task.measured_every == 0):
@@ -269,25 +269,6 @@ def _log(path: Path, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-
-
-@contextlib.contextmanager
-def _bar(name: str, total: int, first: int, show: bool) -> Any:
-    if not show:
-        yield lambda step, loss: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    )
-    with Progress(*columns, refresh_per_second=1) as bar:
-        job = bar.add_task(name, total=total, completed=first, loss=float("nan"))
-        yield lambda step, loss: bar.update(job, completed=step, loss=loss)
 
 
 def _device(device: torch.device) -> str:

@@ -41,11 +41,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from concord.data.errors import ConcordError
 from concord.metrics.base import SetMetric, group_sizes, register
 from concord.metrics.distribution.moments import Floats, Moments
 
 NEGATIVE = 1e-8
-"""A reference covariance's eigenvalues down to -NEGATIVE x the largest are rounding; below that, it is an error."""
+"""A covariance's eigenvalues down to -NEGATIVE x the largest are rounding of float64; below that, it is an error."""
 PIVOT = 1e-10
 """The Cholesky factor is taken while every squared pivot is above PIVOT x the largest variance."""
 
@@ -67,20 +68,20 @@ class FID(SetMetric):
 
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         self.check_features(generated, reference)
-        target = Target.of_features(reference)
+        gaussian = ReferenceGaussian.of_features(reference)
         if fewer_than_dimensions(generated):
-            return target.distance_to_few(generated.astype(np.float64))
-        return target.distance(Moments.of(generated))
+            return gaussian.distance_low_rank(generated.astype(np.float64))
+        return gaussian.distance(Moments.of(generated))
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         self.check_features(generated, reference)
         count = len(group_sizes(groups, len(generated)))
-        target = Target.of_features(reference)
+        gaussian = ReferenceGaussian.of_features(reference)
         if fewer_than_dimensions(generated):
             features = generated.astype(np.float64)
-            return np.array([target.distance_to_few(features[groups != g]) for g in range(count)])
+            return np.array([gaussian.distance_low_rank(features[groups != g]) for g in range(count)])
         whole = Moments.of(generated)
-        return np.array([target.distance(whole - Moments.of(generated[groups == g])) for g in range(count)])
+        return np.array([gaussian.distance(whole - Moments.of(generated[groups == g])) for g in range(count)])
 
 
 @register
@@ -106,16 +107,16 @@ class FIDTensorFlow(FID):
 
 def frechet_distance(generated: Moments, reference: Moments) -> float:
     """FID from sums alone, which can come from streams and merged shards."""
-    return Target.of(reference).distance(generated)
+    return ReferenceGaussian.of(reference).distance(generated)
 
 
 def fewer_than_dimensions(features: np.ndarray) -> bool:
-    """Whether the covariance of features (N, D) is singular for want of images: then `Target.distance_to_few`."""
+    """Whether the covariance of features (N, D) is singular for want of images, and `distance_low_rank` the way."""
     return len(features) <= features.shape[1]  # n images span at most n - 1 dimensions around their mean
 
 
 @dataclass(frozen=True)
-class Target:
+class ReferenceGaussian:
     """The reference's Gaussian, ready to be compared with many: mean (D,), trace of S, and R (D, r) with R R^T = S."""
 
     mean: Floats
@@ -123,12 +124,12 @@ class Target:
     root: Floats
 
     @classmethod
-    def of(cls, reference: Moments) -> Target:
+    def of(cls, reference: Moments) -> ReferenceGaussian:
         covariance = reference.covariance
         return cls(reference.mean, float(np.trace(covariance)), square_root(covariance))
 
     @classmethod
-    def of_features(cls, reference: np.ndarray) -> Target:
+    def of_features(cls, reference: np.ndarray) -> ReferenceGaussian:
         """Of features (M, D). Of fewer images than dimensions R is their deviations, and nothing is decomposed."""
         if not fewer_than_dimensions(reference):
             return cls.of(Moments.of(reference))
@@ -138,12 +139,12 @@ class Target:
         return cls(mean, float(np.square(root).sum()), root)
 
     def distance(self, generated: Moments) -> float:
-        """FID of at least two images; exact where they outnumber the dimensions (else see `distance_to_few`)."""
+        """FID of at least two images; exact where they outnumber the dimensions (else see `distance_low_rank`)."""
         covariance = generated.covariance
         cross = sum_of_roots(self.root.T @ covariance @ self.root)
         return self._assemble(generated.mean - self.mean, float(np.trace(covariance)), cross)
 
-    def distance_to_few(self, features: Floats) -> float:
+    def distance_low_rank(self, features: Floats) -> float:
         """FID of fewer images than dimensions, float64 (n, D)."""
         n = len(features)
         offset = features.mean(axis=0) - self.mean
@@ -157,8 +158,12 @@ class Target:
         return max(0.0, float(offset @ offset) + trace + self.trace - 2 * cross)
 
 
-def square_root(covariance: Floats) -> Floats:
-    """R (D, r) with R R^T = covariance (D, D), r its numerical rank."""
+def square_root(covariance: Floats, rounding: float = 0.0) -> Floats:
+    """R (D, r) with R R^T = covariance (D, D), r its numerical rank.
+
+    rounding: the unit roundoff of whoever computed it, where that was not float64. The most negative eigenvalue then
+    says how large the noise is, and positive ones of its size are left out as noise too.
+    """
     try:
         lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     except np.linalg.LinAlgError:  # singular: an eigenvalue is 0 or below it by rounding
@@ -166,9 +171,14 @@ def square_root(covariance: Floats) -> Floats:
     if np.square(np.diagonal(lower)).min() > PIVOT * np.diagonal(covariance).max():
         return lower
     values, vectors = np.linalg.eigh(covariance)
-    if values[0] < -NEGATIVE * max(values[-1], 0.0):
-        raise ValueError(f"eigenvalue {values[0]:.3g} beside {values[-1]:.3g}: no covariance is that far below zero")
+    if values[0] < -max(NEGATIVE, len(values) * rounding) * max(values[-1], 0.0):
+        raise ConcordError(
+            f"a covariance matrix has the eigenvalue {values[0]:.3g} beside {values[-1]:.3g}, and none may be that far "
+            "below zero; compute the statistics again, in float64"
+        )
     kept = _above_rounding(values)
+    if rounding:
+        kept &= values > 2 * abs(min(values[0], 0.0))
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import SetMetric, group_sizes, register
-from concord.metrics.distribution.fid import Target, fewer_than_dimensions
+from concord.metrics.distribution.fid import ReferenceGaussian, fewer_than_dimensions
 from concord.metrics.distribution.moments import Floats, Moments
 
 POINTS = 15
@@ -48,14 +48,14 @@ class FIDInfinity(SetMetric):
 
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         self.check_features(generated, reference)
-        return extrapolate(generated, Target.of_features(reference), draw_keys(generated))
+        return extrapolate(generated, ReferenceGaussian.of_features(reference), draw_keys(generated))
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         self.check_features(generated, reference)
         count = len(group_sizes(groups, len(generated)))
-        target, keys = Target.of_features(reference), draw_keys(generated)
+        gaussian, keys = ReferenceGaussian.of_features(reference), draw_keys(generated)
         kept = [groups != g for g in range(count)]
-        return np.array([extrapolate(generated[rest], target, keys[rest]) for rest in kept])
+        return np.array([extrapolate(generated[rest], gaussian, keys[rest]) for rest in kept])
 
 
 def draw_keys(features: np.ndarray, seed: int = SEED) -> Floats:
@@ -69,7 +69,7 @@ def draw_keys(features: np.ndarray, seed: int = SEED) -> Floats:
     return (keys + 0.5) / n
 
 
-def extrapolate(features: np.ndarray, target: Target, keys: Floats) -> float:
+def extrapolate(features: np.ndarray, gaussian: ReferenceGaussian, keys: Floats) -> float:
     """The fitted FID at 1/N = 0; the subset of size k is the rows whose k-th key is below that size's share."""
     inverse, values = np.empty(POINTS), np.empty(POINTS)
     for k, share in enumerate(np.linspace(SMALLEST, 1, POINTS)):
@@ -80,9 +80,9 @@ def extrapolate(features: np.ndarray, target: Target, keys: Floats) -> float:
             )
         inverse[k] = 1 / len(subset)
         if fewer_than_dimensions(subset):
-            values[k] = target.distance_to_few(subset.astype(np.float64))
+            values[k] = gaussian.distance_low_rank(subset.astype(np.float64))
         else:
-            values[k] = target.distance(Moments.of(subset))
+            values[k] = gaussian.distance(Moments.of(subset))
     offsets = inverse - inverse.mean()
     slope = (offsets @ values) / (offsets @ offsets)
     return float(values.mean() - slope * inverse.mean())

@@ -40,6 +40,7 @@ class LPIPSAlex(LPIPS):
     """LPIPS over AlexNet."""
 
     name = "lpips-alex"
+    aliases = ("lpips",)
     label = "LPIPS (Alex)"
     bounds = (0.0, 8.0474)  # 2 (0.4922 + 1.0472 + 1.3236 + 0.7478 + 0.4131), rounded up
     networks = ("lpips-alex",)

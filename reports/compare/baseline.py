@@ -13,10 +13,10 @@ import numpy as np
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, write_json
 from concord.reports import statistics as st
-from concord.reports.assemble import MetricFacts
 from concord.reports.compare.comparison import Result, compare_sides
 from concord.reports.compare.margins import Margins
 from concord.reports.compare.sides import FILES, FORMAT, Side, SideRun, baseline_folder, protocols
+from concord.reports.tables.measured import MetricFacts
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Store

@@ -25,9 +25,10 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.reports import statistics as st
-from concord.reports.assemble import ALPHA, MetricFacts, metric_facts
 from concord.reports.compare.margins import Margins
 from concord.reports.compare.sides import FIRST, POOL, Side, SideRun, protocol_difference, protocols
+from concord.reports.tables.measured import MetricFacts, metric_facts
+from concord.reports.tables.pairs import ALPHA
 
 POWER = 0.8
 MOST = 5  # samples that are named

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
-from concord.reports.assemble import MetricFacts, metric_facts
 from concord.reports.compare import git as git
 from concord.reports.compare import sides as sides
 from concord.reports.compare.baseline import intervals
@@ -20,7 +19,8 @@ from concord.reports.compare.comparison import compare_sides
 from concord.reports.compare.margins import Margins, read_margins
 from concord.reports.compare.render import escape
 from concord.reports.statistics import Interval
-from concord.reports.tables.table import decimals_for
+from concord.reports.tables.measured import MetricFacts, metric_facts
+from concord.reports.tables.words import decimals_for
 
 DRAWINGS = (".svg", ".png")
 UNCOMMITTED = "uncommitted"

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from concord.reports.assemble import ALPHA
 from concord.reports.compare.comparison import Change, Incomparable, Moved, Result
-from concord.reports.tables.table import decimals_for, format_p
+from concord.reports.tables.pairs import ALPHA
+from concord.reports.tables.words import decimals_for, format_p
 
 HEADS = ("Row", "Metric", "n", "Base", "Head", "Difference [95 %]", "Margin", "Corrected p", "Verdict")
 SAMPLE_HEADS = ("Row", "Metric", "Samples that changed most (base → head)")

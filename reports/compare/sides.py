@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concord.data.errors import ConcordError
-from concord.reports.assemble import MetricFacts, read_measured
 from concord.reports.compare import git as history
+from concord.reports.tables.measured import MetricFacts, read_measured
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store

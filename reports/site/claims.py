@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concord.reports.site.page import Page
-from concord.reports.tables.table import format_p, paper_verdict
+from concord.reports.tables.words import format_p, paper_verdict
 
 VERDICTS = {
     "holds": "the corrected test finds the paper's order",

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from concord.reports.assemble import MetricFacts, build_table, metric_facts, unanswered_tables
+from concord.reports.assemble import build_table, unanswered_tables
 from concord.reports.site.cards import method_cards
 from concord.reports.site.claims import claims_of, tally
 from concord.reports.site.drawn import draw_figures
@@ -30,8 +30,9 @@ from concord.reports.site.page import FigureLink, Page, Sample
 from concord.reports.site.papers import listed_papers
 from concord.reports.site.samples import shown_requests, write_samples
 from concord.reports.site.viewer import write_viewer
-from concord.reports.tables import export, notes
+from concord.reports.tables import export, notes, words
 from concord.reports.tables import table as tables
+from concord.reports.tables.measured import MetricFacts, metric_facts
 from concord.reports.tables.table import Row, Table
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        cell_parts=tables.cell_parts,
-        cost_parts=tables.cost_parts,
-        count_parts=tables.count_parts,
-        captions=tables.captions,
-        cost_heads=tables.COST_HEADS,
-        cost_titles=tables.COST_TITLES,
-        format_p=tables.format_p,
-        paper_verdict=tables.paper_verdict,
+        cell_parts=words.cell_parts,
+        cost_parts=words.cost_parts,
+        count_parts=words.count_parts,
+        captions=words.captions,
+        cost_heads=words.COST_HEADS,
+        cost_titles=words.COST_TITLES,
+        format_p=words.format_p,
+        paper_verdict=words.paper_verdict,
         marks=tables.MARKS,
         mark_titles=tables.MARK_TITLES,
         embedded_note=notes.EMBEDDED,

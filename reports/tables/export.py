@@ -13,21 +13,9 @@ from typing import TYPE_CHECKING, Any
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
 from concord.reports.tables.latex import to_latex
-from concord.reports.tables.table import (
-    BEST,
-    COST_HEADS,
-    MARKS,
-    NOT_SCORED,
-    Cell,
-    Column,
-    Row,
-    Table,
-    captions,
-    cell_parts,
-    cost_parts,
-    count_parts,
-    to_markdown,
-)
+from concord.reports.tables.markdown import to_markdown
+from concord.reports.tables.table import BEST, MARKS, NOT_SCORED, Cell, Column, Row, Table
+from concord.reports.tables.words import COST_HEADS, captions, cell_parts, cost_parts, count_parts
 
 if TYPE_CHECKING:
     import pandas as pd

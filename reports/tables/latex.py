@@ -10,15 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from concord.reports.tables.table import (
-    BEST,
+from concord.reports.tables.table import BEST, SECOND, TIED, Cell, Column, Row, Table
+from concord.reports.tables.words import (
     COST_HEADS,
-    SECOND,
-    TIED,
-    Cell,
-    Column,
-    Row,
-    Table,
     captions,
     cell_parts,
     comparison_sentence,

@@ -19,20 +19,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from concord.data.errors import ConcordError
 from concord.reports import statistics as st
-from concord.reports.assemble import ALPHA, MetricFacts, metric_facts
 from concord.reports.compare.comparison import Change, Result, compare_sides, smallest_loss
 from concord.reports.compare.margins import Margins, read_margins
 from concord.reports.compare.sides import Side, SideRun
+from concord.reports.tables.measured import MetricFacts, metric_facts
+from concord.reports.tables.pairs import ALPHA
 
 if TYPE_CHECKING:
     from concord.data.request import Request
+    from concord.metrics.evaluation import ImageBatch
 
 SUITE = "face-generation"
 METRICS = ("fid", "kid", "text-similarity", "mask-accuracy", "mask-miou")
@@ -141,12 +143,12 @@ class _Maker:
         import time
 
         from concord.benchmarks.plan.requests import make_request_set
-        from concord.benchmarks.run.score import to_float
         from concord.data.device import exact_float32
         from concord.data.files import atomic_path
         from concord.methods.base import make_method
         from concord.methods.networks.bank import Bank as Networks
-        from concord.metrics.base import Observation, SampleMetric, get_metric
+        from concord.metrics.base import get_metric
+        from concord.metrics.evaluation import ImageBatch, Scores, score_batches, to_tensor
 
         start, size = time.perf_counter(), self.profile.image_size
         requests = make_request_set(SUITE, self.dataset, ["text", "mask"], size, self.setting.items, seed_set)
@@ -156,22 +158,22 @@ class _Maker:
             "steps": self.setting.steps,
         }
         method = make_method("composable", params, lambda: Networks.load("embedded", self.device))
-        found: dict[str, list[Any]] = {name: [] for name in (*METRICS, FEATURES)}
-        for first in range(0, len(requests), BATCH):
-            planned = requests.requests[first : first + BATCH]
-            asked = [requests.request(one, requests.conditions) for one in planned]
-            images = method.generate([_shifted(one, loss.shift) for one in asked])
-            stored = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-            observation = Observation(to_float(stored), [one.conditions for one in asked], self.perception)
-            with exact_float32():
-                found[FEATURES].append(observation.features("pool"))
-                for name in METRICS:
-                    metric = get_metric(name)
-                    if isinstance(metric, SampleMetric):
-                        found[name] += [score.value for score in metric.score(observation)]
-        kept = {name: np.asarray(v, np.float64) for name, v in found.items() if v and name != FEATURES}
+
+        def batches() -> Iterator[ImageBatch]:
+            for first in range(0, len(requests), BATCH):
+                planned = requests.requests[first : first + BATCH]
+                asked = [requests.request(one, requests.conditions) for one in planned]
+                images = method.generate([_shifted(one, loss.shift) for one in asked])
+                stored = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+                places = np.arange(first, first + len(planned))
+                yield ImageBatch(places, to_tensor(stored), [one.conditions for one in asked])
+
+        scores = Scores(len(requests))
+        with exact_float32():
+            for batch in score_batches(batches(), [get_metric(name) for name in METRICS], self.perception):
+                scores.add(batch)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{FEATURES: np.concatenate(found[FEATURES])}, **kept)  # type: ignore[arg-type]
+            np.savez(file, **{FEATURES: scores.features["pool"]}, **scores.values)  # type: ignore[arg-type]
         return time.perf_counter() - start
 
     def make_reference(self, path: Path) -> None:
@@ -180,13 +182,14 @@ class _Maker:
         from concord.data.datasets.faces.open import open_faces
         from concord.data.device import exact_float32
         from concord.data.files import atomic_path
+        from concord.metrics.distribution.fid import FID
 
         facts = self.profile.datasets[self.suite.dataset]
         assert facts.reference_folder is not None, "the experiment compares with real images"
         real = open_faces(facts.reference_folder, split="all")
         source = Reference(real, path.parent / "reference", self.profile.image_size, facts.reference_n)
         with exact_float32():
-            features = source.features(self.perception)["pool"]
+            features = source.features(self.perception, [FID()])["pool"]
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
 

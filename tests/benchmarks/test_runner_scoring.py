@@ -16,6 +16,7 @@ from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import load_suite
 from concord.data.errors import ConcordError
+from concord.metrics.distribution.fid import FID
 from concord.metrics.distribution.kid import KID
 
 
@@ -176,12 +177,12 @@ def test_reference_features_are_kept_and_follow_the_network(session: Session) ->
     assert reference is not None
     (path,) = reference.folder.glob("*.npz")
     written = path.stat().st_mtime_ns
-    first = reference.features(session.perception)["pool"]
+    first = reference.features(session.perception, [FID()])["pool"]
     assert path.stat().st_mtime_ns == written
     other = toy_world.make_judges()
     other.sha256 = {**other.sha256, "features": "9" * 64}
-    np.testing.assert_array_equal(reference.features(other)["pool"], first)
-    assert path.stat().st_mtime_ns != written
+    np.testing.assert_array_equal(reference.features(other, [FID()])["pool"], first)
+    assert len(list(reference.folder.glob("*.npz"))) == 2  # kept under another key
 
 
 def test_reference_features_with_judges_that_load_when_first_used(session: Session) -> None:
@@ -194,7 +195,7 @@ def test_reference_features_with_judges_that_load_when_first_used(session: Sessi
 
     judges.feature_network = feature_network
     assert session.reference is not None
-    assert len(session.reference.features(judges)["pool"]) == 40
+    assert len(session.reference.features(judges, [FID()])["pool"]) == 40
 
 
 def test_seconds_add_up(session: Session) -> None:

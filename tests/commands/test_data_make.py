@@ -104,7 +104,7 @@ def test_identity_references_are_drawn_where_identities_are_asked_for(tmp_path):
 
 
 def test_a_tree_gains_references_and_keeps_its_faces(tmp_path, monkeypatch):
-    from concord.commands.datasets import ensure_faces
+    from concord.data.synthetic.make import ensure_faces
 
     monkeypatch.setattr("concord.commands.data.DEFAULT_OUT", tmp_path)
     out = tmp_path / "test"

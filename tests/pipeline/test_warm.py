@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from concord.fork_server import SOCKET, VERBS, forward
+from concord.fork_server import SOCKET, VERBS, submit
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCORD = f"{sys.executable} -m concord"
@@ -70,10 +70,10 @@ def wait_for_text(path: Path, seconds: float = 90) -> str:
 
 def test_without_a_server_a_command_runs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SOCKET, raising=False)
-    assert forward(["generate", "x"]) is None
+    assert submit(["generate", "x"]) is None
     monkeypatch.setenv(SOCKET, str(tmp_path / "gone"))
-    assert forward(["generate", "x"]) is None
-    assert forward(["data", "make"]) is None
+    assert submit(["generate", "x"]) is None
+    assert submit(["data", "make"]) is None
     assert "data" not in VERBS  # it starts processes of its own, which would import the server's script
 
 

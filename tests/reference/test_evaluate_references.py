@@ -18,7 +18,7 @@ from concord import metrics
 from concord.benchmarks.profiling import score_speed as tools
 from concord.metrics.base import _METRICS, all_metrics
 from concord.metrics.cache import Gaussian, read_statistics, write_statistics
-from concord.metrics.distribution.fid import FID, Target
+from concord.metrics.distribution.fid import FID, ReferenceGaussian
 from concord.metrics.distribution.moments import Moments
 from concord.metrics.results import Evaluation
 
@@ -193,6 +193,6 @@ def test_few_references_need_no_decomposition(features: np.ndarray, n: int, m: i
     roots = np.sqrt(np.linalg.eigvals(first @ second).astype(complex)).real.sum()
     expected = float((mu - nu) @ (mu - nu) + np.trace(first) + np.trace(second) - 2 * roots)
     assert FID().compute(generated, reference) == pytest.approx(expected, rel=1e-5)
-    target = Target.of_features(reference)
+    target = ReferenceGaussian.of_features(reference)
     assert target.root @ target.root.T == pytest.approx(second, abs=1e-9)
-    assert Target.of(Moments.of(reference)).trace == pytest.approx(target.trace)
+    assert ReferenceGaussian.of(Moments.of(reference)).trace == pytest.approx(target.trace)

@@ -11,7 +11,7 @@ from concord.metrics.base import all_metrics
 from concord.metrics.layout.instances import by_level
 from concord.reports.assemble import unanswered_tables
 from concord.reports.published import PAPERS, load_paper, paper_names, published_table
-from concord.reports.tables.table import to_markdown
+from concord.reports.tables.markdown import to_markdown
 
 NAMES = paper_names()
 EVERY = [(name, key) for name in NAMES for key in load_paper(name).tables]

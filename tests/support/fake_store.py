@@ -13,7 +13,7 @@ from concord.benchmarks.store.run import Store
 from concord.benchmarks.store.shards import encode_png, write_shard
 from concord.benchmarks.suite import Joint, Row, Suite
 from concord.data.files import write_json
-from concord.reports.assemble import MetricFacts
+from concord.reports.tables.measured import MetricFacts
 
 GROUPS = 32
 JUDGES = {"parser": "a" * 64, "text-image": "b" * 64, "features": "c" * 64}

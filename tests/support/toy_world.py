@@ -114,7 +114,7 @@ def preload() -> None:
         "concord.benchmarks.run.score",
         "concord.benchmarks.session",
         "concord.cli",
-        "concord.commands.report",
+        "concord.reports.report",
         "concord.commands.run",
         "concord.commands.stages",
         "matplotlib.figure",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,7 @@ from concord.data.images import (
     read_index,
     read_part,
 )
+from concord.data.progress import watched
 
 KNOWN_MISSING = {"5380": "5380.jpg is missing in CelebA-Dialog itself"}  # facts of the published data, not defects
 
@@ -171,7 +172,7 @@ def _check_files(listing: Listing, workers: int, progress: bool) -> list[_Face]:
     with ThreadPoolExecutor(workers) as pool:
         try:
             jobs = pool.map(lambda item: _check_face(listing, item), listing.ids)
-            return list(_with_bar(jobs, len(listing.ids)) if progress else jobs)
+            return list(watched(jobs, "checking faces", len(listing.ids), progress))
         except BaseException:  # Ctrl-C: do not decode the remaining thousands first
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -186,15 +187,6 @@ def _check_landmarks(listing: Listing) -> list[Defect]:
         return [Defect("unreadable landmarks", LANDMARK_FILE, fact)]
     lacking = [item for item in listing.ids if item not in rows] if rows else []
     return [Defect("missing key", LANDMARK_FILE, f"no landmarks of face {item}") for item in lacking]
-
-
-def _with_bar(jobs: Iterable[_Face], total: int) -> Iterator[_Face]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("checking faces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(jobs, total=total)
 
 
 def _wrong_sizes(what: str, files: Iterable[tuple[str, int] | None]) -> list[Defect]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from concord.data.progress import watched
 from concord.data.synthetic.faces.captions import Captions, make_captions
 from concord.data.synthetic.faces.paint import paint_face
 from concord.data.synthetic.faces.person import (
@@ -119,13 +120,13 @@ def iter_faces(
     # a process takes about half a second to start: not worth it for fewer than 200 faces
     workers = max(1, min(workers if workers is not None else available_cores(), len(jobs) // 200 + 1))
     if workers == 1:
-        yield from _watched(map(_face_of, jobs), len(jobs), progress, title)
+        yield from watched(map(_face_of, jobs), title, len(jobs), progress)
         return
     import multiprocessing
 
     # spawn, not fork: the caller may hold threads (torch) that do not survive a fork
     with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
-        yield from _watched(pool.imap(_face_of, jobs, chunksize=32), len(jobs), progress, title)
+        yield from watched(pool.imap(_face_of, jobs, chunksize=32), title, len(jobs), progress)
 
 
 def render_many(
@@ -157,11 +158,3 @@ def stack(faces: list[Face]) -> FaceArrays:
         sex=np.array([f.sex for f in faces]),
         captions=[f.captions for f in faces],
     )
-
-
-def _watched(faces: Iterable[Face], total: int, progress: bool, title: str) -> Iterable[Face]:
-    if not progress:
-        return faces
-    from rich.progress import track
-
-    return track(faces, description=title, total=total)

@@ -28,6 +28,7 @@ from concord.data.datasets.layouts.dataset import STYLES
 from concord.data.datasets.layouts.layout import FILES, LayoutSet, coco_mig_entries, inspect_layouts
 from concord.data.errors import ConcordError
 from concord.data.files import read_json
+from concord.data.progress import watched
 from concord.data.synthetic.faces.tree import _new_folder, _write_json
 from concord.data.synthetic.faces.world import available_cores
 from concord.data.synthetic.scenes.scene import (
@@ -52,24 +53,16 @@ def iter_scenes(
     jobs = [(index, world_seed) for index in indices]
     workers = max(1, min(workers if workers is not None else available_cores(), len(jobs) // 400 + 1))
     if workers == 1:
-        yield from _watched(map(_scene_of, jobs), len(jobs), progress)
+        yield from watched(map(_scene_of, jobs), "drawing scenes", len(jobs), progress)
         return
     import multiprocessing
 
     with multiprocessing.get_context("spawn").Pool(workers) as pool:  # as in data.synthetic.world
-        yield from _watched(pool.imap(_scene_of, jobs, chunksize=64), len(jobs), progress)
+        yield from watched(pool.imap(_scene_of, jobs, chunksize=64), "drawing scenes", len(jobs), progress)
 
 
 def _scene_of(job: tuple[int, int]) -> Scene:
     return scene(*job)
-
-
-def _watched(scenes: Iterator[Scene], total: int, progress: bool) -> Iterator[Scene]:
-    if not progress:
-        return scenes
-    from rich.progress import track
-
-    return iter(track(scenes, description="Drawing scenes", total=total))
 
 
 def world_of(indices: range, world_seed: int = WORLD_SEED) -> dict[str, Any]:

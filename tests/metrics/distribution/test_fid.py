@@ -10,7 +10,7 @@ from scipy import linalg
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import get_metric
-from concord.metrics.distribution.fid import FID, Target, frechet_distance, square_root
+from concord.metrics.distribution.fid import FID, ReferenceGaussian, frechet_distance, square_root
 from concord.metrics.distribution.moments import Moments
 from concord.reports.statistics import jackknife_interval
 
@@ -130,7 +130,7 @@ def test_square_root_multiplies_back() -> None:
         root = square_root(covariance)
         assert np.allclose(root @ root.T, covariance, rtol=0, atol=1e-14 * covariance.max() * 40)
     assert root.shape == (40, 8)  # nine images span eight dimensions
-    with pytest.raises(ValueError, match="below zero"):
+    with pytest.raises(ConcordError, match="below zero"):
         square_root(np.diag([1.0, -0.1]))
 
 
@@ -217,4 +217,7 @@ def test_facts() -> None:
     assert isinstance(metric, FID)
     assert metric.minimum_n == 50
     assert not metric.higher_is_better
-    assert Target.of(Moments.of(decaying(60, 8, 1))).distance(Moments.of(decaying(60, 8, 2))) >= metric.bounds[0]
+    assert (
+        ReferenceGaussian.of(Moments.of(decaying(60, 8, 1))).distance(Moments.of(decaying(60, 8, 2)))
+        >= metric.bounds[0]
+    )

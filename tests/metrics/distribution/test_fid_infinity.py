@@ -7,7 +7,7 @@ import pytest
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import get_metric
-from concord.metrics.distribution.fid import FID, Target
+from concord.metrics.distribution.fid import FID, ReferenceGaussian
 from concord.metrics.distribution.fid_infinity import POINTS, FIDInfinity, draw_keys, extrapolate
 from concord.metrics.distribution.moments import Moments
 from concord.reports.statistics import jackknife_interval
@@ -46,7 +46,7 @@ def test_finds_the_limit_that_fid_is_above(reference: np.ndarray) -> None:
     )
     error = values.std(axis=0, ddof=1) / np.sqrt(60)
     bias = values.mean(axis=0) - LIMIT
-    assert Target.of(Moments.of(reference)).distance(gaussian(0.1, 1.2)) == pytest.approx(LIMIT, rel=1e-9)
+    assert ReferenceGaussian.of(Moments.of(reference)).distance(gaussian(0.1, 1.2)) == pytest.approx(LIMIT, rel=1e-9)
     assert bias[1] > 5 * error[1]  # FID of 256 images is above its limit, beyond doubt
     assert abs(bias[0]) < 0.15 * bias[1]
     assert abs(bias[0]) < 3.5 * error[0]
@@ -111,6 +111,6 @@ def test_jackknife_interval_covers_the_limit(reference: np.ndarray) -> None:
 def test_too_few_images_are_named(reference: np.ndarray) -> None:
     with pytest.raises(ConcordError, match="2 images cannot be halved"):
         FIDInfinity().compute(drawn(2, 1), reference)
-    target = Target.of(Moments.of(reference))
+    target = ReferenceGaussian.of(Moments.of(reference))
     assert np.isfinite(extrapolate(drawn(20, 1), target, draw_keys(drawn(20, 1))))
     assert get_metric("fid-infinity").minimum_n == 256

@@ -127,10 +127,10 @@ def test_a_missing_mask_or_one_of_another_size_is_named(metric: ConfusionMetric)
     conditions = [Conditions(mask=np.zeros((4, 4), int)), Conditions(text="a face")]
     without = Observation(torch.zeros(2, 3, 4, 4), conditions, Parser(np.zeros((2, 4, 4), int)))  # type: ignore[arg-type]
     with pytest.raises(ConcordError, match="image 1 of the batch has no condition 'mask'"):
-        without.features(metric.features)
+        metric.observe(without)
     wanted, parsed = maps()
     with pytest.raises(ConcordError, match="is 8x8 pixels, the parse of its image 4x4"):
-        seen(wanted, parsed[:, :4, :4]).features(metric.features)
+        metric.observe(seen(wanted, parsed[:, :4, :4]))
 
 
 # ------------------------------------------------------------------------------------------------------- class orders

@@ -27,19 +27,10 @@ from concord.reports import statistics as st
 from concord.reports.assemble import build_table, unanswered_tables
 from concord.reports.tables.export import NUMBERS, render, to_csv, to_frame, to_terminal, write_table, write_tables
 from concord.reports.tables.latex import escape, to_latex
+from concord.reports.tables.markdown import to_markdown
 from concord.reports.tables.measured import BOOTSTRAP_FAILURES, metric_facts, sample_interval
-from concord.reports.tables.table import (
-    COST_CAPTION,
-    GUIDED,
-    Cell,
-    Column,
-    Cost,
-    Row,
-    Table,
-    cell_parts,
-    cost_parts,
-    to_markdown,
-)
+from concord.reports.tables.table import Cell, Column, Cost, Row, Table
+from concord.reports.tables.words import COST_CAPTION, GUIDED, cell_parts, cost_parts
 
 JOINT = {"joint-success": FACTS["joint-success"]}
 EVIL = '<script>alert("x")</script> & $math$ | ünïcödé 顔 \\input{x} 100% #1 _a_ ^b~ {c} -- [d] *e* \u202e"q" \x00\n`f`'

@@ -23,8 +23,9 @@ from concord.metrics.layout.instances import (
 from concord.reports import statistics as st
 from concord.reports.assemble import build_table
 from concord.reports.tables.export import to_frame
+from concord.reports.tables.markdown import to_markdown
 from concord.reports.tables.measured import metric_facts, spread
-from concord.reports.tables.table import BEST, Table, to_markdown
+from concord.reports.tables.table import BEST, Table
 
 LEVELS = [2, 3, 4, 5, 6] * 6
 ROWS = {"interactdiffusion": 0.6, "amdm-interactdiffusion-migc": 0.1}  # share of instances in a wrong colour

@@ -14,24 +14,13 @@ from concord.benchmarks.store.run import Store
 from concord.benchmarks.suite import Row
 from concord.data.errors import ConcordError
 from concord.reports import statistics as st
-from concord.reports.assemble import build_table, mark_rows
-from concord.reports.tables.table import (
-    BEST,
-    SECOND,
-    TIED,
-    Cell,
-    Column,
-    Comparison,
-    Table,
-    decimals_for,
-    format_paper,
-    judge_sentence,
-    paper_verdict,
-    to_frame,
-    to_markdown,
-    to_terminal,
-)
+from concord.reports.assemble import build_table
+from concord.reports.tables.export import to_frame, to_terminal
+from concord.reports.tables.markdown import to_markdown
+from concord.reports.tables.pairs import mark_rows
+from concord.reports.tables.table import BEST, SECOND, TIED, Cell, Column, Comparison, Table
 from concord.reports.tables.table import Row as TableRow
+from concord.reports.tables.words import decimals_for, format_paper, judge_sentence, paper_verdict
 
 
 @pytest.fixture(scope="module")

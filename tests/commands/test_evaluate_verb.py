@@ -1,4 +1,4 @@
-"""`concord score --images ...`: the command itself, with judges without weights."""
+"""`concord evaluate`: the command itself, with judges without weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from PIL import Image
 from toy_world import make_judges
 from typer.testing import CliRunner
 
-from concord.commands.evaluate import asks_for_images, score_images
+from concord.cli import app as concord
+from concord.commands.evaluate import evaluate
 from concord.data.errors import ConcordError
 from concord.metrics.cache import read_statistics
 from concord.metrics.networks.perception import Perception
 from concord.reports import statistics as st
 
 app = typer.Typer(rich_markup_mode=None)
-app.command()(score_images)
+app.command()(evaluate)
 
 
 @pytest.fixture
@@ -68,13 +69,17 @@ def test_table_and_rows(folders: Path) -> None:
     assert table["fid"].split()[-1] == "pool"
     assert f"features: SHA-256 {'2' * 64}" in result.stdout
     assert "images/s" in result.stderr
-    rows = pd.read_parquet(out)
-    assert list(rows.columns) == ["image", "metric", "value", "status"]
-    assert rows["image"].tolist() == [f"{k}.png" for k in range(60)]
+    whole = pd.read_parquet(out)
+    assert list(whole.columns) == ["image", "metric", "value", "status"]
+    assert whole["image"].tolist() == [*(f"{k}.png" for k in range(60)), "", ""]
+    rows, sets = whole[:60], whole[60:]
+    assert sets["metric"].tolist() == ["fid", "kid"]
+    assert f"reference: 60 images of {folders / 'real'}" in result.stdout
     facts = json.loads((folders / "rows.parquet.json").read_text())
     interval = st.mean_interval(rows["value"], bounds=(-100, 100))
     assert facts["intervals"]["text-similarity"] == pytest.approx([interval.low, interval.high])
     assert facts["intervals"]["fid"] is None
+    assert sets["value"].tolist() == [facts["metrics"][k]["value"] for k in (0, 1)]
     assert [p.suffix for p in (folders / "cache" / "statistics").iterdir()] == [".npz"]
 
 
@@ -163,8 +168,8 @@ def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Repetitions of an item count as one observation; captions come from the requests."""
+    from concord.benchmarks import opening
     from concord.benchmarks.store.shards import encode_png, write_shard
-    from concord.commands import evaluate as score_folders
 
     row = folders / "row"
     ids = [f"{item}-{repetition}" for item in range(10) for repetition in range(2)]
@@ -175,11 +180,11 @@ def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
 
     asked: list[list[str]] = []
 
-    def conditions(path: Path, images: Any) -> tuple[str, list[Conditions]]:
+    def conditions(path: Path, images: Any) -> list[Conditions]:
         asked.append(list(images.names))
-        return "embedded", [Conditions(text=name) for name in images.names]
+        return [Conditions(text=name) for name in images.names]
 
-    monkeypatch.setattr(score_folders, "stored_conditions", conditions)
+    monkeypatch.setattr(opening, "stored_conditions", conditions)
     facts = json.loads(score("--results", row, "--metrics", "text-similarity", "--json").stdout)
     assert asked == [ids]
     assert facts["profile"] == "embedded"
@@ -196,9 +201,8 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
     """The larger size, whose data would have to be drawn, is looked at only where the smaller one is too small."""
     from types import SimpleNamespace
 
-    from concord import arguments as options
-    from concord.benchmarks import suite
-    from concord.commands import evaluate as score_folders
+    from concord.benchmarks import opening
+    from concord.benchmarks.plan.requests import Options
     from concord.data.request import Conditions
 
     opened: list[tuple[str, str, int]] = []
@@ -216,13 +220,14 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
         def conditions_of(self, request: Any, names: Any) -> Conditions:
             return Conditions(text=f"caption of {request.id}")
 
-    def open_plan(name: str, *, profile: str, size: str, limit: int, row: str) -> Any:
-        opened.append((name, size, limit))
-        return SimpleNamespace(requests=Requests(min(limit, lengths[size])))
+    def open_plan(name: str, options: Options, row: str) -> Any:
+        assert options.limit is not None
+        opened.append((name, options.size, options.limit))
+        return SimpleNamespace(requests=Requests(min(options.limit, lengths[options.size])))
 
     suites = [SimpleNamespace(name="other", request_set="b"), SimpleNamespace(name="mine", request_set="a")]
-    monkeypatch.setattr(suite, "load_suites", lambda: suites)
-    monkeypatch.setattr(options, "open_plan", open_plan)
+    monkeypatch.setattr(opening, "load_suites", lambda: suites)
+    monkeypatch.setattr(opening, "open_plan", open_plan)
 
     def found(n: int, fingerprint: str = "f") -> list[str | None]:
         opened.clear()
@@ -231,9 +236,7 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
         manifest = {"profile": "embedded", "request_set": "a", "data": {"fingerprint": fingerprint}}
         (row / "run.json").write_text(json.dumps(manifest))
         images = SimpleNamespace(names=[f"{k}-0" for k in range(n)])
-        profile, conditions = score_folders.stored_conditions(row, images)  # type: ignore[arg-type]
-        assert profile == "embedded"
-        return [one.text for one in conditions]
+        return [one.text for one in opening.stored_conditions(row, images)]  # type: ignore[arg-type]
 
     assert found(2) == ["caption of 0-0", "caption of 1-0"]
     assert opened == [("mine", "default", 2)]
@@ -246,13 +249,54 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
         found(9)
 
 
-def test_which_form_of_the_verb_is_meant(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
-    assert asks_for_images(["--images", "x", "--metrics", "fid"])
-    assert asks_for_images(["--metrics", "fid", "--images=x"])
-    assert asks_for_images(["--results", str(tmp_path)])
-    assert asks_for_images([f"--results={tmp_path}", "--metrics", "fid"])
-    assert not asks_for_images(["face-generation", "--reference"])
-    assert not asks_for_images(["face-generation", "--results", str(tmp_path.parent)])
-    assert not asks_for_images(["face-generation", "--results"])
-    assert not asks_for_images([])
+def test_the_former_form_of_the_verb_stands_for_it(folders: Path) -> None:
+    arguments = ["--images", str(folders / "made"), "--metrics", "kid", "--reference", str(folders / "real"), "--json"]
+    results = [CliRunner().invoke(concord, [verb, *arguments]) for verb in ("score", "evaluate")]
+    former, now = (json.loads(result.stdout) for result in results)
+    assert former["metrics"] == now["metrics"]
+    assert "--captions" in CliRunner().invoke(concord, ["score", "--images=x", "--help"]).stdout
+    assert "SUITE" in CliRunner().invoke(concord, ["score", "face-generation", "--help"]).stdout
+
+
+# ----------------------------------------------------------------------------------------- what fails beside the scores
+
+
+def test_scores_come_first_where_the_cache_or_the_output_cannot_be_written(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folders / "file").write_text("")
+    monkeypatch.setenv("CONCORD_CACHE", str(folders / "file" / "cache"))
+    base = ["--images", folders / "made", "--reference", folders / "real", "--metrics", "kid"]
+    for more, told in (
+        ([], "features are not kept for the next time: "),
+        (["--no-cache", "--out", folders / "file" / "x.csv"], "the rows are not written: "),
+        (["--no-cache", "--metrics", "fid", "--save-statistics", folders / "file" / "x.npz"], "are not written: "),
+    ):
+        result = score(*base, *more)
+        assert result.exit_code == 1
+        assert "n reference" in result.stdout
+        (line,) = [line for line in result.stderr.splitlines() if told in line]
+        assert str(folders / "file") in line
+
+
+def test_a_name_that_is_no_utf8_is_written_with_its_bytes_escaped(folders: Path) -> None:
+    import os
+
+    os.rename(folders / "made" / "0.png", os.fsencode(folders / "made") + b"/caf\xe9.png")
+    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        out = folders / f"rows{suffix}"
+        result = score("--images", folders / "made", "--captions", folders / "captions.txt", "--metrics",
+                       "text-similarity", "--out", out)  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "caf\\xe9.png" in read(out)["image"].tolist()
+
+
+def test_an_interval_of_equal_values_is_no_rates(folders: Path) -> None:
+    """Five equal pairs have a PSNR of 100 dB each, the metric's own bound: their mean is known, it is no rate."""
+    few = folders / "few"
+    few.mkdir()
+    for k in range(5):
+        (few / f"{k}.png").write_bytes((folders / "made" / f"{k}.png").read_bytes())
+    facts = json.loads(score("--images", few, "--reference", few, "--metrics", "psnr", "--json").stdout)
+    assert facts["metrics"][0]["value"] == 100
+    assert facts["intervals"]["psnr"] == [100, 100]

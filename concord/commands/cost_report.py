@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from concord.console import table
+from concord.console import print_table
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from concord.data.download.manifest import Manifest
 
 
-def tell_outlook(suites: Sequence[Suite], settings: Settings, options: Options) -> None:
+def print_cost_report(suites: Sequence[Suite], settings: Settings, options: Options) -> None:
     """Costs, disk, licences, what is missing and how to have it by hand."""
     from concord.benchmarks.generators import lacking, needed_by
     from concord.data.download.fetch import Fetcher
@@ -35,9 +35,9 @@ def tell_outlook(suites: Sequence[Suite], settings: Settings, options: Options) 
         if manifest.name in missing:
             about = [file.bytes_about for file in fetcher.missing(manifest)]
             files[manifest.name] = None if None in about else sum(size or 0 for size in about)
-    _tell_cost(_cost(suites, settings, options, files), options.profile)
-    _tell_licences(manifests, missing)
-    _tell_missing(suites, settings, options, manifests, missing)
+    _print_costs(_cost(suites, settings, options, files), options.profile)
+    _print_licences(manifests, missing)
+    _print_missing(suites, settings, options, manifests, missing)
 
 
 def accept_licences(suites: Sequence[Suite], settings: Settings, options: Options) -> None:
@@ -112,8 +112,8 @@ def measure(suites: Sequence[Suite], settings: Settings, options: Options, devic
     from concord.benchmarks.generators import generator_of, lacking
     from concord.benchmarks.profiling.rates import measure_rate, write_rates
     from concord.data.device import resolve_device
+    from concord.data.progress import bar
     from concord.methods.networks.paper_bank import GENERATORS
-    from concord.progress import bar
 
     profile, chosen = settings.profile(options.profile), resolve_device(device)
     names = {generator_of(suite, row, options.profile) for suite in suites for row in suite.rows} - {None}
@@ -130,7 +130,7 @@ def measure(suites: Sequence[Suite], settings: Settings, options: Options, devic
         typer.echo(f"{write_rates(rates)}: rates of {', '.join(rate.generator for rate in rates)} on {rates[0].device}")
 
 
-def _tell_cost(cost: Cost, profile: str) -> None:
+def _print_costs(cost: Cost, profile: str) -> None:
     from concord.data.download.transfer import megabytes
 
     rows = []
@@ -141,7 +141,7 @@ def _tell_cost(cost: Cost, profile: str) -> None:
         rows.append((row.request_set, row.row, f"{row.n:,}", f"{row.size}x{row.size}", each, total, hours,
                      "not now: see below" if row.reason else ""))  # fmt: skip
     columns = ("request set", "row", "images", "size", "evaluations / image", "evaluations", "hours", "")
-    table("To be made (estimate)", columns, rows)
+    print_table("To be made (estimate)", columns, rows)
     typer.echo(f"{cost.images:,} images, {cost.evaluations:,.0f} network evaluations, passes backwards among them")
     sources = sorted({row.seconds[1] for row in cost.rows if row.seconds is not None})
     if cost.hours is None:
@@ -164,7 +164,7 @@ def _tell_cost(cost: Cost, profile: str) -> None:
 # ------------------------------------------------------------------------------------------------- licences and missing
 
 
-def _tell_licences(manifests: Sequence[Manifest], missing: dict[str, str]) -> None:
+def _print_licences(manifests: Sequence[Manifest], missing: dict[str, str]) -> None:
     from concord.data.download.manifest import Lock
 
     rows = []
@@ -173,10 +173,10 @@ def _tell_licences(manifests: Sequence[Manifest], missing: dict[str, str]) -> No
         state = "here" if manifest.name not in missing else "to fetch"
         accepted = "free" if not licence.accept else "accepted" if Lock(manifest).accepted else "to be accepted"
         rows.append((manifest.name, manifest.kind, state, licence.name, accepted, licence.consequence))
-    table("Licences", ("name", "", "", "licence", "", "what follows"), rows)
+    print_table("Licences", ("name", "", "", "licence", "", "what follows"), rows)
 
 
-def _tell_missing(
+def _print_missing(
     suites: Sequence[Suite], settings: Settings, options: Options, manifests: Sequence[Manifest],
     missing: dict[str, str],
 ) -> None:  # fmt: skip
@@ -193,7 +193,7 @@ def _tell_missing(
         if manifest.by_hand:
             lines.append(f"    by hand: {manifest.by_hand}, then `{manifest.command} --from-file PATH`")
         lines.append(f"    needed by: {', '.join(_waiting(manifest.name, suites, settings, options)) or 'all rows'}")
-    lines += _tell_data(suites, settings, options)
+    lines += _lacking_data(suites, settings, options)
     if not lines:
         typer.echo("nothing is missing")
         typer.echo("")
@@ -223,7 +223,7 @@ def _waiting(name: str, suites: Sequence[Suite], settings: Settings, options: Op
     return list(found)
 
 
-def _tell_data(suites: Sequence[Suite], settings: Settings, options: Options) -> list[str]:
+def _lacking_data(suites: Sequence[Suite], settings: Settings, options: Options) -> list[str]:
     """What the datasets lack: the prepared shards, landmarks."""
     from concord.benchmarks.planner import open_items
 

@@ -1,0 +1,42 @@
+"""The embedded datasets of a suite, drawn when they are first needed: a fresh clone has none and downloads none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from concord.benchmarks.plan.requests import Options
+from concord.benchmarks.settings import ROOT, Settings
+from concord.benchmarks.suite import Suite
+from concord.data.synthetic.make import ensure_faces, ensure_scenes, make_faces
+
+TUNING = range(26_000, 26_064)
+
+
+def ensure_dataset(suite: Suite, settings: Settings, options: Options, say: Callable[[str], None] = print) -> None:
+    """Draw the test and reference faces, or the test scenes, of profile 'embedded' where they are missing or too few.
+
+    A folder that Concord did not draw is left as it is.
+    """
+    if options.data is not None or options.profile != "embedded":
+        return
+    dataset = settings.profile(options.profile).datasets[suite.dataset]
+    if suite.dataset == "layouts":
+        ensure_scenes(ROOT / dataset.items, items_needed(suite, settings, options), say)
+        return
+    references = "identity" in suite.conditions
+    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options), references, say)
+    if dataset.reference is not None:
+        ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n, say=say)
+
+
+def ensure_tuning_faces(folder: Path, say: Callable[[str], None] = print) -> None:
+    """Draw the faces that parameters are tuned on: validation faces, none of them among the reference faces."""
+    say(make_faces(folder, TUNING, force=True, references=True))
+
+
+def items_needed(suite: Suite, settings: Settings, options: Options) -> int:
+    """Faces that the folder must hold; never fewer than the default size, so that a trial draws no small tree."""
+    wanted = options.limit or settings.size(suite.request_set, options.size)
+    usual = settings.sizes.get(suite.request_set)
+    return max(wanted, usual.default if usual else 0)
