@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.arguments import BatchSize, DataFolder, Device, ProfileName, Results, open_plan, open_session
+from concord.arguments import RESULTS, BatchSize, DataFolder, Device, MachineOptions, ProfileName, Results, open_session
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.calibrate import Anchor, Measured
-
-RESULTS = Path("results")
 
 
 def calibrate(
@@ -71,6 +69,8 @@ def _measure(
 ) -> tuple[str, Path, Measured | None]:
     """Why it cannot be measured, or the folder of the results and what the row gave."""
     from concord.benchmarks.calibrate import Measured
+    from concord.benchmarks.opening import open_plan
+    from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import read_suite
@@ -79,18 +79,12 @@ def _measure(
     assert anchor.suite is not None
     suite = read_suite(anchor.suite)
     sized = data is None and load_settings().size(suite.request_set, "full", profile) == anchor.n
-    plan = open_plan(
-        anchor.suite,
-        data=data,
-        limit=None if sized else anchor.n,
-        size="full" if sized else "default",
-        profile=profile,
-        results=results,
-    )
+    options = Options(profile, "full" if sized else "default", None if sized else anchor.n, data, results=results)
+    plan = open_plan(anchor.suite, options, say=typer.echo)
     runs = [run for run in plan.runs if run.row.name == anchor.row]
     if not runs:
         return f"suite '{anchor.suite}' has no row '{anchor.row}' here", plan.root, None
-    session = open_session(plan, device, batch_size)
+    session = open_session(plan, MachineOptions(device), batch_size)
     session.generate(runs)
     session.score(runs)
     if reasons := {**session.not_run, **session.metrics_not_run}:
