@@ -6,6 +6,8 @@ import re
 import warnings
 from typing import Any
 
+LONGEST = 2000
+"""Letters of one line."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -22,7 +24,10 @@ class ConcordError(Exception):
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(one_line(message))
+        line = one_line(message)
+        if len(line) > LONGEST:  # a path of thousands of letters: what is wrong stands at its end
+            line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
+        super().__init__(line)
 
 
 class ConcordWarning(UserWarning):

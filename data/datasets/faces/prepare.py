@@ -53,7 +53,7 @@ from concord.data.datasets.faces.prepared import (
 )
 from concord.data.datasets.faces.tree import FULL_SET, IMAGE_FOLDERS, PART_FOLDERS, TEST_KEYS, Listing, list_tree
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, read_json, sha256_file, write_json
+from concord.data.files import atomic_path, path_kind, read_json, sha256_file, write_json
 from concord.data.images import reduce_labels
 
 DATASET = "celebamask-hq"
@@ -115,7 +115,7 @@ def _list(root: Path) -> Listing:
     try:
         listing = list_tree(root)
     except ConcordError as error:
-        if not root.is_dir():
+        if path_kind(root) != "folder":
             raise
         raise ConcordError(f"{error}; it looks like {describe(root)}") from None
     masks = len(listing.parts.keys() | listing.masks.keys())
