@@ -10,10 +10,10 @@ import sys
 import warnings
 from typing import TextIO
 
-from concord.data.errors import one_line
+from concord.data.errors import ConcordWarning, one_line
 
 
-class Note(UserWarning):
+class Note(ConcordWarning):
     """One line about an input: what it is, and what was done with it."""
 
 
@@ -45,7 +45,7 @@ def show_notes_as_lines() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if isinstance(message, Note):
+        if isinstance(message, ConcordWarning):
             print(f"note: {message}", file=file or sys.stderr)
         else:
             usual(message, category, filename, lineno, file, line)
