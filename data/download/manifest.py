@@ -20,11 +20,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file, write_json
+from concord.data.schema import read_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 CACHE_VARIABLE = "CONCORD_CACHE"
@@ -211,18 +211,7 @@ def load_manifest(name: str, folder: Path = FOLDER) -> Manifest:
 
 @lru_cache(maxsize=256)
 def _read_manifest(path: Path, _changed: int) -> Manifest:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConcordError(f"{path}: not valid YAML ({' '.join(str(error).split())[:120]}); correct the file") from None
-    try:
-        found = Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConcordError(
-            f"{path}: {where}: {first['msg']}; expected a manifest as data/download/manifest.py tells"
-        ) from None
+    found = read_model(path, Manifest)
     if found.name != path.stem:
         raise ConcordError(f"{path}: name is '{found.name}', expected '{path.stem}' as the file is called")
     return found
