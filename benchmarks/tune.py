@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.plan.keys import digest
 from concord.benchmarks.plan.requests import RequestSet
+from concord.benchmarks.plan.sources import module_sources, versions
+from concord.benchmarks.planner import row_sources
 from concord.benchmarks.store.provenance import git_commit
 from concord.benchmarks.suite import JOINT_SUCCESS, Row, Suite, Tune
-from concord.benchmarks.tuned import Search, Trial, Tuned, merge, nested
+from concord.benchmarks.tuned import Search, Trial, Tuned, merge, nested, read_search
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -289,11 +292,40 @@ class Workbench:
             budget=self.tune.trials, ranges=self.tune.ranges,
             items=f"{self.requests.dataset.name}, {first} to {last}",
             objective=objective_text(self.groups, self.tune.floor, self.tune.ceiling),
-            floor=_short(self.floor), ceiling=_short(self.ceiling), rows=dict(rows),
+            floor=_short(self.floor), ceiling=_short(self.ceiling),
+            rows={name: self._with_code(name, row, profile) for name, row in rows.items()},
         )  # fmt: skip
         if earlier is not None and _terms(earlier) == _terms(found):
             found = found.model_copy(update={"rows": {**earlier.rows, **found.rows}})
         return found
+
+    def _with_code(self, name: str, tuned: Tuned, profile: str) -> Tuned:
+        rows = {row.name: row for row in self.suite.rows}
+        return (
+            tuned.model_copy(update={"code": tuning_code(self.suite, rows[name], profile)}) if name in rows else tuned
+        )
+
+
+def tuning_code(suite: Suite, row: Row, profile: str) -> str:
+    """SHA-256 of what a row's search follows from: the code of its images and of the metrics, packages' versions."""
+    from concord.metrics.base import get_metric
+
+    measured = module_sources(type(get_metric(name)) for name in suite.metrics if name != JOINT_SUCCESS)
+    return digest({"code": (row_sources(suite, row, profile) | measured).code, "versions": versions()})
+
+
+def stale_tunings(suite: Suite, profile: str) -> list[str]:
+    """Of the rows that take tuned values those whose search was made by other code, a line each: what to do."""
+    search = read_search(suite.request_set) if suite.tune is not None else None
+    if search is None or search.profile != profile:
+        return []
+    found = []
+    for row in rows_to_tune(suite, None):
+        known = search.rows.get(row.name)
+        if known is not None and known.code and known.code != tuning_code(suite, row, profile):
+            how = f"`concord tune {row.method} {suite.name}` looks for them again"
+            found.append(f"{suite.request_set}/{row.name}: its parameters were tuned by other code than today's; {how}")
+    return found
 
 
 def rows_to_tune(suite: Suite, names: Iterable[str] | None) -> list[Row]:

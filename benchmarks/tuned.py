@@ -41,6 +41,7 @@ class Tuned(Strict):
     seconds: float
     weights: dict[str, str]  # SHA-256 of the networks that made the images, by name
     commit: str
+    code: str = ""  # SHA-256 of what its images and values follow from; '' in files older than that
     trials: list[Trial]
 
 

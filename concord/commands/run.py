@@ -147,6 +147,7 @@ def plan(
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.stamps import remove_stale
     from concord.benchmarks.suite import load_suites, suite_path
+    from concord.benchmarks.tune import stale_tunings
 
     load_plugins(plugin or ())
     if device.startswith("cuda"):
@@ -184,6 +185,8 @@ def plan(
     write_keys(suites, profile, results / profile / "keys")
     remove_stale(results / profile / "stages", results / profile)
     states = _show_status(suites, options, settings)
+    for line in (line for found in suites for line in stale_tunings(found, profile)):
+        typer.echo(line)
     typer.echo(f"{MATRIX.name}: {len(matrix['suites'])} suites, {'written' if changed else 'unchanged'}")
     return states
 

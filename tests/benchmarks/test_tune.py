@@ -16,7 +16,16 @@ from concord.benchmarks.plan.requests import Options, make_request_set
 from concord.benchmarks.planner import make_plan, row_with
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
-from concord.benchmarks.tune import Workbench, best, objective, progress_made, rows_to_tune, search, strangeness
+from concord.benchmarks.tune import (
+    Workbench,
+    best,
+    objective,
+    progress_made,
+    rows_to_tune,
+    search,
+    stale_tunings,
+    strangeness,
+)
 from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
 from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
@@ -335,6 +344,27 @@ def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: Workbench) -> None
     assert set(bench.result("embedded", 1, {"dial": entry}, earlier).rows) == {"dial"}
     fewer = earlier.model_copy(update={"budget": 3})
     assert set(bench.result("embedded", 0, {"dial": entry}, fewer).rows) == {"dial"}
+
+
+def test_parameters_that_other_code_has_tuned_are_told(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", tmp_path)
+    assert stale_tunings(bench.suite, "embedded") == []  # none was made
+    found = bench.result("embedded", 0, {"dial": a_search().rows["dial"]})
+    write_search(found, tmp_path)
+    assert len(found.rows["dial"].code) == 64
+    assert stale_tunings(bench.suite, "embedded") == []
+    assert stale_tunings(bench.suite, "paper") == []
+    other = found.rows["dial"].model_copy(update={"code": "0" * 64})
+    write_search(found.model_copy(update={"rows": {"dial": other}}), tmp_path)
+    (line,) = stale_tunings(bench.suite, "embedded")
+    assert line == (
+        "toys/dial: its parameters were tuned by other code than today's; `concord tune dial toys` looks for them again"
+    )
+    older = other.model_copy(update={"code": ""})  # from before codes were kept: nothing can be said
+    write_search(found.model_copy(update={"rows": {"dial": older}}), tmp_path)
+    assert stale_tunings(bench.suite, "embedded") == []
 
 
 def test_only_tuned_rows_are_tuned(bench: Workbench) -> None:
