@@ -349,21 +349,22 @@ def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: Workbench) -> None
 def test_parameters_that_other_code_has_tuned_are_told(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", tmp_path)
+    folder = tmp_path / "tuned"
+    monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", folder)
     assert stale_tunings(bench.suite, "embedded") == []  # none was made
     found = bench.result("embedded", 0, {"dial": a_search().rows["dial"]})
-    write_search(found, tmp_path)
+    write_search(found, folder)
     assert len(found.rows["dial"].code) == 64
     assert stale_tunings(bench.suite, "embedded") == []
     assert stale_tunings(bench.suite, "paper") == []
     other = found.rows["dial"].model_copy(update={"code": "0" * 64})
-    write_search(found.model_copy(update={"rows": {"dial": other}}), tmp_path)
+    write_search(found.model_copy(update={"rows": {"dial": other}}), folder)
     (line,) = stale_tunings(bench.suite, "embedded")
     assert line == (
         "toys/dial: its parameters were tuned by other code than today's; `concord tune dial toys` looks for them again"
     )
     older = other.model_copy(update={"code": ""})  # from before codes were kept: nothing can be said
-    write_search(found.model_copy(update={"rows": {"dial": older}}), tmp_path)
+    write_search(found.model_copy(update={"rows": {"dial": older}}), folder)
     assert stale_tunings(bench.suite, "embedded") == []
 
 
