@@ -100,9 +100,12 @@ def progress_made(value: float, floor: float, ceiling: float, higher: bool) -> f
 
 
 def objective(
-    values: Mapping[str, float], floor: Mapping[str, float], ceiling: Mapping[str, float], groups: Mapping[str, str],
+    values: Mapping[str, float],
+    floor: Mapping[str, float],
+    ceiling: Mapping[str, float],
+    groups: Mapping[str, str],
     higher: Mapping[str, bool],
-) -> tuple[float, dict[str, float]]:  # fmt: skip
+) -> tuple[float, dict[str, float]]:
     """(objective, its parts by metric): the mean over groups of the mean progress of each group's metrics.
 
     groups: metric -> the condition that it measures, so that a condition with two metrics counts once.
@@ -269,9 +272,12 @@ class Workbench:
             values = self.values(self.images(row, merge(row.params, nested(params)), bank))
             reached, parts = objective(values, floor, ceiling, groups, self.higher)
             trial = Trial(
-                params=params, objective=round(reached, 4), parts=_short(parts), values=_short(values),
+                params=params,
+                objective=round(reached, 4),
+                parts=_short(parts),
+                values=_short(values),
                 seconds=round(time.perf_counter() - start, 1),
-            )  # fmt: skip
+            )
             if tell is not None:
                 tell(next(count), trial)
             return trial
@@ -279,22 +285,33 @@ class Workbench:
         trials = search(self.ranges(row), self.tune.trials, seed, evaluate)
         chosen = best(trials)
         return Tuned(
-            method=row.method, conditions=self.suite.row_conditions(row), fixed=row.params, chosen=chosen.params,
-            objective=chosen.objective, seconds=round(sum(trial.seconds for trial in trials), 1),
-            weights=dict(getattr(bank, "sha256", {})), commit=git_commit() or "unknown", trials=trials,
-        )  # fmt: skip
+            method=row.method,
+            conditions=self.suite.row_conditions(row),
+            fixed=row.params,
+            chosen=chosen.params,
+            objective=chosen.objective,
+            seconds=round(sum(trial.seconds for trial in trials), 1),
+            weights=dict(getattr(bank, "sha256", {})),
+            commit=git_commit() or "unknown",
+            trials=trials,
+        )
 
     def result(self, profile: str, seed: int, rows: Mapping[str, Tuned], earlier: Search | None = None) -> Search:
         """The searches of these rows, with those of rows that were tuned before on the same terms."""
         first, last = (self.requests.requests[end].item.id for end in (0, -1))
         found = Search(
-            request_set=self.suite.request_set, profile=profile, seed=seed, n=len(self.requests),
-            budget=self.tune.trials, ranges=self.tune.ranges,
+            request_set=self.suite.request_set,
+            profile=profile,
+            seed=seed,
+            n=len(self.requests),
+            budget=self.tune.trials,
+            ranges=self.tune.ranges,
             items=f"{self.requests.dataset.name}, {first} to {last}",
             objective=objective_text(self.groups, self.tune.floor, self.tune.ceiling),
-            floor=_short(self.floor), ceiling=_short(self.ceiling),
+            floor=_short(self.floor),
+            ceiling=_short(self.ceiling),
             rows={name: self._with_code(name, row, profile) for name, row in rows.items()},
-        )  # fmt: skip
+        )
         if earlier is not None and _terms(earlier) == _terms(found):
             found = found.model_copy(update={"rows": {**earlier.rows, **found.rows}})
         return found

@@ -55,14 +55,20 @@ Plugins = Annotated[
 ]
 Externals = Annotated[
     list[Path] | None,
-    typer.Option("--external", help="A YAML file with the command of a method that lives outside; may be given again.",
-                 show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--external",
+        help="A YAML file with the command of a method that lives outside; may be given again.",
+        show_default=False,
+    ),
+]
 Methods = Annotated[
     str | None,
-    typer.Option("--methods", help="Only these rows or methods, separated by commas; reference rows come along.",
-                 show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--methods",
+        help="Only these rows or methods, separated by commas; reference rows come along.",
+        show_default=False,
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(

@@ -27,10 +27,14 @@ def with_reasons(suite: Suite, store: Store, profile: str) -> Suite:
 
     if profile != PROFILE:
         return suite
-    reasons = {row.name: row_reason(suite, row, profile) for row in suite.rows
-               if row.method and not store.run(suite.request_set, row.name).finished}  # fmt: skip
-    rows = [row.model_copy(update={"planned": reasons[row.name]}) if reasons.get(row.name) else row
-            for row in suite.rows]  # fmt: skip
+    reasons = {
+        row.name: row_reason(suite, row, profile)
+        for row in suite.rows
+        if row.method and not store.run(suite.request_set, row.name).finished
+    }
+    rows = [
+        row.model_copy(update={"planned": reasons[row.name]}) if reasons.get(row.name) else row for row in suite.rows
+    ]
     return suite.model_copy(update={"rows": rows})
 
 

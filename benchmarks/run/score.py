@@ -142,9 +142,7 @@ def _paired(metrics: Sequence[str]) -> list[str]:
     return [name for name in metrics if get_metric(name).needs_originals]
 
 
-def is_scored(
-    run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
-) -> bool:  # fmt: skip
+def is_scored(run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None) -> bool:
     """Whether the scores are those of the stored images, by today's metrics and networks."""
     return not stale_score_reasons(run, metrics, reference, originals)
 
@@ -327,8 +325,16 @@ def _write(run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, An
     place = [("suite", pa.string()), ("method", pa.string())]
     value = [("metric", pa.string()), ("value", pa.float64())]
     samples = pa.schema([*place, ("request", pa.string()), *value, ("status", pa.string())])
-    sets = pa.schema([*place, *value, ("n", pa.int64()), ("n_reference", pa.int64()), ("status", pa.string()),
-                      ("replicates", pa.list_(pa.float64()))])  # fmt: skip
+    sets = pa.schema(
+        [
+            *place,
+            *value,
+            ("n", pa.int64()),
+            ("n_reference", pa.int64()),
+            ("status", pa.string()),
+            ("replicates", pa.list_(pa.float64())),
+        ]
+    )
     try:
         (run.path / "score.json").unlink(missing_ok=True)
     except OSError as error:

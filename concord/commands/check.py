@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concord.arguments import (  # fmt: skip
+from concord.arguments import (
     Changes,
     Device,
     Externals,

@@ -77,7 +77,7 @@ def compare(
       concord compare results/embedded other/results/embedded --html out.html
 
       concord compare --accept
-    """  # fmt: skip
+    """
     from concord.benchmarks.settings import ROOT, load_settings
     from concord.reports.compare import sides as sides
     from concord.reports.compare.comparison import compare_sides

@@ -100,10 +100,20 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
                 reason = row_reason(suite, row, options.profile)
                 found.append(
                     cost_of(
-                        suite.request_set, row.name, row.method, params, conditions, n, size, None, rates, reason,
-                        generator_of(suite, row, options.profile), settings.profile(options.profile).dtype,
+                        suite.request_set,
+                        row.name,
+                        row.method,
+                        params,
+                        conditions,
+                        n,
+                        size,
+                        None,
+                        rates,
+                        reason,
+                        generator_of(suite, row, options.profile),
+                        settings.profile(options.profile).dtype,
                     )
-                )  # fmt: skip
+                )
         return found
 
 
@@ -138,8 +148,18 @@ def _print_costs(cost: Cost, profile: str) -> None:
         each = "unknown" if row.counts is None else f"{sum(row.counts.values()):,.0f}"
         total = "unknown" if row.total is None else f"{row.total:,.0f}"
         hours = "-" if row.counts == {} else "unknown" if row.hours is None else f"{row.hours:,.1f}"
-        rows.append((row.request_set, row.row, f"{row.n:,}", f"{row.size}x{row.size}", each, total, hours,
-                     "not now: see below" if row.reason else ""))  # fmt: skip
+        rows.append(
+            (
+                row.request_set,
+                row.row,
+                f"{row.n:,}",
+                f"{row.size}x{row.size}",
+                each,
+                total,
+                hours,
+                "not now: see below" if row.reason else "",
+            )
+        )
     columns = ("request set", "row", "images", "size", "evaluations / image", "evaluations", "hours", "")
     print_table("To be made (estimate)", columns, rows)
     typer.echo(f"{cost.images:,} images, {cost.evaluations:,.0f} network evaluations, passes backwards among them")
@@ -177,9 +197,12 @@ def _print_licences(manifests: Sequence[Manifest], missing: dict[str, str]) -> N
 
 
 def _print_missing(
-    suites: Sequence[Suite], settings: Settings, options: Options, manifests: Sequence[Manifest],
+    suites: Sequence[Suite],
+    settings: Settings,
+    options: Options,
+    manifests: Sequence[Manifest],
     missing: dict[str, str],
-) -> None:  # fmt: skip
+) -> None:
     """Every missing thing: why, how to fetch it, how to supply it by hand, and who waits for it."""
     from concord.data.download.manifest import Lock
 

@@ -13,17 +13,22 @@ from concord.data.errors import ConcordError
 
 app = typer.Typer(help="Make, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.command(
-    "fetch", short_help="Fetch a dataset.", epilog="Examples: concord data fetch coco-mig | "
+    "fetch",
+    short_help="Fetch a dataset.",
+    epilog="Examples: concord data fetch coco-mig | "
     "concord data fetch celebamask-hq --from-file Downloads/CelebAMask-HQ.zip --yes",
-)(fetch_data)  # fmt: skip
+)(fetch_data)
 app.command(
-    "prepare", short_help="Make compact shards of a fetched dataset.", epilog="Examples: "
+    "prepare",
+    short_help="Make compact shards of a fetched dataset.",
+    epilog="Examples: "
     "concord data prepare celebamask-hq | concord data prepare celebamask-hq --from path/to/CelebAMask-HQ",
-)(prepare_data)  # fmt: skip
+)(prepare_data)
 app.command(
-    "landmarks", short_help="Find the landmarks of real faces.", epilog="Examples: concord data landmarks | "
-    "concord data landmarks path/to/CelebAMask-HQ --device cuda",
-)(find_landmarks)  # fmt: skip
+    "landmarks",
+    short_help="Find the landmarks of real faces.",
+    epilog="Examples: concord data landmarks | concord data landmarks path/to/CelebAMask-HQ --device cuda",
+)(find_landmarks)
 
 DEFAULT_OUT = Path("datasets/synthfaces")
 DEFAULT_SPLITS = ("test", "validation")

@@ -129,7 +129,7 @@ def import_(
       concord import exchange --as my-method
 
       concord import exchange --as my-method --title "My method" --paper arXiv:2304.10530
-    """  # fmt: skip
+    """
     from concord.benchmarks.external.exchange import read_export
     from concord.benchmarks.external.transfer import import_folder, with_run
     from concord.benchmarks.opening import Additions, open_plan
@@ -141,9 +141,7 @@ def import_(
     plan = open_plan(requests.suite or known.suite, requests.options(known, results), additions, say=typer.echo)
     session = open_session(plan, machine)
     with session.measure("write"):
-        run, new = import_folder(
-            plan, folder, name, images, asdict(about)
-        )  # fmt: skip
+        run, new = import_folder(plan, folder, name, images, asdict(about))
     typer.echo(f"{run.path}: {len(run.requests)} images of '{name}' {'taken in' if new else 'are there already'}")
     plan = session.plan = with_run(plan, run)
     runs = plan.select([name])  # from here on as `concord run --methods NAME`: reference rows come along

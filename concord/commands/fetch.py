@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from concord.data.download.manifest import Manifest
 
 weights = typer.Typer(
-    help="Fetch and list the papers' weights.", no_args_is_help=True, rich_markup_mode=None,
+    help="Fetch and list the papers' weights.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
     epilog="Examples: concord weights list | concord weights fetch bisenet",
-)  # fmt: skip
+)
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="What to fetch, one or several.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", help="Accept the licences and ask nothing: for scripts.")]
@@ -31,9 +33,13 @@ CacheDir = Annotated[
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection (as $CONCORD_OFFLINE=1).")]
 Note = Annotated[
     Path | None,
-    typer.Option("--note", help="A JSON file that says what was had, or why not, for DVC to watch; a name that cannot "
-                 "be had is then no error.", show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--note",
+        help="A JSON file that says what was had, or why not, for DVC to watch; a name that cannot "
+        "be had is then no error.",
+        show_default=False,
+    ),
+]
 FromFile = Annotated[
     Path | None,
     typer.Option("--from-file", help="A file that a browser fetched, or a folder with several.", show_default=False),
@@ -169,7 +175,7 @@ def find_landmarks(
 
 def write_landmarks(
     folder: Path, items: list[Any], network: Any, progress: Callable[[int, int], None]
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """Write landmarks.npz of these faces; (faces found, side of the pictures that they are in).
 
     network: `landmarks(images)` -> points (B, 68, 2) and a status for each, as the judges have it.
@@ -191,8 +197,10 @@ def write_landmarks(
                 points.append(np.clip(place, 0, size))
         progress(start + len(batch), len(items))
     arrays: dict[str, Any] = {
-        "indices": np.array(indices), "landmarks": np.array(points, np.float32).reshape(-1, 68, 2), "size": size,
-    }  # fmt: skip
+        "indices": np.array(indices),
+        "landmarks": np.array(points, np.float32).reshape(-1, 68, 2),
+        "size": size,
+    }
     with atomic_path(folder / "landmarks.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return len(indices), size
@@ -221,9 +229,14 @@ def _fetcher(cache_dir: Path | None, offline: bool) -> Fetcher:
 
 
 def _fetch(
-    manifests: list[Manifest], yes: bool, cache_dir: Path | None, offline: bool,
-    from_file: Path | None = None, ask_always: bool = False, note: Path | None = None,
-) -> None:  # fmt: skip
+    manifests: list[Manifest],
+    yes: bool,
+    cache_dir: Path | None,
+    offline: bool,
+    from_file: Path | None = None,
+    ask_always: bool = False,
+    note: Path | None = None,
+) -> None:
     """Show, ask where a licence wants it, fetch one after another; one that cannot be had does not stop the others."""
     if from_file is not None and len(manifests) > 1:
         raise ConcordError("--from-file: expected one NAME, as it is one file; call it once for each")
@@ -265,8 +278,9 @@ def _write_note(note: Path | None, manifests: list[Manifest], cache: Path, faile
     for manifest in manifests:
         if manifest.name not in failed:
             lock = Lock(manifest, cache)
-            had[manifest.name] = {file.name: {key: lock.entry(file).get(key) for key in ("size", "sha256")}
-                                  for file in manifest.files}  # fmt: skip
+            had[manifest.name] = {
+                file.name: {key: lock.entry(file).get(key) for key in ("size", "sha256")} for file in manifest.files
+            }
     write_json(note, {"had": had, **({"not_had": failed} if failed else {})})
 
 

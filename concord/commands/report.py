@@ -52,7 +52,7 @@ def report(
       concord report face-generation --limit 8
 
       concord report --data path/to/CelebAMask-HQ
-    """  # fmt: skip
+    """
     from concord.benchmarks.plan.requests import Options
     from concord.reports.report import stored_report
 

@@ -178,9 +178,15 @@ def plan(
         remove_failed(results / profile / "fetched")
         devices = devices or ("all" if device == "auto" else None)
     matrix = make_matrix(
-        suites, settings, profile=profile, size=size, device=device, results=results, plugins=plugin or [],
+        suites,
+        settings,
+        profile=profile,
+        size=size,
+        device=device,
+        results=results,
+        plugins=plugin or [],
         devices=devices,
-    )  # fmt: skip
+    )
     changed = write_matrix(matrix)
     write_keys(suites, profile, results / profile / "keys")
     remove_stale(results / profile / "stages", results / profile)
@@ -259,10 +265,16 @@ def list_all(
     methods += _outside(store)
     print_table("Methods", ("method", "title", "conditions", "trained", "paper"), methods)
     metrics = [
-        (name, metric.label, "higher" if metric.higher_is_better else "lower",
-         "set" if issubclass(metric, SetMetric) else "image", " ".join(sorted(metric.needs)), str(metric.minimum_n))
+        (
+            name,
+            metric.label,
+            "higher" if metric.higher_is_better else "lower",
+            "set" if issubclass(metric, SetMetric) else "image",
+            " ".join(sorted(metric.needs)),
+            str(metric.minimum_n),
+        )
         for name, metric in all_metrics().items()
-    ]  # fmt: skip
+    ]
     print_table("Metrics", ("metric", "label", "better", "per", "against", "least n"), metrics)
 
 
@@ -341,6 +353,11 @@ def _states(
             reasons = [reason]
         shown = "; ".join(reason for reason in reasons if reason not in ("not made yet", "not scored yet"))
         states[run.path] = (
-            run.requests.name, run.row.name, str(len(run.requests)), status.state, scores, shown,
-        )  # fmt: skip
+            run.requests.name,
+            run.row.name,
+            str(len(run.requests)),
+            status.state,
+            scores,
+            shown,
+        )
     return states

@@ -30,15 +30,19 @@ if TYPE_CHECKING:
 SuiteNames = Annotated[
     str,
     typer.Argument(
-        metavar="SUITE", help="A suite (see `concord list`), a .yaml file, or several separated by commas.",
+        metavar="SUITE",
+        help="A suite (see `concord list`), a .yaml file, or several separated by commas.",
         show_default=False,
     ),
-]  # fmt: skip
+]
 MethodNames = Annotated[
     str | None,
-    typer.Option("--methods", help="Only the rows of these methods ('reference': the reference rows), by commas.",
-                 show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--methods",
+        help="Only the rows of these methods ('reference': the reference rows), by commas.",
+        show_default=False,
+    ),
+]
 Stamp = Annotated[
     Path | None,
     typer.Option("--stamp", help="A JSON file that names what was done, for DVC to watch.", show_default=False),
@@ -195,9 +199,14 @@ def _fresh(runs: list[RunPlan], known: list[RunPlan]) -> list[RunPlan]:
 
 
 def _end(
-    sessions: list[Session], runs: list[RunPlan], made: list[RunPlan], scored: list[RunPlan], stamp: Path | None,
-    manifest: str, left: dict[str, str],
-) -> None:  # fmt: skip
+    sessions: list[Session],
+    runs: list[RunPlan],
+    made: list[RunPlan],
+    scored: list[RunPlan],
+    stamp: Path | None,
+    manifest: str,
+    left: dict[str, str],
+) -> None:
     """left: what was left out, and why."""
     from concord.benchmarks.stamps import write_stamp
 

@@ -45,7 +45,7 @@ def table(
       concord table face-generation --format latex > table.tex
 
       concord table amdm-table-1 --format csv
-    """  # fmt: skip
+    """
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store

@@ -119,9 +119,11 @@ def _workbench(
     requests.check()
     perception = Perception.load(profile, "judge", place)
     real = Reference(
-        open_faces(ROOT / folders.reference, split="all"), results / profile / "reference", settings.image_size,
+        open_faces(ROOT / folders.reference, split="all"),
+        results / profile / "reference",
+        settings.image_size,
         folders.reference_n,
-    )  # fmt: skip
+    )
     features = real.features(perception, [FID()])["pool"]
     return Workbench(suite, requests, perception, features, lambda: Bank.load(profile, place), settings.batch_size)
 

@@ -66,7 +66,13 @@ def _markdown_row(table: Table, row: Row, head: str) -> str:
         if cell.mark:
             value = f"{f'**{value}**' if cell.mark == BEST else value} {MARKS[cell.mark]}"
         refused = f"**{_escape(parts['refused'])}**" if parts["refused"] else ""
-        shown = [value + parts["guided"], refused, parts["interval"], parts["paper"], parts["difference"],
-                 parts["failures"]]  # fmt: skip
+        shown = [
+            value + parts["guided"],
+            refused,
+            parts["interval"],
+            parts["paper"],
+            parts["difference"],
+            parts["failures"],
+        ]
         cells.append("<br>".join(part for part in shown if part) or "–")
     return "| " + " | ".join([*cells, *count_parts(row), *cost_parts(row.cost)]) + " |"

@@ -113,16 +113,22 @@ def notes_for(
     ]
     notes["Failures"] = failures or ["Every metric gave a value on every image."]
     refused = sorted(
-        {f"{facts[name].label}: {cell.refused}" for row in rows for name, cell in row.cells.items()
-         if cell.refused and not cell.refused.startswith(f"{NOT_SCORED}:")}
-    )  # fmt: skip
+        {
+            f"{facts[name].label}: {cell.refused}"
+            for row in rows
+            for name, cell in row.cells.items()
+            if cell.refused and not cell.refused.startswith(f"{NOT_SCORED}:")
+        }
+    )
     if refused:
         notes["Refused"] = refused
     notes["External rows"] = external_notes(rows, runs)
     notes["Intervals and tests"] = [INTERVALS, TESTS]
-    notes["Reference rows"] = [
-        f"Ceiling: the item's own image. Floor: another item's image{_floors(rows)}. {_method_count(rows)}".rstrip()
-    ] if any(row.role for row in rows) else []  # fmt: skip
+    notes["Reference rows"] = (
+        [f"Ceiling: the item's own image. Floor: another item's image{_floors(rows)}. {_method_count(rows)}".rstrip()]
+        if any(row.role for row in rows)
+        else []
+    )
     return {heading: sentences for heading, sentences in notes.items() if sentences}
 
 
@@ -219,9 +225,11 @@ def external_notes(rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
         if not external:
             continue
         origin, made = external["origin"], _provenance(runs[row.name])
-        how = f"images imported from {origin['folder']}" if external["kind"] == "folder" else (
-            f"made by the command `{origin['command']}`"
-        )  # fmt: skip
+        how = (
+            f"images imported from {origin['folder']}"
+            if external["kind"] == "folder"
+            else (f"made by the command `{origin['command']}`")
+        )
         costs = ", ".join(f"{name.replace('_', ' ')} {known}" for name, known in external["costs"].items())
         where = f"device {made.get('device')}, code {made.get('code')}"
         sentences.append(f"{row.title}: {how}; {costs}; {where}.")
@@ -245,8 +253,15 @@ def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
     """What made the rows, one line a fact; facts that differ between rows are listed with their rows."""
     facts: dict[str, str] = {}
     methods = {name: run for name, run in runs.items() if _is_method(run)} or dict(runs)
-    for key, label in (("git_commit", "Commit"), ("device", "Device"), ("gpu", "GPU"), ("cpu", "Processor"),
-                       ("dtype", "Number format"), ("python", "Python"), ("platform", "Platform")):  # fmt: skip
+    for key, label in (
+        ("git_commit", "Commit"),
+        ("device", "Device"),
+        ("gpu", "GPU"),
+        ("cpu", "Processor"),
+        ("dtype", "Number format"),
+        ("python", "Python"),
+        ("platform", "Platform"),
+    ):
         by_value: dict[str, list[str]] = {}
         for name, run in methods.items():
             value = _provenance(run).get(key)

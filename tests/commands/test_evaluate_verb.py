@@ -285,8 +285,16 @@ def test_a_name_that_is_no_utf8_is_written_with_its_bytes_escaped(folders: Path)
     os.rename(folders / "made" / "0.png", os.fsencode(folders / "made") + b"/caf\xe9.png")
     for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
         out = folders / f"rows{suffix}"
-        result = score("--images", folders / "made", "--captions", folders / "captions.txt", "--metrics",
-                       "text-similarity", "--out", out)  # fmt: skip
+        result = score(
+            "--images",
+            folders / "made",
+            "--captions",
+            folders / "captions.txt",
+            "--metrics",
+            "text-similarity",
+            "--out",
+            out,
+        )
         assert result.exit_code == 0, result.output
         assert "caf\\xe9.png" in read(out)["image"].tolist()
 

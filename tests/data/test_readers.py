@@ -257,8 +257,10 @@ def test_yaml_that_names_itself_or_billions(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("&a [*a]\n")
     assert "nested too deep" in refusal(lambda: read_yaml(path))
-    path.write_text("a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 10)))  # fmt: skip
+    path.write_text(
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 10))
+    )
     assert "repeats itself" in refusal(lambda: read_yaml(path))
 
 

@@ -94,9 +94,11 @@ def test_a_checkpoint_is_in_or_out_of_its_window_and_tables_say_so(world: Path) 
 def test_the_anchors_are_those_of_the_issue_and_stand_in_suites() -> None:
     anchors = {anchor.name: anchor for anchor in read_anchors()}
     assert {name: (one.published, one.n) for name, one in anchors.items() if one.published is not None} == {
-        "collaborative-fid": (17.27, 3000), "amdm-success": (50.81, 800), "migc": (0.66, 800),
+        "collaborative-fid": (17.27, 3000),
+        "amdm-success": (50.81, 800),
+        "migc": (0.66, 800),
         "adm-guided-128": (2.97, 50_000),
-    }  # fmt: skip
+    }
     for anchor in anchors.values():
         assert anchor.window[0] < anchor.window[1]
         if anchor.suite is not None:

@@ -57,7 +57,7 @@ CASES: dict[str, Case] = {
         {**ugd.EVERYWHERE, "steps": 10, "repeat": 2, "backward_steps": 3, "backward_rate": 0.05,
          "backward_cutoff": 3.3},
         lambda w: ugd.imagenet(w, 10, 2, {"mask": ugd.STRENGTHS["mask"]}, 3, rate=0.05, cutoff=3.3)),
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 PLANTS: dict[str, list[dict[str, Any]]] = {
     "freedom text": [
@@ -99,7 +99,7 @@ PLANTS: dict[str, list[dict[str, Any]]] = {
         {"backward_optimizer": "descent"}, {"backward_scaled": True}, {"backward_start": "unguided"},
         {"backward_cutoff": None}, {"backward_rate": 0.051}, {"backward_steps": 2}, {"clip_x0": "never"},
         {"mask_residual": "probabilities"}],
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 @cache
@@ -113,9 +113,10 @@ def reference(case: str) -> Tensor:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("case", "plant"), [(case, plant) for case, plants in PLANTS.items() for plant in plants],
+    ("case", "plant"),
+    [(case, plant) for case, plants in PLANTS.items() for plant in plants],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()),
-)  # fmt: skip
+)
 def test_a_changed_parameter_is_seen(case: str, plant: dict[str, Any]) -> None:
     kind, names, pixels, params, _ = CASES[case]
     changed = {**params, **plant}

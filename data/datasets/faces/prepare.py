@@ -88,8 +88,11 @@ def prepare(
     splits = _splits(listing, faces, known)
     _make_room(out, len(faces))
     write_json(out / CAPTIONS, {item: known.texts[item] for item in known.texts if item in faces})
-    tasks = [Task(out, f"{split}-{index:05d}", tuple(faces[item] for item in ids))
-             for split, items in splits.items() for index, ids in enumerate(_batches(items, SHARD))]  # fmt: skip
+    tasks = [
+        Task(out, f"{split}-{index:05d}", tuple(faces[item] for item in ids))
+        for split, items in splits.items()
+        for index, ids in enumerate(_batches(items, SHARD))
+    ]
     started, done, made = time.perf_counter(), 0, 0
     for n, new in _work(tasks, workers or os.cpu_count() or 1):
         done, made = done + n, made + new
@@ -286,8 +289,10 @@ def make_shard(task: Task) -> tuple[int, int] | str:
         with atomic_path(task.tar) as temporary:
             with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for face in task.faces:
-                    places[face.id] = [_add(tar, f"{folder}/{face.id}.png", content)
-                                       for folder, content in zip(FOLDERS, encode(face), strict=True)]  # fmt: skip
+                    places[face.id] = [
+                        _add(tar, f"{folder}/{face.id}.png", content)
+                        for folder, content in zip(FOLDERS, encode(face), strict=True)
+                    ]
             digest, size = sha256_file(temporary), temporary.stat().st_size
         write_json(task.note, {"key": key, "sha256": digest, "bytes": size, "faces": places})
     except ConcordError as error:
@@ -332,8 +337,14 @@ def _png(pixels: np.ndarray) -> bytes:
     """
     import cv2
 
-    settings = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
-                cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]  # fmt: skip
+    settings = [
+        cv2.IMWRITE_PNG_COMPRESSION,
+        1,
+        cv2.IMWRITE_PNG_STRATEGY,
+        cv2.IMWRITE_PNG_STRATEGY_RLE,
+        cv2.IMWRITE_PNG_FILTER,
+        cv2.IMWRITE_PNG_FILTER_UP,
+    ]
     written, content = cv2.imencode(".png", np.ascontiguousarray(pixels), settings)
     assert written
     return content.tobytes()
