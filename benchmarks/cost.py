@@ -1,7 +1,7 @@
 """What a plan will cost, before anything starts: images, network evaluations, hours, disk.
 
-Evaluations follow from the parameters by each method's algorithm; tests hold them against what the meter counts while
-the same rows run on the embedded networks. Hours are an estimate: evaluations times seconds that somebody measured on
+Evaluations are stated by each method (`Method.evaluations`); tests hold them against what the meter counts while the
+same rows run on the embedded networks. Hours are an estimate: evaluations times seconds that somebody measured on
 some device (`benchmarks/rates.yaml`, or finished rows of the same generator in the results). Where nobody measured,
 they are unknown.
 """
@@ -25,182 +25,18 @@ PNG_SHARE = 0.6
 """Of the bytes of an 8-bit picture that its PNG takes: stored 64x64 faces take less, noise about 1."""
 
 
-# ---------------------------------------------------------------------------------------------------------- evaluations
+def evaluations(method: str, params: Mapping[str, Any], conditions: Sequence[str]) -> dict[str, float] | None:
+    """Network evaluations for one image by the names of `Method.denoisers`, as the method states them.
 
-
-def evaluations(
-    method: str, params: Mapping[str, Any], conditions: Sequence[str], steps: Sequence[int] | None = None
-) -> dict[str, float] | None:
-    """Network evaluations for one image by the names of `Method.denoisers`; None for a method that is not known here.
-
-    steps: the timesteps, descending; those of `Schedule.ddim_timesteps` on 1000 where absent.
+    None for a method that states none, and for one that is not known here.
     """
-    known = {
-        "text-only": _single, "mask-only": _single, "unconditional": _single, "composable": _composable,
-        "collaborative": _collaborative, "style-aligned": _style_aligned, "freedom": _guided, "ugd": _guided,
-        "z-magic": _guided, "amdm": _amdm, "layout-interaction": _layout, "layout-attribute": _layout,
-        "layout-style": _layout, "composable-layouts": _composable_layouts, "amdm-layouts": _amdm_layouts,
-        "sdedit": _sdedit, "clean-masked": _nothing, "tedigan": _tedigan,
-        **dict.fromkeys(_MULTI_TASK, _multi_task), **dict.fromkeys(_SINGLE_TASK, _multi_task),
-    }  # fmt: skip  # a table
-    if method not in known:
+    from concord.methods.base import all_methods, make_params
+
+    kind = all_methods().get(method)
+    if kind is None:
         return None
-    taken = list(steps) if steps is not None else timesteps(int(params.get("steps") or 1))
-    found: dict[str, float] = known[method](method, params, list(conditions), taken)
-    return found
-
-
-def timesteps(steps: int, total: int = 1000) -> list[int]:
-    """As `Schedule.ddim_timesteps`, without importing torch."""
-    stride = total // steps
-    return [min(t + 1, total - 1) for t in range(0, stride * steps, stride)][::-1]
-
-
-def _single(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    name = {"text-only": "text", "mask-only": "mask"}.get(method, "unconditional")
-    return {f"eps-{name}": len(steps)}
-
-
-def _composable(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    names = [*conditions, *(["unconditional"] if p["combine"] == "conjunction" else [])]
-    return {f"eps-{name}": len(steps) for name in names}
-
-
-def _collaborative(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    runs = 1 if p["vary_in_time"] else 2  # a first run records the influence, a second one takes its mean
-    experts = {f"eps-{name}": float(runs * len(steps)) for name in conditions}
-    return experts | {f"influence-{name}": float(len(steps)) for name in conditions}
-
-
-def _style_aligned(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    found = {"eps-text": 3.0 * len(steps)}  # the reference beside the sample, and the reference's inversion
-    return found if p["text_scale"] == 1 else {**found, "eps-unconditional": 2.0 * len(steps)}
-
-
-def _amdm(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    first, *others = list(p["order"]) or conditions
-    end = p["first_step"] + p["aggregation_steps"] if p["aggregation_steps"] else 0
-    return {f"eps-{first}": float(len(steps)), **{f"eps-{name}": float(end) for name in others}}
-
-
-def _layout(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    return {f"eps-{method.removeprefix('layout-')}": _guided_rows(p["guidance"]) * len(steps)}
-
-
-def _composable_layouts(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    kinds = _layout_models(conditions)
-    return _all_layout_models({kind: _guided_rows(p["weight"] * len(kinds)) * len(steps) for kind in kinds})
-
-
-def _amdm_layouts(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    counts = _amdm(method, p, list(p["order"]) or _layout_models(conditions), steps)
-    rows = _guided_rows(p["guidance"])
-    return _all_layout_models({name.removeprefix("eps-"): rows * count for name, count in counts.items()})
-
-
-_LAYOUT_MODELS = {"interaction": "layout", "attribute": "layout", "style": "style"}  # and the condition of each
-
-
-def _layout_models(conditions: list[str]) -> list[str]:
-    return [kind for kind, condition in _LAYOUT_MODELS.items() if condition in conditions]
-
-
-def _all_layout_models(counts: Mapping[str, float]) -> dict[str, float]:
-    return {f"eps-{kind}": float(counts.get(kind, 0)) for kind in _LAYOUT_MODELS}
-
-
-def _guided_rows(guidance: float) -> int:
-    """Rows of a layout model for one prediction: the null condition's beside its own, unless nothing is guided."""
-    return 1 if guidance == 1 else 2
-
-
-_MULTI_TASK = (
-    "mt-diffusion-x",
-    "mt-diffusion-u",
-    "mt-diffusion-seg",
-    "mt-diffusion-parse",
-    "mt-diffusion-m",
-    "mt-diffusion-e",
-    "mt-diffusion-parse-star",
-)
-_SINGLE_TASK = ("adm", "adm-class-conditional", "single-task-diffusion", "mt-diffusion-m-star")
-
-
-def _multi_task(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    encoded = 0  # the encoder of a label is the network itself
-    if method in ("mt-diffusion-m", "mt-diffusion-e"):
-        encoded = len(steps) if p["label"] is None else 1
-    return {"eps-mt" if method in _MULTI_TASK else "eps-mt-single": float(len(steps) + encoded)}
-
-
-def _sdedit(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    return {"eps-unconditional": float(max(1, sum(t < p["start"] * 1000 for t in steps)))}
-
-
-def _nothing(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    return {}
-
-
-def _tedigan(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    """The generator paints the end, every step of an optimisation, and what a text is to leave alone."""
-    inverted = p["inversion_steps"] if "source_image" in conditions else 0
-    optimised = p["steps"] + (not inverted) if p["steps"] and "text" in conditions else 0
-    return {"generator": float(1 + inverted + optimised)}
-
-
-def _guided(method: str, p: Mapping[str, Any], conditions: list[str], steps: list[int]) -> dict[str, float]:
-    """FreeDoM, Universal Guidance and Z-Magic: a pass forwards each turn, and what guidance adds while it is on."""
-    order = [*p["order"], *(name for name in conditions if name not in p["order"])]
-    names = [name for name in order if name in conditions]
-    driven = p["text_by"] == "model" and "text" in names
-    pulling = [name for name in names if not (driven and name == "text") and p["strengths"][name] > 0]
-    seen, backward, second = 0.0, 0.0, 0.0
-    low, high = p["repeat_window"]
-    for place, t in enumerate(steps):
-        turns = p["repeat"] if low <= t <= high and place + 1 < len(steps) else 1
-        active = [name for name in pulling if p["windows"][name][0] < t < p["windows"][name][1]]
-        if method == "z-magic" and t <= p["stop"]:
-            active = []
-        more, back, twice = (0, 0, 0) if not active else _TURN[method](p, active, driven)
-        seen += turns * (1 + more)
-        backward += turns * back
-        second += turns * twice
-    found = {"eps-unconditional": seen, **({"eps-text": seen} if p["text_by"] == "model" else {})}
-    if p["text_by"] == "model" and not driven:
-        found["eps-text"] = 0.0
-    found["backward"] = backward
-    return {**found, "second-order": second} if method == "z-magic" else found
-
-
-def _freedom_turn(p: Mapping[str, Any], active: list[str], driven: bool) -> tuple[int, int, int]:
-    alone = [name for name in active if str(p["rules"][name]).startswith("relative")]
-    return 0, len(alone) + (len(active) > len(alone)), 0
-
-
-def _ugd_turn(p: Mapping[str, Any], active: list[str], driven: bool) -> tuple[int, int, int]:
-    return 0, 1 if p["forward"] else 0, 0
-
-
-def _z_magic_turn(p: Mapping[str, Any], active: list[str], driven: bool) -> tuple[int, int, int]:
-    """Rows forwards beyond the first, rows backwards, and of them through a backward pass."""
-    starts: list[str | None] = [None, *active] if driven else list(active)
-    if p["joining"] == "coded" or len(starts) <= 2:
-        starts = starts[:1]
-    pairs = [(i, j) for i in starts for j in active if j != i]
-    if not pairs:
-        return 0, 1, 0
-    starts = list(dict.fromkeys(i for i, _ in pairs))
-    first = sum(i is not None for i in starts)
-    longest = max(sum(pair[0] == i for pair in pairs) for i in starts)
-    ahead = len(starts) * longest
-    if p["hvp"] == "exact":
-        second = sum(i is not None for i, _ in pairs)
-        return len(starts), first + ahead + len(pairs) - second, second
-    bent = sum(i is not None for i, _ in pairs) if p["hvp"] == "finite-difference" else 0
-    return len(starts) + bent, first + ahead + len(pairs) + bent, 0
-
-
-_TURN = {"freedom": _freedom_turn, "ugd": _ugd_turn, "z-magic": _z_magic_turn}
+    stated = kind.evaluations(make_params(kind, params), conditions)
+    return None if stated is None else dict(stated)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rates

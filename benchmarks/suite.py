@@ -295,7 +295,7 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
         joining += [
             name
             for name, method in methods.items()
-            if method.joins_open_suites and set(suite.conditions) <= set(method.conditions)
+            if method.auto_include and set(suite.conditions) <= set(method.conditions)
         ]
     shown = {row.method for row in rows} | {row.name for row in rows}
     for name in joining:

@@ -1,4 +1,4 @@
-"""AMDM (arXiv:2410.01262): several diffusion models take the first steps together, then one of them goes on alone.
+"""AMDM (arXiv:2410.01262): several diffusion models take the first s steps together, then one continues alone.
 
     x'_{t-1}   = w x^1_{t-1} + sqrt(1 - w^2) x^2_{t-1}                       spherical aggregation    (equation 9)
     x^i_{t-1}  = x'_{t-1} - eta_i (x'_{t-1} - mu_i) / |x'_{t-1} - mu_i|      manifold optimisation    (equation 10)
@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.experts import modalities
+from concord.methods.core.experts import LAYOUT_MODELS, guided_rows, layout_models, modalities
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Denoiser, ddim_step
 from concord.methods.core.schedule import Schedule
@@ -44,7 +44,7 @@ from concord.methods.core.schedule import Schedule
 PAPER_WEIGHTS = {2: (0.5,), 3: (0.47, 0.5)}  # w_1 .. w_{N-1}, section 4
 PAPER_STEP_SIZES = {2: (45.0, 55.0), 3: (45.0, 40.0, 35.0)}  # eta_1 .. eta_N, section 4
 PAPER_NORM = math.sqrt(4 * 64 * 64)  # 128, of standard normal noise in the latents of Stable Diffusion
-STILL = 1e-6  # of the noise's norm: what is nearer to mu than rounding can tell has no direction towards it
+EPS = 1e-6  # of the noise's norm: what is nearer to mu than rounding can tell has no direction towards it
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,7 +59,7 @@ class Model:
     latent_shape: tuple[int, ...]
 
 
-A = TypeVar("A", bound="Amdm.Params", covariant=True)
+A = TypeVar("A", bound="Amdm.Params")
 
 
 @register
@@ -71,12 +71,14 @@ class Amdm(Method[A]):
     conditions = frozenset({"text", "mask"})
     minimum_conditions = 2
     training_free = True
-    joins_open_suites = False  # which model goes on alone, and for how long they go together, has to be chosen
+    auto_include = False  # which model continues alone, and after how many steps, has to be chosen
 
     class Params(Method.Params):
+        old_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"mean": {"coded": "official"}}
+
         steps: int = Field(50, ge=1, le=1000)  # T, section 4
         eta: float = Field(0.0, ge=0, le=1)  # noise of DDIM; section 4 samples by DDIM
-        order: tuple[str, ...] = ()  # theta_1 (which goes on alone), theta_2, ...; the conditions' usual order if empty
+        order: tuple[str, ...] = ()  # theta_1 (continues alone), theta_2, ...; the conditions' usual order if empty
         aggregation_steps: int = Field(3, ge=0, validate_default=True)  # s, section 4
         first_step: int = Field(0, ge=0)  # Algorithm 1: t > T - s; the authors' code leaves out the first step
         weights: tuple[Share, ...] = ()  # w_1 .. w_{N-1}; section 4's for two and three models if empty
@@ -89,7 +91,7 @@ class Amdm(Method[A]):
         # 'share': of the norm of standard normal latents, where section 4's 45 is 45/128 as in its own latents;
         # 'absolute': as printed, whatever the latents' size
         norm_over: Literal["sample", "batch"] = "sample"  # of equation 10; the code takes the norm of the whole batch
-        mean: Literal["step", "coded"] = "step"  # mu: equation 6; the code is a step late (`coded_mean`)
+        mean: Literal["step", "official"] = "step"  # mu: equation 6; the code is a step late (`official_mean`)
         shared_start: bool = True  # one x_T for all models (Algorithm 1); the code draws one for each
 
         @classmethod
@@ -97,7 +99,7 @@ class Amdm(Method[A]):
             return {
                 "first_step": 1,
                 "shared_start": False,
-                "mean": "coded",
+                "mean": "official",
                 "norm_over": "batch",
                 "step_unit": "absolute",
             }
@@ -120,34 +122,59 @@ class Amdm(Method[A]):
         @field_validator("mean")
         @classmethod
         def _has_a_step_before(cls, value: str, info: ValidationInfo) -> str:
-            if value == "coded" and info.data.get("first_step", 1) < 1:
-                raise ValueError("'coded' needs the prediction of the step before: expected first_step of 1 or more")
+            if value == "official" and info.data.get("first_step", 1) < 1:
+                raise ValueError("'official' needs the prediction of the step before: expected first_step of 1 or more")
             return value
+
+        @property
+        def end(self) -> int:
+            """The steps in which all models take part; from there on theta_1 continues alone."""
+            return self.first_step + self.aggregation_steps if self.aggregation_steps else 0
+
+    def models(self, batch: Batch) -> list[Model]:
+        """theta_1 .. theta_N of the batch's conditions; ConcordError where they are not the ones of `order`."""
+        known = self.model_names(modalities(batch))
+        names = list(self.params.order) or known
+        if sorted(names) != sorted(known):
+            expected = f"expected each of {', '.join(known)}"
+            raise ConcordError(f"method '{self.name}', parameter 'order': {', '.join(names)}; {expected}")
+        return [self.model(name, batch) for name in names]
+
+    @staticmethod
+    def model_names(conditions: Sequence[str]) -> list[str]:
+        """The models that these conditions call for, in their usual order."""
+        return [name for name in condition_names() if name in conditions]
+
+    def model(self, name: str, batch: Batch) -> Model:
+        """One model, bound to the batch's condition."""
+        expert = self.bank.expert(name)
+        bound = expert.bind(batch.conditions, self.bank.schedule)
+        shape = getattr(expert, "latent_shape", self.bank.latent_shape)
+        return Model(name, bound, getattr(bound, "schedule", self.bank.schedule), tuple(shape))
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in sorted(self.conditions)}
 
-    def models(self, batch: Batch) -> list[Model]:
-        """theta_1 .. theta_N of the batch's conditions."""
-        p = self.params
-        given = modalities(batch)
-        names = list(p.order) or given
-        if sorted(names) != sorted(given):
-            known = ", ".join(name for name in condition_names() if name in given)
-            raise ConcordError(f"method '{self.name}', parameter 'order': {', '.join(names)}; expected each of {known}")
-        found = []
-        for name in names:
-            expert = self.bank.expert(name)
-            bound = expert.bind(batch.conditions, self.bank.schedule)
-            shape = getattr(expert, "latent_shape", self.bank.latent_shape)
-            found.append(Model(name, bound, getattr(bound, "schedule", self.bank.schedule), tuple(shape)))
-        return found
+    @classmethod
+    def roles(cls, params: A, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", *(f"expert/{name}" for name in sorted(cls.conditions)))
+
+    @classmethod
+    def evaluations(
+        cls, params: A, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        first, *others = list(params.order) or cls.model_names(conditions)  # theta_1, ..
+        return {f"eps-{first}": params.steps, **{f"eps-{name}": params.end for name in others}}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         models = self.models(batch)
         check_compatible(self.name, models)
-        return self.bank.autoencoder.decode(self.aggregated(models, batch))
+        return self.decode(self.aggregated(models, batch))
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of clean latents."""
+        return self.bank.autoencoder.decode(x_0)
 
     def aggregated(self, models: Sequence[Model], batch: Batch) -> Tensor:
         """x_0 of theta_1 (B, C, h, w): Algorithm 2, of which Algorithm 1 is the case of two models."""
@@ -157,14 +184,13 @@ class Amdm(Method[A]):
         sizes = _one_for_each(self.name, "step_sizes", p.step_sizes, _paper_sizes(p.step_unit), n, n)
         sizes = [size * (math.sqrt(math.prod(shape)) if p.step_unit == "share" else 1.0) for size in sizes]
         coefficients = [1 / n] * n if p.aggregate == "average" else spherical_weights(weights, p.unit_norm)
-        end = p.first_step + p.aggregation_steps if p.aggregation_steps else 0
 
         x = [draw_noise(batch.generators, shape, batch.device)]  # line 1
         x += [x[0] if p.shared_start else draw_noise(batch.generators, shape, batch.device) for _ in models[1:]]
         earlier: list[Tensor] = []
         timesteps = schedule.ddim_timesteps(p.steps)
         for k, (t, t_previous) in enumerate(zip(timesteps, [*timesteps[1:], -1], strict=True)):  # line 2
-            if k >= end:
+            if k >= p.end:
                 x = x[:1]  # what the others would do from here on is not part of theta_1's sample
             eps = [model.denoise(x_t, t) for model, x_t in zip(models, x, strict=False)]  # (B, C, h, w) each
             eta = p.eta if t_previous >= 0 else 0.0
@@ -176,18 +202,59 @@ class Amdm(Method[A]):
                 drawn = [
                     ddim_step(schedule, e, x_t, t, t_previous, eta, z) for (e, x_t), z in zip(pairs, fresh, strict=True)
                 ]
-            if p.first_step <= k < end:
-                if p.mean == "coded":
+            if p.first_step <= k < p.end:
+                if p.mean == "official":
                     before = timesteps[k - 1]
-                    mean = [coded_mean(schedule, e, x_t, before) for e, x_t in zip(earlier, x, strict=True)]
+                    mean = [official_mean(schedule, e, x_t, before) for e, x_t in zip(earlier, x, strict=True)]
                 mixed = slerp(drawn, weights) if p.aggregate == "slerp" else aggregate(drawn, coefficients)  # line 6
                 if p.optimise:
                     ends = zip(mean, sizes, strict=True)
-                    drawn = [towards(mixed, mu, size, p.norm_over) for mu, size in ends]  # line 7, equation 10
+                    drawn = [manifold_step(mixed, mu, size, p.norm_over) for mu, size in ends]  # line 7, equation 10
                 else:
                     drawn = [mixed] * n
             x, earlier = drawn, eps
         return x[0]
+
+
+@register
+class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
+    """AMDM over the layout models, as in its paper: the interaction model continues alone after the first s steps.
+
+    order: of 'interaction', 'attribute' and, with a reference image, 'style'.
+    """
+
+    name, title = "amdm-layouts", "AMDM"
+    conditions = frozenset({"layout", "style"})
+    minimum_conditions = 1  # one layout is the condition of two models
+
+    class Params(Amdm.Params):
+        guidance: float = Field(2.0, ge=0)  # classifier-free, of every model; 7.5 is for Stable Diffusion
+
+    @staticmethod
+    def model_names(conditions: Sequence[str]) -> list[str]:
+        return layout_models(conditions)
+
+    def model(self, name: str, batch: Batch) -> Model:
+        bound = self.bank.layout_expert(name).bind(batch.conditions, self.bank.schedule, self.params.guidance)
+        return Model(name, bound, bound.schedule, tuple(self.bank.latent_shape))
+
+    def denoisers(self) -> Mapping[str, nn.Module]:
+        return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in LAYOUT_MODELS}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", *(f"expert/{kind}" for kind in LAYOUT_MODELS))
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        rows = guided_rows(params.guidance)
+        counts = super().evaluations(params, conditions, timesteps)
+        return {f"eps-{kind}": rows * counts.get(f"eps-{kind}", 0) for kind in LAYOUT_MODELS}
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return self.bank.scenes_autoencoder.decode(x_0)
 
 
 # ------------------------------------------------------------------------------------------------------- the equations
@@ -233,8 +300,8 @@ def slerp(samples: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return mixed
 
 
-def towards(x: Tensor, mu: Tensor, distance: float, over: Literal["sample", "batch"] = "sample") -> Tensor:
-    """x moved by exactly `distance` towards mu, past it where it is nearer (equation 10); all (B, C, h, w).
+def manifold_step(x: Tensor, mu: Tensor, distance: float, over: Literal["sample", "batch"] = "sample") -> Tensor:
+    """Equation 10: x moved by exactly `distance` towards mu, past it where it is nearer; all (B, C, h, w).
 
     That is up the gradient of the density of N(mu, sigma^2 I), whatever sigma. over: 'sample' moves every sample by
     that distance, 'batch' the batch as one vector. What lies on mu stays there: it has no direction.
@@ -242,11 +309,11 @@ def towards(x: Tensor, mu: Tensor, distance: float, over: Literal["sample", "bat
     away = x - mu
     dimensions = tuple(range(1 if over == "sample" else 0, x.ndim))
     norm = away.square().sum(dim=dimensions, keepdim=True).sqrt()
-    still = norm <= STILL * math.sqrt(math.prod(x.shape[dimensions[0] :]))
+    still = norm <= EPS * math.sqrt(math.prod(x.shape[dimensions[0] :]))
     return torch.where(still, x, x - distance * away / norm.clamp(min=1e-30))
 
 
-def coded_mean(schedule: Schedule, eps_before: Tensor, x_t: Tensor, t_before: int) -> Tensor:
+def official_mean(schedule: Schedule, eps_before: Tensor, x_t: Tensor, t_before: int) -> Tensor:
     """mu as the authors' code has it: a step late, and one of the 1,000 training steps long.
 
     (x_t - (1 - a) / sqrt(1 - abar) eps) / sqrt(a) with the input x_t of this step, but the prediction eps, a =

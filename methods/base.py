@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError, warn
@@ -88,7 +88,7 @@ class Batch:
         return len(self.requests)
 
 
-P = TypeVar("P", bound="Method.Params", covariant=True)
+P = TypeVar("P", bound="Method.Params")
 """The parameters of a method: `class Mine(Method["Mine.Params"])` makes `self.params` one of its own."""
 
 
@@ -106,14 +106,17 @@ class Method(ABC, Generic[P]):
     minimum_conditions: ClassVar[int] = 1  # how many of them a request has to bring
     training_free: ClassVar[bool]
     traces: ClassVar[tuple[str, ...]] = ()  # what it can tell: 'influence', ...
-    draws_noise: ClassVar[bool] = True  # False: the seed changes nothing, as of a row that shows what was given
+    is_deterministic: ClassVar[bool] = False  # True: the seed changes nothing, as of a row that shows what was given
     files: ClassVar[tuple[str, ...]] = ()  # data files beside a plugin that its images follow from
-    joins_open_suites: ClassVar[bool] = True  # False: only where a suite names it, since its strengths need choosing
+    auto_include: ClassVar[bool] = True  # False: only where a suite names it, since its strengths need choosing
 
     class Params(BaseModel):
         """Parameters with the paper's values as defaults; unknown names are errors."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
+        old_names: ClassVar[Mapping[str, str]] = {}  # what a parameter was called -> its name
+        old_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # parameter -> what a value was called -> the value
+
         preset: Literal["paper", "official"] = "paper"
 
         @classmethod
@@ -121,11 +124,39 @@ class Method(ABC, Generic[P]):
             """Values of preset 'official' (the authors' code) that differ from the paper's (facts/METHODS.md)."""
             return {}
 
+        @model_validator(mode="before")
+        @classmethod
+        def _translate(cls, values: dict[str, Any]) -> dict[str, Any]:
+            return cls.in_words_of_today(values)
+
+        @classmethod
+        def in_words_of_today(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+            """The values with names and words of before replaced, each with a warning of one line."""
+            found = dict(values)
+            for kind in cls.__mro__:
+                for old, new in vars(kind).get("old_names", {}).items():
+                    if old in found and new not in found:
+                        warn(f"parameter '{old}' is now called '{new}'; write that")
+                        found[new] = found.pop(old)
+            for kind in cls.__mro__:
+                for name, words in vars(kind).get("old_values", {}).items():
+                    old = found.get(name)
+                    if isinstance(old, str) and old in words:
+                        warn(f"parameter '{name}': '{old}' is now called '{words[old]}'; write that")
+                        found[name] = words[old]
+            return found
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "networks" in vars(cls) and "denoisers" not in vars(cls):  # a plugin of before: its count would be empty
             warn(f"{cls.__module__}.{cls.__qualname__}: method networks() is now called denoisers(); rename it")
             cls.denoisers = vars(cls)["networks"]  # type: ignore[method-assign]
+        if "draws_noise" in vars(cls):
+            warn(f"{cls.__module__}.{cls.__qualname__}: draws_noise is now is_deterministic, its negation; rename it")
+            cls.is_deterministic = not vars(cls)["draws_noise"]
+        if "joins_open_suites" in vars(cls):
+            warn(f"{cls.__module__}.{cls.__qualname__}: joins_open_suites is now called auto_include; rename it")
+            cls.auto_include = vars(cls)["joins_open_suites"]
 
     def __init__(self, params: P, bank: Bank) -> None:
         self.params, self.bank = params, bank
@@ -141,6 +172,24 @@ class Method(ABC, Generic[P]):
     def denoisers(self) -> Mapping[str, nn.Module]:
         """The networks whose evaluations the runner counts, by the name that results carry: 'eps-text', ..."""
         return {}
+
+    @classmethod
+    def roles(cls, params: P, conditions: Sequence[str]) -> tuple[str, ...] | None:
+        """The roles of a profile's networks that a row draws on: 'space', 'schedule', 'expert/text', ...
+
+        conditions: those that each request of the row brings. None: not stated, it may ask for any.
+        """
+        return None
+
+    @classmethod
+    def evaluations(
+        cls, params: P, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float] | None:
+        """Network evaluations that one image takes, by the names of `denoisers`; None: not stated, so unknown.
+
+        conditions: those that the request brings. timesteps: descending, where they are not `ddim_timesteps` of 1000.
+        """
+        return None
 
     def generate(self, requests: Sequence[Request], trace: Trace | None = None) -> Tensor:
         """Images float32 (B, 3, H, W), RGB in [0, 1], on the CPU; image i depends on requests[i] alone.
@@ -248,7 +297,7 @@ def get_method(name: str) -> type[Method]:
 
 def make_params(method: type[Method], values: Mapping[str, Any] | None = None) -> Method.Params:
     """Checked parameters: the preset's values first, then what was given by name."""
-    given = dict(values or {})
+    given = method.Params.in_words_of_today(dict(values or {}))
     if given.get("preset") == "official":
         given = {**method.Params.official(), **given}
     try:

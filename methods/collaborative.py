@@ -1,4 +1,6 @@
-"""Collaborative Diffusion (Huang et al., CVPR 2023): influence functions decide, per pixel and step, whom to trust.
+"""Collaborative Diffusion (Huang et al., CVPR 2023): influence functions weigh the experts.
+
+How much weight each expert gets is decided for every pixel and step:
 
     I_m = D_phi_m(x_t, t, c_m)                                                      (equation 5)
     eps(x_t, t) = sum_m  softmax_m(I)_m  *  eps_theta_m(x_t, t, c_m)                (equations 6, 7; Algorithm 2)
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,9 +39,11 @@ class Collaborative(Method["Collaborative.Params"]):
     traces = ("influence",)
 
     class Params(Method.Params):
+        old_names: ClassVar[Mapping[str, str]] = {"noisy_end": "noise_last_step"}
+
         steps: int = Field(50, ge=1, le=1000)  # supplement B.2
         eta: float = Field(0.0, ge=0, le=1)  # DDIM; the authors' code samples with 1.0
-        noisy_end: bool = False  # noise in the last step, too, where eta > 0, as the authors coded it (0.03 of x_0)
+        noise_last_step: bool = False  # noise in the last step, too, where eta > 0, as the authors' code (0.03 of x_0)
         vary_in_space: bool = True  # False: each step's influence is its mean over the pixels (Table 2, w/o spatial)
         vary_in_time: bool = True  # False: each pixel's influence is its mean over the steps (Table 2, w/o temporal)
         mask_schedule: Literal["none", "cosine_decay"] = "none"  # authors' code rescales the mask's influence over time
@@ -47,12 +51,25 @@ class Collaborative(Method["Collaborative.Params"]):
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"eta": 1.0, "noisy_end": True, "mask_schedule": "cosine_decay"}
+            return {"eta": 1.0, "noise_last_step": True, "mask_schedule": "cosine_decay"}
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         names = sorted(self.conditions)
         experts = {f"eps-{name}": self.bank.expert(name) for name in names}
         return {**experts, **{f"influence-{name}": self.bank.dynamic_diffuser(name) for name in names}}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        names = sorted(cls.conditions)
+        return ("schedule", "space", *(f"expert/{name}" for name in names), *(f"influence/{name}" for name in names))
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        runs = 1 if params.vary_in_time else 2  # a first run records the influence, a second one takes its mean
+        experts = {f"eps-{name}": runs * params.steps for name in conditions}
+        return experts | {f"influence-{name}": params.steps for name in conditions}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
@@ -80,7 +97,7 @@ class Collaborative(Method["Collaborative.Params"]):
                 return (weight * eps).sum(dim=0)  # (B, C, h, w)  line 9, equation 7
 
             shape, schedule = self.bank.latent_shape, self.bank.schedule
-            return ddim(denoise, schedule, generators, shape, self.device, p.steps, p.eta, p.noisy_end)
+            return ddim(denoise, schedule, generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
 
         if p.vary_in_time:
             return self.bank.autoencoder.decode(run(influence, batch.generators, trace))

@@ -1,4 +1,4 @@
-"""Composable Diffusion (Liu et al., ECCV 2022): the experts' predictions are added.
+"""Composable Diffusion (Liu et al., ECCV 2022): the experts' predictions are added, of faces and of layouts.
 
 As Collaborative Diffusion uses it for its baseline (Huang et al. 2023, section 4.2): the average of the uni-modal
 predictions,
@@ -12,7 +12,7 @@ The authors' own code (preset "official") weighs what each condition adds to an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.experts import bind_experts, modalities
+from concord.methods.core.experts import LAYOUT_MODELS, bind_experts, guided_rows, layout_models, modalities
 from concord.methods.core.sampler import ddim
 
 
@@ -46,20 +46,29 @@ class Composable(Method["Composable.Params"]):
         def official(cls) -> dict[str, Any]:
             return {"combine": "conjunction"}
 
-    def denoisers(self) -> Mapping[str, nn.Module]:
-        names = [*sorted(self.conditions), *(["unconditional"] if self._conjunction else [])]
-        return {f"eps-{name}": self.bank.expert(name) for name in names}
+        def models(self, conditions: Iterable[str]) -> list[str]:
+            """The experts of these conditions, and the unconditional one where equation 11 needs it."""
+            return [*conditions, *(["unconditional"] if self.combine == "conjunction" else [])]
 
-    @property
-    def _conjunction(self) -> bool:
-        return self.params.combine == "conjunction"
+    def denoisers(self) -> Mapping[str, nn.Module]:
+        return {f"eps-{name}": self.bank.expert(name) for name in self.params.models(sorted(self.conditions))}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", *(f"expert/{name}" for name in params.models(sorted(cls.conditions))))
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        return {f"eps-{name}": params.steps for name in params.models(conditions)}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
         experts = bind_experts(self.bank, batch, modalities(batch))
         unconditional = None
-        if self._conjunction:
+        if p.combine == "conjunction":
             unconditional = self.bank.expert("unconditional").bind(batch.conditions, self.bank.schedule)
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
@@ -71,3 +80,58 @@ class Composable(Method["Composable.Params"]):
 
         x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
         return self.bank.autoencoder.decode(x_0)
+
+
+@register
+class ComposableLayouts(Method["ComposableLayouts.Params"]):
+    """Composable Diffusion over the layout models (equation 11): what each condition adds to its model's own null.
+
+    eps(x_t, t) = 1/M sum_m eps_m(x_t, null) + w sum_m (eps_m(x_t, c_m) - eps_m(x_t, null))
+
+    The paper has one unconditional model; each of these has its own. w = 1/M is the average of the plain predictions.
+    """
+
+    name, title, paper = "composable-layouts", "Composable Diffusion", "arXiv:2206.01714"
+    citation = (
+        "Liu, Li, Du, Torralba, Tenenbaum: Compositional Visual Generation with Composable Diffusion Models. ECCV 2022"
+    )
+    conditions = frozenset({"layout", "style"})
+    training_free = True
+    auto_include = False  # suites of layouts name their rows
+
+    class Params(Method.Params):
+        steps: int = Field(50, ge=1, le=1000)
+        eta: float = Field(0.0, ge=0, le=1)
+        weight: float = Field(1.0, ge=0)  # w of every condition; the official code's 7.5 is for Stable Diffusion
+
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            return {"weight": 7.5}
+
+    def denoisers(self) -> Mapping[str, nn.Module]:
+        return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in LAYOUT_MODELS}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", *(f"expert/{kind}" for kind in LAYOUT_MODELS))
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        kinds = layout_models(conditions)
+        rows = guided_rows(params.weight * len(kinds))
+        return {f"eps-{kind}": rows * params.steps if kind in kinds else 0 for kind in LAYOUT_MODELS}
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch, trace: Trace) -> Tensor:
+        p, schedule = self.params, self.bank.schedule
+        kinds = layout_models(modalities(batch))
+        guidance = p.weight * len(kinds)  # each model's own; the mean over M below makes it w
+        experts = [self.bank.layout_expert(kind).bind(batch.conditions, schedule, guidance) for kind in kinds]
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:
+            return torch.stack([expert(x_t, t) for expert in experts]).mean(dim=0)  # (B, C, h, w), equation 11
+
+        x_0 = ddim(denoise, schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
+        return self.bank.scenes_autoencoder.decode(x_0)

@@ -32,8 +32,10 @@ from torch import Tensor
 
 from concord.methods.base import Trace, register
 from concord.methods.core.sampler import Step
-from concord.methods.guidance.autodiff import pull_back
-from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
+from concord.methods.guidance.autodiff import vjp
+from concord.methods.guidance.context import GuidanceContext, State
+from concord.methods.guidance.method import GuidedMethod, Passes
+from concord.methods.guidance.parameters import GuidedParams
 
 
 @register
@@ -51,7 +53,7 @@ class FreeDoM(GuidedMethod["FreeDoM.Params"]):
             return {
                 "norm": "batch",
                 "text_residual": "raw",
-                "ddim_noise": "coded",
+                "ddim_noise": "official",
                 "windows": {"mask": (201, 1000), "identity": (101, 1000), "landmarks": (201, 1000)},
                 "noise_last_step": True,
                 "style_repeat": 3,
@@ -59,32 +61,43 @@ class FreeDoM(GuidedMethod["FreeDoM.Params"]):
                 "style_reference": "encoder",
             }
 
-    def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
-        t = step.t
-        point = space.at(x_t, t)  # eps, x_0|t, image: one forward pass for all conditions
-        slopes = {name: space.slope(name, point.images, t)[0] for name in active}  # dE_i / d image
-        self.tell_losses(space, point.x_0, t, trace, point.images)
-        self._tell_cosines(space, point, slopes, t, trace)
-        moved = step(point.x_t, point.eps).detach()
+        def alone_and_joined(self, active: Sequence[str]) -> tuple[list[str], list[str]]:
+            """Conditions whose step size needs the gradient's length, so a pass of its own; and all others."""
+            alone = [name for name in active if self.rules.rule(name).startswith("relative")]
+            return alone, [name for name in active if name not in alone]
 
-        # A step size that needs its gradient's length needs a pass of its own; the others pass backwards as one sum.
-        alone = [name for name in active if space.p.rules.rule(name).startswith("relative")]
-        joined = [name for name in active if name not in alone]
+    @classmethod
+    def passes(cls, params: Params, active: Sequence[str], text_conditioned: bool) -> Passes:
+        alone, joined = params.alone_and_joined(active)
+        return Passes(1, len(alone) + bool(joined))
+
+    def correct(self, context: GuidanceContext, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
+        t = step.t
+        state = context.evaluate(x_t, t)  # eps, x_0|t, image: one forward pass for all conditions
+        image_grads = {name: context.image_grad(name, state.images, t)[0] for name in active}  # dE_i / d image
+        self.log_losses(context, state.x_0, t, trace, state.images)
+        self._record(context, state, image_grads, t, trace)
+        moved = step(state.x_t, state.eps).detach()
+
+        alone, joined = self.params.alone_and_joined(active)
         for i, name in enumerate(alone):
-            keep = bool(joined) or i + 1 < len(alone)
-            (gradient,) = pull_back(point.images, point.x_t, slopes[name][None], keep, tally=space.tally)
-            space.require_finite(gradient, (name,), t)
-            moved = moved - space.step_size(name, gradient, point, step) * gradient
-        if joined:
-            total = torch.stack([space.step_size(name, slopes[name], point, step) * slopes[name] for name in joined])
-            (gradient,) = pull_back(point.images, point.x_t, total.sum(dim=0)[None], tally=space.tally)
-            moved = moved - space.require_finite(gradient, joined, t)
+            again = bool(joined) or i + 1 < len(alone)
+            (gradient,) = vjp(state.images, state.x_t, image_grads[name][None], again, context.counter)
+            context.require_finite(gradient, (name,), t)
+            moved = moved - context.step_size(name, gradient, state, step) * gradient
+        if joined:  # rho does not depend on the gradient: all of them pass backwards as one sum
+            scaled = [context.step_size(name, image_grads[name], state, step) * image_grads[name] for name in joined]
+            total = torch.stack(scaled).sum(dim=0)
+            (gradient,) = vjp(state.images, state.x_t, total[None], counter=context.counter)
+            moved = moved - context.require_finite(gradient, joined, t)
         return moved
 
-    def _tell_cosines(self, space: Space, point: Any, slopes: dict[str, Tensor], t: int, trace: Trace) -> None:
-        if "gradient-cosine" not in trace.wanted or len(slopes) < len(space.energies):
+    def _record(
+        self, context: GuidanceContext, state: State, image_grads: dict[str, Tensor], t: int, trace: Trace
+    ) -> None:
+        """The cosine of every two conditions' gradients, where all of them are active."""
+        if "gradient-cosine" not in trace.wanted or len(image_grads) < len(context.energies):
             return
-        found = pull_back(point.images, point.x_t, list(slopes.values()), keep=True)
-        gradients = dict(zip(slopes, found, strict=True))
-        pairs = list(combinations(slopes, 2))
-        self.tell_cosines(space, pairs, {(a, b): (gradients[a], gradients[b]) for a, b in pairs}, t, trace)
+        found = vjp(state.images, state.x_t, list(image_grads.values()), retain_graph=True)
+        gradients = dict(zip(image_grads, found, strict=True))
+        self.record_cosines({(a, b): (gradients[a], gradients[b]) for a, b in combinations(gradients, 2)}, t, trace)

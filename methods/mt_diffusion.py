@@ -152,14 +152,14 @@ class Aggregation:
 
         noise: like z_t; None leaves it out, as the last step does.
         """
-        deviation = eta * self.variance(t, s) ** 0.5 if noise is not None else 0.0
+        std = eta * self.variance(t, s) ** 0.5 if noise is not None else 0.0
         if eta == 1:
             z_s = self.mean(z_t, eps, encoded, t, s)
         else:
             z_0 = (z_t - self.signal(encoded, t) - (1 - self.abar(t)) ** 0.5 * eps) / self.abar(t) ** 0.5
-            left = max(1 - self.abar(s) - deviation**2, 0.0)
+            left = max(1 - self.abar(s) - std**2, 0.0)
             z_s = self.abar(s) ** 0.5 * z_0 + self.signal(encoded, s) + left**0.5 * eps
-        return z_s if noise is None else z_s + deviation * noise
+        return z_s if noise is None else z_s + std * noise
 
 
 # --------------------------------------------------------------------------------------------------- Algorithm 1
@@ -219,7 +219,7 @@ def pairs(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------------------------- the instances
 
 
-M = TypeVar("M", bound="MultiTask.Params", covariant=True)
+M = TypeVar("M", bound="MultiTask.Params")
 
 
 class MultiTask(Method[M]):
@@ -256,7 +256,7 @@ class MultiTask(Method[M]):
         load = getattr(self.bank, "multi_task", None)
         if load is None:
             raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
-        file = self.file if p.weights == "bounded" else f"{self.file}-{p.weights}-weights"
+        file = self.weights_file(p)
         try:
             network: MultiTaskUNet = load(file)
         except ConcordError as error:
@@ -271,8 +271,23 @@ class MultiTask(Method[M]):
             )
         return network
 
+    @classmethod
+    def weights_file(cls, params: M) -> str:
+        """The name of the network that was trained under the weights w_t."""
+        return cls.file if params.weights == "bounded" else f"{cls.file}-{params.weights}-weights"
+
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-mt": self.network}
+
+    @classmethod
+    def roles(cls, params: M, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", f"multi-task/{cls.weights_file(params)}")
+
+    @classmethod
+    def evaluations(
+        cls, params: M, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        return {"eps-mt": params.steps}
 
     def joint(
         self,
@@ -351,7 +366,7 @@ class MTDiffusionX(MultiTask["MTDiffusionX.Params"]):
 
     name, title, modality = "mt-diffusion-x", "MT-Diffusion-X", "masked-image"
     conditions = frozenset({"masked_image"})
-    joins_open_suites = False
+    auto_include = False
 
     class Params(MultiTask.Params):
         keep: Literal["paste", "model"] = "paste"
@@ -360,11 +375,11 @@ class MTDiffusionX(MultiTask["MTDiffusionX.Params"]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        from concord.methods.core.masked import masked_pictures
+        from concord.methods.core.masked import masked_images
         from concord.methods.networks.multi_task import Encoders
 
         p = self.params
-        pictures, known = masked_pictures(batch, self.bank.image_size, self.device)  # all hidden where there is none
+        pictures, known = masked_images(batch, self.bank.image_size, self.device)  # all hidden where there is none
         encode = Encoders(self.bank.autoencoder, self.network)
         z_0, _ = self.joint(batch, {"masked-image": encode.masked_image(pictures, known)})
         images = self.bank.autoencoder.decode(z_0)
@@ -389,7 +404,7 @@ class MTDiffusionSeg(MultiTask[MultiTask.Params]):
 
     name, title, modality = "mt-diffusion-seg", "MT-Diffusion (image and mask)", "mask"
     conditions = frozenset({"mask"})
-    joins_open_suites = False
+    auto_include = False
     traces = ("mask",)
 
     @torch.inference_mode()
@@ -413,14 +428,14 @@ class MTDiffusionParse(MultiTask[MultiTask.Params]):
     name, title, modality = "mt-diffusion-parse", "MT-Diffusion (mask of an image)", "mask"
     conditions = frozenset({"source_image"})
     minimum_conditions = 1
-    joins_open_suites = False
+    auto_include = False
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         from concord.data.labels import PALETTE
-        from concord.methods.core.masked import source_pictures
+        from concord.methods.core.masked import source_images
 
-        pictures = source_pictures(batch, self.bank.image_size, self.device)
+        pictures = source_images(batch, self.bank.image_size, self.device)
         _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(pictures))
         colours = torch.from_numpy(PALETTE.copy()).to(self.device)[found["mask"].argmax(1)]  # (B, 64, 64, 3)
         return colours.movedim(-1, 1).float() / 255
@@ -442,6 +457,13 @@ class JointLabel(MultiTask["JointLabel.Params"]):
 
     class Params(MultiTask.Params):
         label: int | None = Field(None, ge=0, le=11)  # age times 2 plus sex; None: found together with the image
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        encoded = params.steps if params.label is None else 1  # the encoder of a label is the network itself
+        return {"eps-mt": params.steps + encoded}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:

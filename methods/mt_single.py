@@ -13,7 +13,7 @@ autoencoder's picture of a mask would need its colours rounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from concord.methods.networks.multi_task import MultiTaskUNet
 
 
-S = TypeVar("S", bound="SingleTask.Params", covariant=True)
+S = TypeVar("S", bound="SingleTask.Params")
 
 
 class SingleTask(Method[S]):
@@ -41,7 +41,7 @@ class SingleTask(Method[S]):
     conditions: ClassVar[frozenset[str]] = frozenset()
     training_free = False
     minimum_conditions = 0
-    joins_open_suites = False
+    auto_include = False
     file: ClassVar[str]  # its weights
 
     class Params(Method.Params):
@@ -60,6 +60,16 @@ class SingleTask(Method[S]):
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-mt-single": self.network}
 
+    @classmethod
+    def roles(cls, params: S, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", f"multi-task/{cls.file}")
+
+    @classmethod
+    def evaluations(
+        cls, params: S, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        return {"eps-mt-single": params.steps}
+
     def denoised(self, batch: Batch, predict: Predict) -> Tensor:
         """z_0 (B, 6, 16, 16) by Algorithm 1 without modalities."""
         p = self.params
@@ -68,16 +78,16 @@ class SingleTask(Method[S]):
         return infer(predict, _no_modality, alone, {}, {}, batch.generators, shape, self.device, p.steps, p.eta)[0]
 
 
-def remembering(predict: Predict) -> tuple[Predict, dict[str, Tensor]]:
+def capture_outputs(predict: Predict) -> tuple[Predict, dict[str, Tensor]]:
     """The noise alone, and beside it what the heads said last, by name."""
     last: dict[str, Tensor] = {}
 
-    def told(z_t: Tensor, t: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        eps, found = predict(z_t, t)
-        last.update(found)
+    def eps_alone(z_t: Tensor, t: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        eps, outputs = predict(z_t, t)
+        last.update(outputs)
         return eps, {}
 
-    return told, last
+    return eps_alone, last
 
 
 def _no_modality(name: str, data: Tensor) -> Tensor:
@@ -123,9 +133,9 @@ class SegmentationDiffusion(SingleTask[SingleTask.Params]):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         from concord.data.labels import PALETTE
-        from concord.methods.core.masked import source_pictures
+        from concord.methods.core.masked import source_images
 
-        pictures = source_pictures(batch, self.bank.image_size, self.device)
+        pictures = source_images(batch, self.bank.image_size, self.device)
         found = self.classes(batch, self.bank.autoencoder.encode(pictures))
         return torch.from_numpy(PALETTE.copy()).to(self.device)[found].movedim(-1, 1).float() / 255
 
@@ -134,7 +144,7 @@ class SegmentationDiffusion(SingleTask[SingleTask.Params]):
         from concord.methods.networks.multi_task import MODALITIES, Known
 
         known, kind = Known({"image": image}), MODALITIES["mask"]
-        predict, last = remembering(predictor(self.network, self.bank.schedule, known, kind))
+        predict, last = capture_outputs(predictor(self.network, self.bank.schedule, known, kind))
         self.denoised(batch, predict)
         return last["mask"].argmax(1)
 

@@ -9,7 +9,7 @@ in the latents of the unconditional model, as all rows of its tables. `clean-mas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from concord.data.conditions.masked_image import GREY
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.masked import masked_pictures
+from concord.methods.core.masked import masked_images
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Step
+from concord.methods.core.schedule import ddim_timesteps
 
 
 @register
@@ -33,23 +34,36 @@ class SDEdit(Method["SDEdit.Params"]):
     )
     conditions = frozenset({"masked_image"})
     training_free = True
-    joins_open_suites = False
+    auto_include = False
 
     class Params(Method.Params):
         start: float = Field(0.5, gt=0, le=1)  # t0, a share of T; the paper recommends 0.3 to 0.6
         steps: int = Field(500, ge=1, le=1000)  # of the whole schedule, of which the share t0 is run
 
+        def below_start(self, timesteps: Sequence[int], total: int) -> Sequence[int]:
+            """The timesteps of `total` that are run: those below t0, or the last one where that is none."""
+            return [t for t in timesteps if t < self.start * total] or timesteps[-1:]
+
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-unconditional": self.bank.unconditional()}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", "expert/unconditional")
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        return {"eps-unconditional": len(params.below_start(timesteps or ddim_timesteps(params.steps), 1000))}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
-        pictures, known = masked_pictures(batch, self.bank.image_size, self.device)
+        pictures, known = masked_images(batch, self.bank.image_size, self.device)
         x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], pictures, GREY))
         denoise = self.bank.unconditional().bind(batch.conditions, schedule)
-        below = [t for t in schedule.ddim_timesteps(p.steps) if t < p.start * schedule.steps]
-        timesteps = below or schedule.ddim_timesteps(p.steps)[-1:]
+        timesteps = p.below_start(schedule.ddim_timesteps(p.steps), schedule.steps)
         x_t = schedule.diffuse(x_0, draw_noise(batch.generators, x_0.shape[1:], self.device), timesteps[0])
         for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
             noise = draw_noise(batch.generators, x_0.shape[1:], self.device) if t_previous >= 0 else None
@@ -58,15 +72,25 @@ class SDEdit(Method["SDEdit.Params"]):
 
 
 @register
-class CleanMasked(Method):
+class CleanMasked(Method[Method.Params]):
     """The masked image as it is: what a restoration starts from."""
 
     name, title, paper = "clean-masked", "Clean-Masked", "arXiv:2407.17571"
     conditions = frozenset({"masked_image"})
     training_free = True
-    joins_open_suites = False
-    draws_noise = False
+    auto_include = False
+    is_deterministic = True
+
+    @classmethod
+    def roles(cls, params: Method.Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def evaluations(
+        cls, params: Method.Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        return {}
 
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        pictures, known = masked_pictures(batch, self.bank.image_size, self.device)
+        pictures, known = masked_images(batch, self.bank.image_size, self.device)
         return torch.where(known[:, None], pictures, GREY)

@@ -76,18 +76,35 @@ class StyleAligned(Method["StyleAligned.Params"]):
                 "text_scale": 10.0,
             }
 
+        @property
+        def sampling(self) -> tuple[str, ...]:
+            """The diffusion models that sample."""
+            return ("text",) if self.text_scale == 1 else ("text", "unconditional")
+
+        @property
+        def inverting(self) -> tuple[str, ...]:
+            """The diffusion models that invert the style images."""
+            return ("text",) if self.invert_scale == 1 else ("text", "unconditional")
+
+        @property
+        def models(self) -> tuple[str, ...]:
+            """All of them, each once."""
+            return tuple(dict.fromkeys([*self.sampling, *self.inverting]))
+
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in dict.fromkeys([*self._names, *self._inverting])}
+        return {f"eps-{name}": self.bank.expert(name) for name in self.params.models}
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        """The models that sample."""
-        return ("text",) if self.params.text_scale == 1 else ("text", "unconditional")
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        return ("schedule", "space", *(f"expert/{name}" for name in params.models))
 
-    @property
-    def _inverting(self) -> tuple[str, ...]:
-        """The models that invert the style pictures."""
-        return ("text",) if self.params.invert_scale == 1 else ("text", "unconditional")
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """The reference passes beside the sample, and once before it, where it is inverted."""
+        rows = {name: 2 * (name in params.sampling) + (name in params.inverting) for name in params.models}
+        return {f"eps-{name}": count * params.steps for name, count in rows.items()}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
@@ -96,7 +113,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
         reference = self._invert(batch, timesteps)  # x_t of the style pictures, by timestep
         beside = dict(zip(timesteps, self._beside(timesteps), strict=True))
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
-        both = [self.bank.expert(name).bind([*told, *batch.conditions], schedule) for name in self._names]
+        both = [self.bank.expert(name).bind([*told, *batch.conditions], schedule) for name in p.sampling]
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
             pairs = torch.cat([reference[beside[t]], x_t])  # (2 B, C, h, w): references first
@@ -105,7 +122,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
 
         x_t = draw_noise(batch.generators, self.bank.latent_shape, self.device)
         with contextlib.ExitStack() as stack:
-            unets = [self.bank.expert(name).unet for name in self._names] if p.share else []
+            unets = [self.bank.expert(name).unet for name in p.sampling] if p.share else []
             for unet in {id(unet): unet for unet in unets}.values():  # Stable Diffusion has one for both
                 stack.enter_context(shared_attention(unet, p.share_norms, p.score_shift))
             for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
@@ -131,7 +148,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
         """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the reference caption."""
         p, schedule = self.params, self.bank.schedule
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
-        experts = [self.bank.expert(name).bind(told, schedule) for name in self._inverting]
+        experts = [self.bank.expert(name).bind(told, schedule) for name in p.inverting]
         x_t = self.bank.autoencoder.encode(pictures(batch.requests, "style", self.bank.image_size, self.device))
         found: dict[int, Tensor] = {}
         before = 0  # the picture itself, as `ddim_step` ends at abar_0

@@ -17,7 +17,7 @@ P and the text guide (I, T) are those of the embedded networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import modalities
-from concord.methods.core.masked import source_pictures
+from concord.methods.core.masked import source_images
 from concord.methods.core.noise import draw_noise
 from concord.methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
 
@@ -85,7 +85,7 @@ def ramp(step: int, steps: int, up: float = 0.05, down: float = 0.25) -> float:
 
 
 def optimise(
-    paint: Callable[[Tensor], Tensor],
+    synthesize: Callable[[Tensor], Tensor],
     objective: Objective,
     start: Tensor,
     steps: int,
@@ -103,7 +103,7 @@ def optimise(
         losses = []
         for step in range(steps):
             adam.param_groups[0]["lr"] = rate * ramp(step, steps, up, down)
-            loss = objective(paint(code), code)
+            loss = objective(synthesize(code), code)
             (code.grad,) = torch.autograd.grad(loss.sum(), code)
             adam.step()
             losses.append(loss.detach())
@@ -121,7 +121,7 @@ class TediGAN(Method["TediGAN.Params"]):
     citation = "Xia, Yang, Xue, Wu: TediGAN: Text-Guided Diverse Face Image Generation and Manipulation. CVPR 2021"
     conditions = frozenset({"text", "mask", "source_image"})
     training_free = False
-    joins_open_suites = False  # its suites name it
+    auto_include = False  # its suites name it
 
     class Params(Method.Params):
         split: int = Field(5, ge=0)  # layers that follow the mask; the later ones follow the text
@@ -154,6 +154,22 @@ class TediGAN(Method["TediGAN.Params"]):
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {"generator": self.generator}
 
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        encoders = [f"stylegan/{name}" for name in ("mask", "text") if name in conditions]
+        optimised = "source_image" in conditions or (params.steps > 0 and "text" in conditions)
+        guides = (["guide/text-image"] if "text" in conditions else []) + (["guide/features"] if optimised else [])
+        return ("stylegan", *encoders, *guides)
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """The generator synthesizes the end, every step of an optimisation, and what a text is to leave alone."""
+        inverted = params.inversion_steps if "source_image" in conditions else 0
+        optimised = params.steps + (not inverted) if params.steps and "text" in conditions else 0
+        return {"generator": 1 + inverted + optimised}
+
     @property
     def generator(self) -> StyleGenerator:
         if not hasattr(self.bank, "stylegan"):
@@ -166,8 +182,8 @@ class TediGAN(Method["TediGAN.Params"]):
         random = draw_noise(batch.generators, (network.width,), self.device)
         noise = draw_layer_noise(batch.generators, network.noise_sizes, self.device)
 
-        def paint(code: Tensor) -> Tensor:
-            return network(code, noise)
+        def synthesize(w: Tensor) -> Tensor:
+            return network(w, noise)
 
         with torch.no_grad():
             average = network.plus(network.w_mean.expand(len(batch), -1))
@@ -177,9 +193,11 @@ class TediGAN(Method["TediGAN.Params"]):
                 text_code = text_code.lerp(network.plus(network.map(random)), p.diversity)
         target = None
         if "source_image" in names:  # editing: the codes begin at the inverted picture's (supplement B.2)
-            target = source_pictures(batch, network.size, self.device)
+            target = source_images(batch, network.size, self.device)
             mean = Objective(target, average, self.perceptual, code_weight=p.inversion_code_weight)
-            inverted, _ = optimise(paint, mean, average, p.inversion_steps, p.inversion_rate, p.ramp_up, p.ramp_down)
+            inverted, _ = optimise(
+                synthesize, mean, average, p.inversion_steps, p.inversion_rate, p.ramp_up, p.ramp_down
+            )
             coarse, fine = (inverted if c is None else inverted.lerp(c, p.edit) for c in (mask_code, text_code))
         else:
             given = [code for code in (mask_code, text_code) if code is not None] or [average]
@@ -188,7 +206,7 @@ class TediGAN(Method["TediGAN.Params"]):
         code = mix_styles(coarse, fine, p.split)
         if p.steps > 0 and "text" in names:
             with torch.no_grad():
-                picture = paint(code) if target is None else target
+                picture = synthesize(code) if target is None else target
             objective = Objective(
                 picture,
                 code,
@@ -200,9 +218,9 @@ class TediGAN(Method["TediGAN.Params"]):
                 p.text_weight,
             )
             begin = code if p.start == "code" else average
-            code, _ = optimise(paint, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down)
+            code, _ = optimise(synthesize, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down)
         with torch.no_grad():
-            return paint(code)
+            return synthesize(code)
 
     # --------------------------------------------------------------------------------------------------- the encoders
 

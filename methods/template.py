@@ -18,7 +18,7 @@ sampler, experts) and `trace` (maps that figures are drawn from).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -45,6 +45,18 @@ class Template(Method["Template.Params"]):
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in ("text", "mask")}
+
+    @classmethod
+    def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
+        """What it draws from a profile: only these networks have to be there. Left out: it may ask for any."""
+        return ("schedule", "space", "expert/text", "expert/mask")
+
+    @classmethod
+    def evaluations(
+        cls, params: Params, conditions: Sequence[str], timesteps: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """What one image takes, so that `concord plan` can say what a row costs. Left out: unknown."""
+        return {"eps-text": params.steps, "eps-mask": params.steps}
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:

@@ -33,9 +33,10 @@ from torch import Tensor
 
 from concord.methods.base import Trace, register
 from concord.methods.core.sampler import Step
-from concord.methods.guidance.autodiff import pull_back
-from concord.methods.guidance.energies import Strengths, Windows
-from concord.methods.guidance.method import GuidedMethod, GuidedParams, Space
+from concord.methods.guidance.autodiff import vjp
+from concord.methods.guidance.context import GuidanceContext
+from concord.methods.guidance.method import GuidedMethod, Passes
+from concord.methods.guidance.parameters import GuidedParams, Sampler, Strengths, Windows
 
 ALWAYS = (-1, 1000)
 
@@ -67,7 +68,7 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
             }
 
         steps: int = Field(500, ge=1, le=1000)
-        sampler: Literal["auto", "ancestral", "reverse-diffusion", "ddim", "ddim-coded"] = "ddim"
+        sampler: Sampler = "ddim"
         eta: float = Field(0.0, ge=0, le=1)
         strengths: Strengths = Strengths(text=2, identity=20_000, mask=400, landmarks=0, style=6)
         windows: Windows = Windows(text=ALWAYS, identity=ALWAYS, mask=ALWAYS, landmarks=ALWAYS, style=ALWAYS)
@@ -85,32 +86,36 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
         backward_start: Literal["unguided", "guided"] = "unguided"  # x_0 of eps, or of the forward-guided eps^
         backward_cutoff: float | None = None  # a row whose loss is below it stands still
 
-    def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
+    @classmethod
+    def passes(cls, params: Params, active: Sequence[str], text_conditioned: bool) -> Passes:
+        return Passes(1, int(params.forward))  # backward guidance goes through the decoder and the guides alone
+
+    def correct(self, context: GuidanceContext, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
         p = self.params
-        t, abar = step.t, space.schedule.abar(step.t, x_t)
-        point = space.at(x_t, t)
-        self.tell_losses(space, point.x_0, t, trace, point.images)
-        eps = point.eps.detach()
+        t, abar = step.t, context.schedule.abar(step.t, x_t)
+        state = context.evaluate(x_t, t)
+        self.log_losses(context, state.x_0, t, trace, state.images)
+        eps = state.eps.detach()
         if p.forward:
-            slope = self._slope(space, point.images, active, t)
-            (gradient,) = pull_back(point.images, point.x_t, slope[None], tally=space.tally)
-            eps = eps + (1 - abar).sqrt() * space.require_finite(gradient, active, t)
+            image_grad = self._image_grad(context, state.images, active, t)
+            (gradient,) = vjp(state.images, state.x_t, image_grad[None], counter=context.counter)
+            eps = eps + (1 - abar).sqrt() * context.require_finite(gradient, active, t)
         clamped = p.clip_x0 == "pixels" and tuple(x_t.shape[2:]) == (self.bank.image_size,) * 2
         if p.backward_steps:
             guided = p.backward_start == "guided"
-            x_0 = space.schedule.x0_from_eps(eps, x_t, t) if guided else point.x_0.detach()
-            eps = eps - (abar / (1 - abar)).sqrt() * (self._descended(space, x_0, active, t, clamped) - x_0)
+            x_0 = context.schedule.x0_from_eps(eps, x_t, t) if guided else state.x_0.detach()
+            eps = eps - (abar / (1 - abar)).sqrt() * (self._descended(context, x_0, active, t, clamped) - x_0)
         if clamped:
-            x_0 = space.schedule.x0_from_eps(eps, x_t, t).clamp(-1, 1)
+            x_0 = context.schedule.x0_from_eps(eps, x_t, t).clamp(-1, 1)
             eps = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
         return step(x_t, eps)
 
-    def _slope(self, space: Space, images: Tensor, active: Sequence[str], t: int) -> Tensor:
-        """sum_i s_i dl_i / d image."""
-        slopes = [space.p.strength(name) * space.slope(name, images, t)[0] for name in active]
-        return torch.stack(slopes).sum(dim=0)
+    def _image_grad(self, context: GuidanceContext, images: Tensor, active: Sequence[str], t: int) -> Tensor:
+        """sum_i s_i dl_i / d image, like images (B, 3, H, W)."""
+        grads = [self.params.strength(name) * context.image_grad(name, images, t)[0] for name in active]
+        return torch.stack(grads).sum(dim=0)
 
-    def _descended(self, space: Space, x_0: Tensor, active: Sequence[str], t: int, clamped: bool) -> Tensor:
+    def _descended(self, context: GuidanceContext, x_0: Tensor, active: Sequence[str], t: int, clamped: bool) -> Tensor:
         """x_0 + Delta (B, C, h, w): the clean prediction after a few steps towards the conditions."""
         p = self.params
         z = x_0.clone().requires_grad_(True)
@@ -122,14 +127,14 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
         for _ in range(p.backward_steps):
             if clamped:
                 z.data.clamp_(-1, 1)
-            images = space.decode(z)
-            slope, losses = torch.zeros_like(images), torch.zeros_like(images[:, 0, 0, 0])
+            images = context.decode(z)
+            image_grad, losses = torch.zeros_like(images), torch.zeros_like(images[:, 0, 0, 0])
             for name in active:
                 weight = p.strength(name) if p.backward_scaled else 1.0
-                found, energies = space.slope(name, images, t)
-                slope, losses = slope + weight * found, losses + weight * energies
-            (gradient,) = pull_back(images, z, slope[None])
-            z.grad, before = space.require_finite(gradient, active, t), z.detach().clone()
+                grad, energies = context.image_grad(name, images, t)
+                image_grad, losses = image_grad + weight * grad, losses + weight * energies
+            (gradient,) = vjp(images, z, image_grad[None])
+            z.grad, before = context.require_finite(gradient, active, t), z.detach().clone()
             move.step()
             if p.backward_cutoff is not None:  # Adam's memory goes on all the same, as in the authors' code
                 still = (losses < p.backward_cutoff).reshape(-1, *[1] * (z.ndim - 1))

@@ -10,7 +10,7 @@ both products are one pass backwards through it. log p is minus an energy, and b
 settings): beta g_1 = -rho_1 grad E_1 and beta H = -rho_1 d^2 E_1 / d x_t^2, with rho_1 held constant.
 
 For n > 2 conditions every one of them starts in turn; the gradients of log p(c_j, c_i | x_t) of all ordered pairs are
-tasks that CAGrad joins (section 3.5; Algorithm 2 is printed as a picture). CAGrad's average is scaled by n / 2: where
+tasks that CAGrad joins (section 3.5; Algorithm 2 is printed as an image). CAGrad's average is scaled by n / 2: where
 the conditions do not depend on each other (A = I, H = 0) and c = 0, the step is FreeDoM's sum, for any n.
 
 What the paper leaves open is a parameter. Preset "official" is the authors' code (HolmesShuan/FreeDoM, a fork of
@@ -39,34 +39,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from concord.methods.base import Trace, register
 from concord.methods.core.sampler import Step
-from concord.methods.guidance.autodiff import DIFFERENCE, difference, pull_back, twice_differentiable
+from concord.methods.guidance.autodiff import DIFFERENCE, difference, twice_differentiable, vjp
 from concord.methods.guidance.cagrad import Rescale, cagrad
 from concord.methods.guidance.cagrad_published import cagrad_as_published
-from concord.methods.guidance.energies import objective
-from concord.methods.guidance.method import GuidedMethod, GuidedParams, Point, Space
+from concord.methods.guidance.context import GuidanceContext, State
+from concord.methods.guidance.method import GuidedMethod, Passes
+from concord.methods.guidance.parameters import GuidedParams
 
 Pair = tuple[str | None, str]
 """(i, j): condition j after condition i has guided; None is the text of a text-driven model, which needs no energy."""
 
 
 @dataclass(frozen=True)
-class Start:
+class FirstGradient:
     """How the condition that goes first pulls: rho (a number or (B, 1, 1, 1)) and the gradient (B, C, h, w) of E."""
 
     rho: Tensor
     gradient: Tensor
 
     @property
-    def pull(self) -> Tensor:
-        """-beta g_1."""
+    def scaled_grad(self) -> Tensor:
+        """-beta g_1 (B, C, h, w)."""
         return self.rho * self.gradient
 
 
@@ -77,18 +78,23 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
     name, title, paper = "z-magic", "Z-Magic", "arXiv:2503.12124"
     citation = "Deng, He, Tang, Dong: Z-Magic: Zero-shot Multiple Attributes Guided Image Creator. CVPR 2025"
 
+    has_second_order = True
+
     class Params(GuidedParams):
-        hvp: Literal["exact", "finite-difference", "none"] = "finite-difference"  # 'none' leaves beta H g out, as coded
+        old_names: ClassVar[Mapping[str, str]] = {"look_at": "eval_timestep"}
+        old_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"joining": {"coded": "official"}}
+
+        hvp: Literal["exact", "finite-difference", "none"] = "finite-difference"  # 'none': no beta H g, as the code
         hvp_step: float = Field(DIFFERENCE, gt=0)  # h of the difference
-        look_at: Literal["t", "previous"] = "t"  # the timestep at which the model sees x^ (the paper writes x^_t)
-        joining: Literal["paper", "coded"] = "paper"
+        eval_timestep: Literal["t", "previous"] = "t"  # at which the model sees x^ (the paper writes x^_t)
+        joining: Literal["paper", "official"] = "paper"
         cagrad_c: float = Field(0.5, ge=0, lt=1)  # the paper gives none; the authors' code has 0.5
         cagrad_rescale: Rescale = "none"  # CAGrad's paper; see `cagrad`
         cagrad_solver: Literal["exact", "as_published"] = "exact"
-        cagrad_per_channel: bool = False  # of joining 'coded': a problem for every channel of x_t
+        cagrad_per_channel: bool = False  # of joining 'official': a problem for every channel of x_t
         stop: int = Field(200, ge=-1, le=1000)  # no guidance where t <= stop: 'the final steps'; the code's --stop 200
         stop_text: bool = True  # False: a text is guided by to the end
-        branch_noise: Literal["shared", "own"] = "shared"  # of joining 'coded': the x^ of the third condition and on
+        branch_noise: Literal["shared", "own"] = "shared"  # of joining 'official': the x^ of the third condition and on
         correction_at: Literal["x_t", "x_hat"] = "x_t"  # where 'relative-correction' measures eps_c - eps_u
         mask_strength_of_three: float | None = Field(None, ge=0)  # of three conditions or more; None: strengths.mask
 
@@ -99,7 +105,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
                 "norm": "batch",
                 "text_residual": "raw",
                 "hvp": "none",
-                "joining": "coded",
+                "joining": "official",
                 "strengths": {"mask": 0.1, "style": 0.2},
                 "mask_strength_of_three": 0.2,
                 "order": ("text", "mask", "identity", "landmarks", "style"),
@@ -108,7 +114,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
                 "stop_text": False,
                 "cagrad_solver": "as_published",
                 "cagrad_per_channel": True,
-                "ddim_noise": "coded",
+                "ddim_noise": "official",
                 "branch_noise": "own",
                 "identity_window": (25, 233, 22, 230),
                 "noise_last_step": True,
@@ -130,147 +136,148 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
             return found.model_copy(update={"strengths": strengths})
 
         def branches(self, names: Sequence[str]) -> int:
-            if self.branch_noise == "shared" or self.joining != "coded":
+            if self.branch_noise == "shared" or self.joining != "official":
                 return 0
             later = len(names) - (self.text_by == "energy")  # a text that drives the model stands not among the names
             return max(0, later - 1)
 
-    def denoisers(self) -> Mapping[str, nn.Module]:
-        return {**super().denoisers(), "second-order": self.second_order}
+        def pairs(self, active: Sequence[str], text_conditioned: bool) -> list[Pair]:
+            """(c_i, c_j) of every grad log p(c_j | c_i, x_t): one of two conditions (Algorithm 1), all of more."""
+            starts: list[str | None] = [None, *active] if text_conditioned else list(active)
+            if self.joining == "official" or len(starts) <= 2:
+                starts = starts[:1]
+            return [(i, j) for i in starts for j in active if j != i]
 
-    def correct(self, space: Space, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
-        p = self.params
-        pairs = self._pairs(space, active)
+    @classmethod
+    def passes(cls, params: Params, active: Sequence[str], text_conditioned: bool) -> Passes:
+        pairs = params.pairs(active, text_conditioned)
+        if not pairs:
+            return Passes(1, 1)
+        starts = [i for i, _ in pairs]
+        first = len(set(starts) - {None})  # every g_1
+        if params.branches(active):  # every pair has an x^ of its own
+            points, turns = len(pairs), 1
+        else:  # all x^ go backwards together, one condition of each a turn
+            points, turns = len(set(starts)), max(starts.count(i) for i in starts)
+        curved = len(pairs) - starts.count(None)  # pairs with a Hessian
+        if params.hvp == "exact":
+            return Passes(1 + points, first + points * turns + starts.count(None), curved)
+        differences = curved if params.hvp == "finite-difference" else 0
+        return Passes(1 + points + differences, first + points * turns + len(pairs) + differences)
+
+    def correct(self, context: GuidanceContext, x_t: Tensor, step: Step, active: Sequence[str], trace: Trace) -> Tensor:
+        """x_{t'} (B, C, h, w): Algorithm 1 from line 3 to line 10, for one pair of conditions or for all of them."""
+        p, t = self.params, step.t
+        pairs = p.pairs(active, context.text_conditioned)
         starts: list[str | None] = list(dict.fromkeys(i for i, _ in pairs)) or list(active)
         exact = p.hvp == "exact" and bool(pairs)
+
         with twice_differentiable() if exact else nullcontext():
-            point = space.at(x_t, step.t)  # one forward pass for all conditions
-            base = step(point.x_t, point.eps)
-            self.tell_losses(space, point.x_0, step.t, trace, point.images)
-            first = {i: self._start(space, i, point, step, exact) for i in starts if i is not None}  # line 3
-        if not pairs:
-            return base.detach() - first[active[0]].pull.detach()  # one condition alone: FreeDoM's step
-        x_hat = {i: base if i is None else base - first[i].pull for i in starts}  # lines 4-6
-        seen: dict[Any, Tensor] = dict(x_hat)
-        if step.branch_noises:  # every pair at an x^ of its own: the same but for its noise
-            for number, (i, j) in enumerate(pairs):
-                branch = step.branch(number)(point.x_t, point.eps)
-                seen[i, j] = branch if i is None else branch - first[i].pull
-            seen = {pair: seen[pair] for pair in pairs}
-        ahead = self._ahead(space, seen, pairs, point, step)  # rho_j grad E_j(x^_i) of every pair
-        then = self._carry_back(space, point, base, x_hat, first, ahead, step.t)  # line 7
-        pulls = {i: start.pull.detach() for i, start in first.items()}
-        self._tell(space, pulls, then, step.t, trace)
-        return base.detach() - self._join(space, pulls, then, len(active))  # lines 8-10
+            state = context.evaluate(x_t, t)  # eps, x_0|t and its image: one forward pass for all conditions
+            unguided = step(state.x_t, state.eps)  # lines 4 to 6 without g_1: the score, the step and its noise z
+            self.log_losses(context, state.x_0, t, trace, state.images)
+            first: dict[str | None, FirstGradient] = {}
+            for i in starts:  # line 3: g_1 = grad_{x_t} log p(c_1 | x_t)
+                if i is not None:
+                    gradient = context.gradient(i, state, t, create_graph=exact)
+                    first[i] = FirstGradient(context.step_size(i, gradient, state, step), gradient)
+        if not pairs:  # one condition alone: FreeDoM's step
+            return unguided.detach() - first[active[0]].scaled_grad.detach()
 
-    def _pairs(self, space: Space, active: Sequence[str]) -> list[Pair]:
-        """One pair for two conditions (Algorithm 1), all ordered pairs for more (Algorithm 2)."""
-        starts: list[str | None] = [None, *active] if space.driven else list(active)
-        if self.params.joining == "coded" or len(starts) <= 2:
-            starts = starts[:1]
-        return [(i, j) for i in starts for j in active if j != i]
+        # Lines 4 to 6: x^ = step(x_t) guided by g_1 alone; where a text drives the model, the step itself.
+        x_hat = {i: unguided - first[i].scaled_grad if i in first else unguided for i in starts}
 
-    def _start(self, space: Space, i: str, point: Point, step: Step, exact: bool) -> Start:
-        """rho_i and grad E_i(x_t), the latter on its graph where the Hessian is wanted exactly."""
-        if not exact:
-            gradient = space.gradient(i, point, step.t)
-        else:
-            scalar = objective(space.energies[i](point.images), space.p.norm)
-            (gradient,) = torch.autograd.grad(scalar, point.x_t, create_graph=True)
-            self.backward(gradient)
-            space.require_finite(gradient, (i,), step.t)
-        return Start(space.step_size(i, gradient, point, step), gradient)
+        # Every pair (i, j) is looked at in the x^ of i, or in one of its own that differs by its noise.
+        points: dict[Pair | str | None, Tensor] = dict(x_hat.items())
+        point_of: dict[Pair, Pair | str | None] = {pair: pair[0] for pair in pairs}
+        if step.branch_noises:
+            branches = [step.branch(number)(state.x_t, state.eps) for number in range(len(pairs))]
+            points = {
+                (i, j): x - first[i].scaled_grad if i in first else x for (i, j), x in zip(pairs, branches, strict=True)
+            }
+            point_of = {pair: pair for pair in pairs}
 
-    def _ahead(
-        self, space: Space, x_hat: Mapping[Any, Tensor], pairs: Sequence[Pair], point: Point, step: Step
-    ) -> dict[Pair, Tensor]:
-        """rho_j grad_{x^} E_j(x^_i) of every pair: all x^ in one forward pass, then backwards turn by turn.
+        # Line 7: g_x^ = grad_{x^} log p(c_2 | x^), carried back to x_t by A + beta H (equations 6 and 7).
+        t_hat = t if p.eval_timestep == "t" else max(step.t_previous, 0)
+        at_x_hat = context.evaluate(torch.cat(list(points.values())), t_hat)  # every x^ in one forward pass
+        gradients = context.gradients(at_x_hat, list(points), [(point_of[pair], pair[1]) for pair in pairs], t_hat)
+        measured = dict.fromkeys(points, state)  # where the step size of 'relative-correction' is measured
+        if at_x_hat.correction is not None and p.correction_at == "x_hat":
+            corrections = at_x_hat.correction.chunk(len(points))
+            measured = {key: replace(state, correction=one) for key, one in zip(points, corrections, strict=True)}
+        second = {
+            pair: context.step_size(pair[1], gradient, measured[point_of[pair]], step) * gradient
+            for pair, gradient in zip(pairs, gradients, strict=True)
+        }
+        conditional = self._vjp_through_step(context, state, unguided, x_hat, first, second, t)
 
-        x_hat: by condition i, or by pair where every pair has one of its own.
-        """
-        t = step.t if self.params.look_at == "t" else max(step.t_previous, 0)
-        there = space.at(torch.cat(list(x_hat.values())), t)  # (k B, C, h, w)
-        blocks = dict(zip(x_hat, there.images.chunk(len(x_hat)), strict=True))
-        place: dict[Pair, Any] = {pair: pair if pair in x_hat else pair[0] for pair in pairs}
-        points = dict.fromkeys(x_hat, point)
-        if there.correction is not None and self.params.correction_at == "x_hat":
-            corrections = there.correction.chunk(len(x_hat))
-            points = {key: replace(point, correction=found) for key, found in zip(x_hat, corrections, strict=True)}
-        slopes = dict(zip(pairs, space.slopes([(pair[1], blocks[place[pair]]) for pair in pairs], t), strict=True))
-        queues = [[pair for pair in pairs if place[pair] == key] for key in x_hat]
-        found: dict[Pair, Tensor] = {}
-        for turn in range(max(map(len, queues))):
-            now = [queue[turn] if turn < len(queue) else None for queue in queues]
-            rest = torch.zeros_like(slopes[pairs[0]])
-            cotangent = torch.cat([rest if pair is None else slopes[pair] for pair in now])
-            (pulled,) = pull_back(there.images, there.x_t, cotangent[None], keep=True, tally=space.tally)
-            for pair, gradient in zip(now, pulled.chunk(len(now)), strict=True):
-                if pair is not None:
-                    space.require_finite(gradient, (pair[1],), step.t)
-                    found[pair] = space.step_size(pair[1], gradient, points[place[pair]], step) * gradient
-        return found
+        # Lines 8 to 10: the step, moved by g_1 + A g_x^ + beta H g_x^; of more pairs by their CAGrad direction.
+        scaled = {i: one.scaled_grad.detach() for i, one in first.items()}
+        self._record(context, scaled, conditional, t, trace)
+        return unguided.detach() - self._join(context, scaled, conditional, len(active))
 
-    def _carry_back(
+    def _vjp_through_step(
         self,
-        space: Space,
-        point: Point,
-        base: Tensor,
+        context: GuidanceContext,
+        state: State,
+        unguided: Tensor,
         x_hat: Mapping[str | None, Tensor],
-        first: Mapping[str, Start],
-        ahead: Mapping[Pair, Tensor],
+        first: Mapping[str | None, FirstGradient],
+        second: Mapping[Pair, Tensor],
         t: int,
     ) -> dict[Pair, Tensor]:
-        """A g + beta H g of every pair, for g = `ahead` (equations 6 and 7)."""
+        """A g + beta H g (B, C, h, w) of every pair (i, j), for g = rho_j grad E_j(x^_i)  (equation 6)."""
         p = self.params
         found: dict[Pair, Tensor] = {}
-        if p.hvp == "exact":  # both in one pass: they are the Jacobian of x^
+        if p.hvp == "exact":  # A + beta H is the Jacobian of x^ = step(x_t) - rho_i grad E_i(x_t): both in one pass
             for i in x_hat:
-                mine = [pair for pair in ahead if pair[0] == i]
-                tally = space.tally if i is None else self.second_order
-                pulled = pull_back(x_hat[i], point.x_t, [ahead[pair] for pair in mine], keep=True, tally=tally)
+                mine = [pair for pair in second if pair[0] == i]
+                counter = context.counter if i is None else self.second_order
+                pulled = vjp(x_hat[i], state.x_t, [second[pair] for pair in mine], retain_graph=True, counter=counter)
                 found.update(zip(mine, pulled, strict=True))
         else:
-            found.update(zip(ahead, pull_back(base, point.x_t, list(ahead.values()), tally=space.tally), strict=True))
-            bent = [pair for pair in ahead if pair[0] is not None and p.hvp == "finite-difference"]
-            if bent:
-                products = self._hessian_products(space, point, first, {pair: ahead[pair] for pair in bent}, t)
-                found.update({pair: found[pair] - products[pair] for pair in bent})
+            pulled = vjp(unguided, state.x_t, list(second.values()), counter=context.counter)  # A g
+            found.update(zip(second, pulled, strict=True))
+        if p.hvp == "finite-difference":  # H g (equation 7) of all pairs in one batch, by grad E_i at x_t + h g / |g|
+            curved = [pair for pair in second if pair[0] is not None]
+
+            def gradients(x: Tensor) -> Tensor:
+                asked = [(pair, str(pair[0])) for pair in curved]
+                return torch.cat(context.gradients(context.evaluate(x, t), curved, asked, t))
+
+            if curved:
+                x_t = torch.cat([state.x_t.detach()] * len(curved))
+                at_x_t = torch.cat([first[i].gradient for i, _ in curved])
+                g = torch.cat([second[pair] for pair in curved])
+                products = difference(gradients, x_t, at_x_t, g, p.hvp_step).chunk(len(curved))
+                for pair, product in zip(curved, products, strict=True):
+                    found[pair] = found[pair] - first[pair[0]].rho * product
         for pair, gradient in found.items():
-            space.require_finite(gradient, (pair[1],), t)
+            context.require_finite(gradient, (pair[1],), t)
         return found
 
-    def _hessian_products(
-        self, space: Space, point: Point, first: Mapping[str, Start], ahead: Mapping[Pair, Tensor], t: int
-    ) -> dict[Pair, Tensor]:
-        """rho_i d^2 E_i / d x_t^2 g of every pair by forward differences, all in one batch."""
-        pairs = list(ahead)
-        x_t = torch.cat([point.x_t.detach()] * len(pairs))
-        here = torch.cat([first[i].gradient for i, _ in pairs if i is not None])
-
-        def gradient(x: Tensor) -> Tensor:
-            there = space.at(x, t)
-            slopes = space.slopes([(str(i), block) for (i, _), block in zip(pairs, there.images.chunk(len(pairs)))], t)
-            return pull_back(there.images, there.x_t, torch.cat(slopes)[None], tally=space.tally)[0]
-
-        products = difference(gradient, x_t, here, torch.cat(list(ahead.values())), self.params.hvp_step)
-        return {pair: first[str(pair[0])].rho * product for pair, product in zip(pairs, products.chunk(len(pairs)))}
-
-    def _join(self, space: Space, first: Mapping[str, Tensor], then: Mapping[Pair, Tensor], active: int) -> Tensor:
+    def _join(
+        self,
+        context: GuidanceContext,
+        first: Mapping[str | None, Tensor],
+        conditional: Mapping[Pair, Tensor],
+        active: int,
+    ) -> Tensor:
         """What the step moves by: the one pair's sum (line 8), or CAGrad's direction over all pairs (Algorithm 2)."""
         p = self.params
-        parts = [*first.values(), *then.values()]
-        if len(parts) == 1 or (p.joining == "paper" and len(then) == 1):
+        parts = [*first.values(), *conditional.values()]
+        if len(parts) == 1 or (p.joining == "paper" and len(conditional) == 1):
             return torch.stack(parts).sum(dim=0)
-        if p.joining == "coded":
-            return 2 * torch.stack(parts).sum(dim=0) + self._coded_direction(torch.stack(parts))
-        tasks = [then[i, j] if i is None else first[i] + then[i, j] for i, j in then]
-        if space.driven:  # (i, text): the text-driven model adds nothing to what i pulls
+        if p.joining == "official":
+            return 2 * torch.stack(parts).sum(dim=0) + self._official_direction(torch.stack(parts))
+        tasks = [first[i] + conditional[i, j] if i in first else conditional[i, j] for i, j in conditional]
+        if context.text_conditioned:  # (i, text): the text-driven model adds nothing to what i pulls
             tasks += first.values()
-        n = active + space.driven
+        n = active + context.text_conditioned
         return n / 2 * cagrad(torch.stack(tasks), p.cagrad_c, p.cagrad_rescale)
 
-    def _coded_direction(self, parts: Tensor) -> Tensor:
-        """CAGrad's direction (B, C, h, w) of gradients (n, B, C, h, w), divided and scaled as coded."""
+    def _official_direction(self, parts: Tensor) -> Tensor:
+        """CAGrad's direction (B, C, h, w) of gradients (n, B, C, h, w), divided and scaled as the authors' code."""
         p = self.params
         joint = p.norm == "batch"
         if p.cagrad_solver == "as_published":
@@ -284,11 +291,16 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
             return found.reshape(channels, rows, *parts.shape[3:]).movedim(0, 1)
         return found.reshape(parts.shape[1:])
 
-    def _tell(
-        self, space: Space, first: Mapping[str, Tensor], then: Mapping[Pair, Tensor], t: int, trace: Trace
+    def _record(
+        self,
+        context: GuidanceContext,
+        first: Mapping[str | None, Tensor],
+        conditional: Mapping[Pair, Tensor],
+        t: int,
+        trace: Trace,
     ) -> None:
         """The cosine of grad log p(c_i | x_t) and grad log p(c_j | c_i, x_t), i before j in the order (Figure 1)."""
-        order = list(space.energies)
-        pairs = [(i, j) for i, j in then if i is not None and order.index(i) < order.index(j)]
-        if {name for pair in pairs for name in pair} == set(order):
-            self.tell_cosines(space, pairs, {(i, j): (first[i], then[i, j]) for i, j in pairs}, t, trace)
+        order = list(context.energies)
+        pairs = [(i, j) for i, j in conditional if i is not None and order.index(i) < order.index(j)]
+        if {name for pair in pairs for name in pair} == set(order):  # all conditions are active
+            self.record_cosines({(i, j): (first[i], conditional[i, j]) for i, j in pairs}, t, trace)

@@ -68,7 +68,7 @@ def least(kind: str, hvp: str, n: int, alone: int) -> tuple[int, int, int]:
     return 1 + starts + pairs, starts + 3 * pairs, 0
 
 
-def make_space(method: Any, names: Names, batch: int, bank: Any) -> tuple[Any, Any]:
+def make_context(method: Any, names: Names, batch: int, bank: Any) -> tuple[Any, Any]:
     """The energies of drawn faces, and x_t (B, C, h, w)."""
     import torch
 
@@ -78,7 +78,7 @@ def make_space(method: Any, names: Names, batch: int, bank: Any) -> tuple[Any, A
     faces = range(FIRST, FIRST + batch)
     requests = [Request.make("speed", str(index), 0, sample_conditions(names, index)) for index in faces]
     x = torch.randn((batch, *bank.latent_shape), generator=torch.Generator().manual_seed(0)).to(bank.device)
-    return method.space(Batch(requests, [torch.Generator()] * batch, bank.device), names, False), x
+    return method.context(Batch(requests, [torch.Generator()] * batch, bank.device), names, False), x
 
 
 def make_case(kind: str, hvp: str, names: Names, batch: int, bank: Any) -> Case:
@@ -90,12 +90,12 @@ def make_case(kind: str, hvp: str, names: Names, batch: int, bank: Any) -> Case:
 
     params: dict[str, Any] = {"sampler": "ancestral", "order": names}
     method: Any = make_method(kind, params | ({"hvp": hvp} if hvp else {}), bank)
-    space, x = make_space(method, names, batch, bank)
+    context, x = make_context(method, names, batch, bank)
     step = Step("ancestral", bank.schedule, T, BEFORE, torch.zeros_like(x))
 
     def run() -> torch.Tensor:
         with torch.enable_grad():
-            return method.correct(space, x, step, names, Trace()).detach()
+            return method.correct(context, x, step, names, Trace()).detach()
 
     alone = sum(method.params.rules.rule(name).startswith("relative") for name in names)
     return Case(kind, hvp, names, method, run, least(kind, hvp, len(names), alone))
@@ -117,19 +117,19 @@ def one_pass(case: Case, batch: int, bank: Any) -> Callable[[], tuple[float, flo
     """Seconds per image of one forward pass (with the guides there and back) and of one backward pass."""
     import torch
 
-    from concord.methods.guidance.autodiff import pull_back
+    from concord.methods.guidance.autodiff import vjp
 
-    space, x = make_space(case.method, case.names, batch, bank)
+    context, x = make_context(case.method, case.names, batch, bank)
 
     def measure() -> tuple[float, float]:
         wait_for(bank.device)
         start = time.perf_counter()
         with torch.enable_grad():
-            point = space.at(x, T)
-            slopes = [space.slope(name, point.images, T)[0] for name in case.names]
+            state = context.evaluate(x, T)
+            image_grads = [context.image_grad(name, state.images, T)[0] for name in case.names]
         wait_for(bank.device)
         middle = time.perf_counter()
-        pull_back(point.images, point.x_t, torch.stack(slopes).sum(dim=0)[None])
+        vjp(state.images, state.x_t, torch.stack(image_grads).sum(dim=0)[None])
         wait_for(bank.device)
         return (middle - start) / batch, (time.perf_counter() - middle) / batch
 

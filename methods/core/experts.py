@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from concord.data.conditions.base import condition_names
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from concord.methods.base import Batch
     from concord.methods.networks.bank import Bank
     from concord.methods.networks.experts import Bound
+
+LAYOUT_MODELS = {"interaction": "layout", "attribute": "layout", "style": "style"}
+"""The models of the world of layouts, and the condition that each takes."""
 
 
 def modalities(batch: Batch, order: Sequence[str] | None = None) -> list[str]:
@@ -28,3 +31,14 @@ def modalities(batch: Batch, order: Sequence[str] | None = None) -> list[str]:
 def bind_experts(bank: Bank, batch: Batch, names: Sequence[str]) -> list[Bound]:
     """eps_theta_m(., ., c_m) for every modality m."""
     return [bank.expert(name).bind(batch.conditions, bank.schedule) for name in names]
+
+
+def layout_models(conditions: Iterable[str]) -> list[str]:
+    """The layout models that these conditions tell something, in the order of `LAYOUT_MODELS`."""
+    given = set(conditions)
+    return [kind for kind, condition in LAYOUT_MODELS.items() if condition in given]
+
+
+def guided_rows(guidance: float) -> int:
+    """Rows that a layout model sees for one prediction: the null condition's too, unless nothing is guided."""
+    return 1 if guidance == 1 else 2

@@ -10,7 +10,7 @@ from concord.data.errors import ConcordError
 from concord.methods.base import Batch
 
 
-def masked_pictures(batch: Batch, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def masked_images(batch: Batch, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pictures float32 (B, 3, size, size) in [0, 1] and what is known of them, bool (B, size, size).
 
     A request without the condition is one that is masked whole. Raises ConcordError for another size or type.
@@ -30,7 +30,7 @@ def masked_pictures(batch: Batch, size: int, device: torch.device) -> tuple[Tens
     return pictures.to(device), known.to(device)
 
 
-def source_pictures(batch: Batch, size: int, device: torch.device) -> Tensor:
+def source_images(batch: Batch, size: int, device: torch.device) -> Tensor:
     """The source images, float32 (B, 3, size, size) in [0, 1]."""
     made = []
     for condition in batch.conditions:

@@ -6,7 +6,7 @@ time (RePaint, Lugmayr et al. 2022), which gives a guided sample the chance to b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -47,25 +47,26 @@ def ddim(
     device: torch.device | str,
     steps: int = 50,
     eta: float = 0.0,
-    noisy_end: bool = False,
+    noise_last_step: bool = False,
 ) -> Tensor:
     """x_0 (B, *shape): noise from each request's generator, then `steps` DDIM steps.
 
-    noisy_end: where eta > 0, the last step draws noise as well, as latent diffusion's code does: it ends at abar_0 < 1.
+    noise_last_step: where eta > 0, the last step, which ends at abar_0 < 1, draws noise as well, as latent diffusion's
+    code does.
     """
     x_t = draw_noise(generators, shape, device)
     timesteps = schedule.ddim_timesteps(steps)
     for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
         eps = denoise(x_t, t)
         # Fresh noise follows the request's own stream, one draw a step; the last step adds none (Algorithm 2, line 3).
-        noise = draw_noise(generators, shape, device) if eta > 0 and (t_previous >= 0 or noisy_end) else None
+        noise = draw_noise(generators, shape, device) if eta > 0 and (t_previous >= 0 or noise_last_step) else None
         x_t = ddim_step(schedule, eps, x_t, t, t_previous, eta if noise is not None else 0.0, noise)
     return x_t
 
 
 # -------------------------------------------------------------------------------------------------- other base steps
 
-Kind = Literal["ancestral", "reverse-diffusion", "ddim", "ddim-coded"]
+Kind = Literal["ancestral", "reverse-diffusion", "ddim", "ddim-official"]
 
 
 def ddpm_step(
@@ -108,7 +109,7 @@ class Step:
     """The unguided step from t to t' with its noise drawn: x_{t'} as a differentiable function of x_t and eps.
 
     'ancestral': DDPM's posterior. 'reverse-diffusion': its discretisation in score papers. 'ddim': DDIM with eta.
-    'ddim-coded': as FreeDoM's code has it, where the noise has the deviation eta sqrt(1 - abar_t'), whatever the step.
+    'ddim-official': as FreeDoM's code has it: noise of the standard deviation eta sqrt(1 - abar_t'), whatever the step.
     """
 
     kind: Kind
@@ -154,6 +155,14 @@ Correct = Callable[[Tensor, Step], Tensor]
 """correct(x_t, step) -> x_{t'}: the step with whatever guidance adds to it."""
 
 
+def turns(
+    timesteps: Sequence[int], repeats: Callable[[int], int], repeat_last_step: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """(t, t', times) of every step: t' = -1 in the last one, which is taken once unless it is to be repeated too."""
+    for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        yield t, t_previous, 1 if t_previous < 0 and not repeat_last_step else repeats(t)
+
+
 def guided(
     correct: Correct,
     schedule: Schedule,
@@ -185,13 +194,10 @@ def guided(
         return noise if dtype is None else noise.to(dtype)
 
     x_t = draw()
-    timesteps = schedule.ddim_timesteps(steps)
-    for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        is_last = t_previous < 0
-        count = 1 if is_last and not repeat_last_step else repeats(t)
+    for t, t_previous, count in turns(schedule.ddim_timesteps(steps), repeats, repeat_last_step):
         for turn in range(count):
             step = Step(kind, schedule, t, t_previous, None, eta)
-            if step.is_random and (noise_last_step or not is_last):
+            if step.is_random and (noise_last_step or t_previous >= 0):
                 step = replace(step, noise=draw(), branch_noises=tuple(draw() for _ in range(branches)))
             x_previous = correct(x_t, step)
             if turn + 1 < count:

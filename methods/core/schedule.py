@@ -57,14 +57,19 @@ class Schedule:
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
     def ddim_timesteps(self, steps: int) -> list[int]:
-        """`steps` timesteps, descending: range(0, T, T // steps) + 1, as latent diffusion counts.
+        """`steps` timesteps of all of them, descending; see `ddim_timesteps`."""
+        return ddim_timesteps(steps, self.steps)
 
-        For 50 of 1000: 981, 961, .., 1.
-        """
-        if not 1 <= steps <= self.steps:
-            raise ValueError(f"steps = {steps}: expected 1..{self.steps}")
-        stride = self.steps // steps
-        return [min(t + 1, self.steps - 1) for t in range(0, stride * steps, stride)][::-1]
+
+def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
+    """`steps` of `total` timesteps, descending: range(0, T, T // steps) + 1, as latent diffusion counts.
+
+    For 50 of 1000: 981, 961, .., 1. Raises ValueError unless 1 <= steps <= total.
+    """
+    if not 1 <= steps <= total:
+        raise ValueError(f"steps = {steps}: expected 1..{total}")
+    stride = total // steps
+    return [min(t + 1, total - 1) for t in range(0, stride * steps, stride)][::-1]
 
 
 def load_schedule(start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Schedule:

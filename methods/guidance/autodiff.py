@@ -1,6 +1,6 @@
 """Products with Jacobians and Hessians, never the matrices: what Z-Magic's equations 6 and 7 need.
 
-    J^T v  with  J = d out / d x            `pull_back`: one pass backwards for every v
+    J^T v  with  J = d out / d x            `vjp`: one pass backwards for every v
     H v    with  H = d^2 E / d x^2          d <dE/dx, stopgrad(v)> / dx (equation 7), or by a forward difference
                                             (dE/dx(x + h u) - dE/dx(x)) |v| / h with u = v / |v|
 
@@ -22,7 +22,7 @@ DIFFERENCE = 3e-2
 (medians over 8 faces, five energies, t from 101 to 901); 0.01 is up to 3 % off, as float32 rounds, 0.1 up to 0.8 %."""
 
 
-class Tally(nn.Module):
+class CallCounter(nn.Module):
     """Counts passes that are no forward pass: call it with the tensor that goes in. A hook on it sees the rows."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,33 +36,29 @@ def twice_differentiable() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def pull_back(
+def vjp(
     out: Tensor,
     x: Tensor,
     cotangents: Tensor | Sequence[Tensor],
-    keep: bool = False,
-    create_graph: bool = False,
-    tally: nn.Module | None = None,
+    retain_graph: bool = False,
+    counter: nn.Module | None = None,
 ) -> Tensor:
     """J^T v for every cotangent v (K, *out.shape): (K, *x.shape).
 
-    keep: keep the graph of `out` for more. tally: is called with every cotangent.
-    On a GPU the cotangents of a first derivative go in one batched pass; with create_graph, and on a CPU, where that is
-    slower, they go one after another.
+    retain_graph: keep the graph of `out` for more. counter: is called with every cotangent.
+    On a GPU several cotangents go in one vectorised pass; on a CPU that is slower than one after another.
     """
-    if tally is not None:
+    if counter is not None:
         for v in cotangents:
-            tally(v)
-    if x.is_cuda and len(cotangents) > 1 and not create_graph:
+            counter(v)
+    if x.is_cuda and len(cotangents) > 1:
         stacked = cotangents if isinstance(cotangents, Tensor) else torch.stack(list(cotangents))
-        (found,) = torch.autograd.grad(out, x, stacked, retain_graph=keep, is_grads_batched=True)
-        return found
+        (products,) = torch.autograd.grad(out, x, stacked, retain_graph=retain_graph, is_grads_batched=True)
+        return products
     last = len(cotangents) - 1
-    pulled = [
-        torch.autograd.grad(out, x, v, retain_graph=keep or create_graph or i < last, create_graph=create_graph)[0]
-        for i, v in enumerate(cotangents)
-    ]
-    return torch.stack(pulled)
+    return torch.stack(
+        [torch.autograd.grad(out, x, v, retain_graph=retain_graph or i < last)[0] for i, v in enumerate(cotangents)]
+    )
 
 
 def probe(x: Tensor, v: Tensor, h: float = DIFFERENCE) -> tuple[Tensor, Tensor]:

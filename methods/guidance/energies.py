@@ -25,93 +25,30 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, log_softmax, normalize, one_hot
 
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES
-from concord.methods.base import Method, Request
+from concord.data.request import Request
+from concord.methods.guidance.parameters import EnergyParams, Rule
 from concord.metrics.face.square import face_square, landmark_vector
 from concord.metrics.image.pairs import pillow_bilinear
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 from concord.metrics.networks.embedded.perceptual import gram
 from concord.metrics.networks.pretrained.clip import Clip
 from concord.metrics.networks.pretrained.clip_tokens import style_tokens
-from concord.metrics.networks.pretrained.ir_se50 import FREEDOM_WINDOW, FixedCropIdentity
+from concord.metrics.networks.pretrained.ir_se50 import FixedCropIdentity
 
 if TYPE_CHECKING:
     from concord.metrics.networks.perception import Perception
 
-GUIDED = ("text", "identity", "mask", "landmarks", "style")
-"""Conditions that have an energy, in the order in which Z-Magic starts from them."""
-
 ENERGY_FLOOR = 1e-12
 """Added under the root of a norm: its derivatives stay finite where a residual vanishes."""
-
-
-# ----------------------------------------------------------------------------------------------------------- parameters
-
-
-class Strengths(BaseModel):
-    """How hard each condition pulls: FreeDoM's run scripts at 256x256. They have no meaning across models."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    text: float = Field(0.02, ge=0)
-    identity: float = Field(100.0, ge=0)
-    mask: float = Field(0.2, ge=0)
-    landmarks: float = Field(500.0, ge=0)
-    style: float = Field(0.2, ge=0)
-
-
-class Windows(BaseModel):
-    """When each condition guides: low < t < high, of the 1000 training timesteps (FreeDoM's run scripts)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    text: tuple[int, int] = (-1, 1000)
-    identity: tuple[int, int] = (100, 1000)
-    mask: tuple[int, int] = (200, 1000)
-    landmarks: tuple[int, int] = (200, 1000)
-    style: tuple[int, int] = (300, 700)
-
-
-Rule = Literal["relative", "sqrt-abar", "relative-correction", "score"]
-
-
-class Rules(BaseModel):
-    """How a strength becomes a step (`step_size`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    text: Rule = "relative"
-    identity: Rule = "sqrt-abar"
-    mask: Rule = "sqrt-abar"
-    landmarks: Rule = "sqrt-abar"
-    style: Rule = "relative-correction"
-
-    def rule(self, name: str) -> Rule:
-        return getattr(self, name)
-
-
-class EnergyParams(Method.Params):
-    """What every method that follows energies lets one choose about them."""
-
-    strengths: Strengths = Strengths()
-    norm: Literal["sample", "batch"] = "sample"  # 'batch': over the whole tensor, as coded (see `objective`)
-    text_residual: Literal["unit", "raw", "cosine"] = "unit"  # 'raw': embeddings not normalised, as FreeDoM coded it
-    identity_residual: Literal["unit", "mean-absolute"] = "unit"
-    identity_window: tuple[int, int, int, int] = FREEDOM_WINDOW  # of IR-SE50: top, bottom, left, right at 256 x 256
-    mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "probabilities"
-    style_residual: Literal["gram", "relative", "embedding", "cosine"] = "gram"  # see `StyleEnergy`
-    style_reference: Literal["sample", "encoder"] = "sample"  # whose size the reference is brought to (`StyleEnergy`)
-    style_blocks: tuple[int, ...] = (3,)  # of the image encoder, from 1; FreeDoM takes the third
-    text_by: Literal["energy", "model"] = "energy"  # 'model': the text-driven model, as in Z-Magic's Table 2
-    text_scale: float = 5.0  # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
-    guide: Literal["guide", "judge"] = "guide"  # whose networks the energies look through
-    judge_may_guide: bool = False  # a row has to say so: a judge that guides is no independent judge
 
 
 # ------------------------------------------------------------------------------------------------------------- energies
@@ -151,9 +88,9 @@ class TextEnergy(Energy):
         self.cosine = p.text_residual == "cosine"
         captions = [_given(request, "text") for request in requests]
         with torch.no_grad():
-            self.target = self.listen(captions)
+            self.target = self.encode_text(captions)
 
-    def listen(self, captions: list[str]) -> Tensor:
+    def encode_text(self, captions: list[str]) -> Tensor:
         if not self.raw:
             return self.pair.embed_texts(captions)  # type: ignore[operator]
         pair: Any = self.pair
@@ -162,7 +99,7 @@ class TextEnergy(Energy):
         ids = pair.tokenizer(captions).to(pair.log_scale.device)
         return pair.project(pair.text.pool(pair.text(ids), ids))
 
-    def look(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """As FreeDoM's code brings the picture to CLIP where the network knows that way (`guide_features`)."""
         pair: Any = self.pair
         if hasattr(pair, "guide_features"):
@@ -171,7 +108,7 @@ class TextEnergy(Energy):
         return pair.image(images) if self.raw else pair.embed_images(images)
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
-        seen = self.look(images)
+        seen = self.encode_image(images)
         return seen * target if self.cosine else seen - target
 
     def measure(self, residual: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from concord.data.checkpoints import load_weights, weight_path
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.schedule import Schedule
 from concord.methods.mt_diffusion import Aggregation, infer, predictor
-from concord.methods.mt_single import remembering
+from concord.methods.mt_single import capture_outputs
 from concord.methods.networks.experts import CLASSES, LATENT
 from concord.methods.networks.multi_task import LABELS, MODALITIES, Encoders, Known, MultiTaskUNet, one_hot
 from concord.methods.training.generators import Latents, load_autoencoder
@@ -177,7 +177,7 @@ class TrainSegmentation(SingleTask):
         """Percent of the pixels with the right class, on held-out faces, in 4 steps."""
         faces = self.held_out()
         known, each = Known({"image": faces.values.to(self.device)}), generators(len(faces.values))
-        predict, last = remembering(predictor(self.network, self.schedule, known, MODALITIES["mask"]))
+        predict, last = capture_outputs(predictor(self.network, self.schedule, known, MODALITIES["mask"]))
         alone = Aggregation.make(self.schedule, 0)
         infer(predict, lambda _, x: x, alone, {}, {}, each, LATENT, self.device, 4)
         return {"pixel_accuracy": pixel_accuracy(last["mask"].argmax(1), faces.corpus.masks), "n": len(faces.values)}

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from concord.benchmarks.contract import sample_conditions
-from concord.benchmarks.cost import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image, timesteps
+from concord.benchmarks.cost import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.benchmarks.suite import load_suite, suite_names
 from concord.data.errors import ConcordError
 from concord.data.request import Request
-from concord.methods.base import get_method, make_method, make_params
-from concord.methods.core.schedule import Schedule
+from concord.methods.base import all_methods, get_method, make_method, make_params
 from concord.methods.networks.bank import Bank
 
 CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
@@ -35,6 +34,9 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("freedom", {"steps": 6, "text_by": "model", "repeat": 3, "repeat_window": [400, 700]}, ("text", "style")),
     ("ugd", {"steps": 3, "repeat": 2, "text_by": "model"}, ("text", "style")),
     ("ugd", {"steps": 3, "repeat": 2}, ("identity", "mask")),
+    ("ugd", {"steps": 2, "repeat": 1, "preset": "official", "backward_steps": 1}, ("mask", "style")),
+    ("style-aligned", {"steps": 2, "preset": "official"}, ("text", "style")),
+    ("freedom", {"steps": 6, "text_by": "model", "preset": "official"}, ("text", "style")),
     ("z-magic", {"steps": 6}, ("text", "mask")),
     ("z-magic", {"steps": 6, "hvp": "exact"}, ("identity", "landmarks")),
     ("z-magic", {"steps": 6, "hvp": "none"}, ("identity", "landmarks")),
@@ -61,6 +63,8 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("tedigan", {"inversion_steps": 3}, ("mask", "source_image")),
     ("tedigan", {"steps": 2, "inversion_steps": 3}, ("text", "source_image")),
     ("mt-diffusion-x", {"steps": 2}, ("masked_image",)),
+    ("mt-diffusion-u", {"steps": 2}, ()),
+    ("mt-diffusion-seg", {"steps": 2}, ("mask",)),
     ("mt-diffusion-parse", {"steps": 2}, ("source_image",)),
     ("mt-diffusion-m", {"steps": 3}, ()),
     ("mt-diffusion-e", {"steps": 3, "label": 2}, ()),
@@ -99,9 +103,9 @@ def test_the_formula_is_what_the_meter_counts(
     assert evaluations(name, method.params.model_dump(mode="json"), conditions) == counter.rows
 
 
-@pytest.mark.parametrize("steps", [1, 7, 50, 100, 999, 1000])
-def test_timesteps_are_the_schedules(steps: int) -> None:
-    assert timesteps(steps) == Schedule.scaled_linear().ddim_timesteps(steps)
+def test_every_registered_method_is_held_against_the_meter() -> None:
+    ours = {name for name, method in all_methods().items() if method.__module__.startswith("concord.methods.")}
+    assert ours == {name for name, _, _ in CASES}
 
 
 def test_every_method_of_the_suites_is_known() -> None:

@@ -389,7 +389,7 @@ def test_what_stages_stand_on_changes_with_their_rows_alone(tmp_path: Path) -> N
     content = json.loads((tmp_path / "generate-face-generation.json").read_text())
     assert content["rows"]["collaborative"]["params"]["steps"] == 50
     assert {"concord.methods.collaborative", "concord.benchmarks.run.image_source"} <= set(content["code"])
-    assert "concord.methods.layouts" not in content["code"]
+    assert "concord.methods.z_magic" not in content["code"]
     assert "torch" in content["versions"]
     faces = next(suite for suite in suites if suite.name == "face-generation")
     rows = [

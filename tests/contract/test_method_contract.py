@@ -67,7 +67,7 @@ def broken(tmp_path: Path) -> Iterator[Path]:
         ("check_d_order", "return x", "return x * torch.arange(1, len(x) + 1).view(-1, 1, 1, 1) / 4"),
         ("check_e_seeds", "generator=g", "generator=torch.Generator().manual_seed(0)"),
         ("check_e_seeds", "return x", "return x - x.mean(0) + 0.5"),
-        ("check_e_seeds", "    def denoisers", "    draws_noise = False\n\n    def denoisers"),
+        ("check_e_seeds", "    def denoisers", "    is_deterministic = True\n\n    def denoisers"),
         ("check_f_inputs", "time.sleep", "[c.mask.fill(0) for c in batch.conditions]; time.sleep"),
         ("check_g_traces", 'trace("influence"', 'trace("other"'),
         ("check_g_traces", "x = noise / 4 + mask", "x = noise / 4 + mask + 0.1 * len(trace.wanted)"),

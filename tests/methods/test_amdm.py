@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
-from concord.methods.amdm import Amdm, aggregate, coded_mean, slerp, spherical_weights, towards
+from concord.methods.amdm import Amdm, aggregate, manifold_step, official_mean, slerp, spherical_weights
 from concord.methods.base import make_params
 from concord.methods.core.sampler import ddim
 from concord.methods.core.schedule import Schedule
@@ -153,9 +153,9 @@ def test_slerp_is_equation_9_of_orthogonal_samples_and_keeps_the_norm_at_any_ang
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 3.0, 100.0])
-def test_the_correction_moves_by_exactly_eta_towards_mu(distance: float) -> None:
+def test_the_correction_moves_by_exactly_eta_manifold_step_mu(distance: float) -> None:
     x, mu = random(4, *SHAPE), random(4, *SHAPE, seed=1)
-    moved = towards(x, mu, distance) - x
+    moved = manifold_step(x, mu, distance) - x
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((4,), distance, dtype=torch.float64))
     if distance:
         cosine = torch.cosine_similarity(moved.flatten(1), (mu - x).flatten(1))
@@ -169,7 +169,7 @@ def test_the_correction_follows_the_gradient_of_the_density(sigma: float) -> Non
     density = normal.log_prob(x).flatten(1).sum(1).exp()  # equation 13: the density itself, not its logarithm
     (gradient,) = torch.autograd.grad(density.sum(), x)
     gradient = gradient.flatten(1) / gradient.abs().amax((1, 2, 3))[:, None]  # densities of 48 dimensions are tiny
-    moved = towards(x.detach(), mu, 0.7) - x.detach()
+    moved = manifold_step(x.detach(), mu, 0.7) - x.detach()
     torch.testing.assert_close(moved.flatten(1), 0.7 * gradient / gradient.norm(dim=1, keepdim=True))
 
 
@@ -177,23 +177,23 @@ def test_what_lies_on_mu_stays_there() -> None:
     x = random(2, *SHAPE)
     mu = x.clone()
     mu[1] += 1
-    moved = towards(x, mu, 0.5)
+    moved = manifold_step(x, mu, 0.5)
     assert torch.equal(moved[0], x[0])
     assert float((moved[1] - x[1]).norm()) == pytest.approx(0.5)
 
 
 def test_the_norm_over_the_batch_moves_the_batch_as_one_vector() -> None:
     x, mu = random(3, *SHAPE), random(3, *SHAPE, seed=1)
-    assert float((towards(x, mu, 2.0, "batch") - x).norm()) == pytest.approx(2.0)
-    torch.testing.assert_close(towards(x[:1], mu[:1], 2.0, "batch"), towards(x[:1], mu[:1], 2.0))
+    assert float((manifold_step(x, mu, 2.0, "batch") - x).norm()) == pytest.approx(2.0)
+    torch.testing.assert_close(manifold_step(x[:1], mu[:1], 2.0, "batch"), manifold_step(x[:1], mu[:1], 2.0))
 
 
-def test_the_coded_mean_is_that_of_stable_diffusion() -> None:
+def test_the_official_mean_is_that_of_stable_diffusion() -> None:
     """At t = 981 of 50 steps: 1.006 x - 0.012 eps."""
     schedule = Schedule.scaled_linear(0.00085, 0.012)
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    assert float(coded_mean(schedule, zero, one, 981)) == pytest.approx(1.006, abs=5e-4)
-    assert float(coded_mean(schedule, one, zero, 981)) == pytest.approx(-0.012, abs=5e-4)
+    assert float(official_mean(schedule, zero, one, 981)) == pytest.approx(1.006, abs=5e-4)
+    assert float(official_mean(schedule, one, zero, 981)) == pytest.approx(-0.012, abs=5e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- the algorithm
@@ -297,7 +297,13 @@ def test_official_preset_is_the_authors_loop() -> None:
     bar = bank.schedule.alphas_cumprod
     method = make(preset="official", step_sizes=(1.0, 2.0))
     p = method.params
-    assert (p.first_step, p.shared_start, p.mean, p.norm_over, p.step_unit) == (1, False, "coded", "batch", "absolute")
+    assert (p.first_step, p.shared_start, p.mean, p.norm_over, p.step_unit) == (
+        1,
+        False,
+        "official",
+        "batch",
+        "absolute",
+    )
     generator = torch.Generator().manual_seed(request.seed)
     models = [bank.expert(name).bind([request.conditions], bank.schedule) for name in ("text", "mask")]
     x = [torch.randn((1, *SHAPE), generator=generator) for _ in models]
@@ -388,7 +394,7 @@ def test_parameters_out_of_range_are_named() -> None:
     refused(lambda: make(aggregation_steps=7), "aggregation_steps", "at most the 6 sampling steps", "got 7")
     refused(lambda: make(steps=2), "aggregation_steps", "at most the 2 sampling steps")
     refused(lambda: make(first_step=5), "first_step", "expected at most 3")
-    refused(lambda: make(mean="coded"), "mean", "first_step of 1 or more")
+    refused(lambda: make(mean="official"), "mean", "first_step of 1 or more")
     refused(lambda: make(step_sizes=[-1, 2]), "step_sizes.0")
     refused(lambda: make(weights=[0.5, 0.5]).generate(requests()), "'weights': 2 values for 2 models; expected 1")
     refused(lambda: make(step_sizes=[0.5]).generate(requests()), "'step_sizes': 1 values for 2 models; expected 2")

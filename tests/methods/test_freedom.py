@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, SHAPE, Quadratic, ToyBank, make, make_space, requests
+from toy_guidance import NAMES, SHAPE, Quadratic, ToyBank, make, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
@@ -25,7 +25,7 @@ def own(count: int) -> list[torch.Generator]:
 
 def test_a_step_on_a_linear_model_is_the_one_worked_out_by_hand() -> None:
     """x_t = 1.2, eps = 0.3 x_t, E = (2 x_0|t - 1)^2 / (2 * 0.5), DDIM without noise from t = 501 to 491."""
-    space = make_space(
+    context = make_context(
         lambda x, t: 0.3 * x,
         [Quadratic("mask", torch.tensor([[2.0]]), torch.tensor([[1.0]]), 0.5)],
         FreeDoM.Params(strengths={"mask": 0.7}),
@@ -34,7 +34,7 @@ def test_a_step_on_a_linear_model_is_the_one_worked_out_by_hand() -> None:
     method = make(FreeDoM, strengths={"mask": 0.7})
     step = Step("ddim", ToyBank.schedule, 501, 491, None)
     with torch.enable_grad():
-        found = method.correct(space, torch.full((1, 1, 1, 1), 1.2), step, ["mask"], Trace())
+        found = method.correct(context, torch.full((1, 1, 1, 1), 1.2), step, ["mask"], Trace())
 
     abar, before = (float(ToyBank.schedule.alphas_cumprod[t]) for t in (501, 491))
     x_0 = (1.2 - math.sqrt(1 - abar) * 0.36) / math.sqrt(abar)
@@ -133,7 +133,7 @@ def test_the_coded_norm_couples_the_batch_and_nothing_at_one_image() -> None:
     torch.testing.assert_close(coded.generate(asked[:1]), paper.generate(asked[:1]), rtol=1e-4, atol=1e-5)
     assert float((coded.generate(asked)[:1] - coded.generate(asked[:1])).abs().max()) > 1e-3
     official = make(FreeDoM, preset="official").params
-    assert (official.norm, official.text_residual, official.kind(["mask"])) == ("batch", "raw", "ddim-coded")
+    assert (official.norm, official.text_residual, official.kind(["mask"])) == ("batch", "raw", "ddim-official")
 
 
 def test_traces_tell_losses_and_cosines_and_change_nothing() -> None:

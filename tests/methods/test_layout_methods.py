@@ -13,15 +13,16 @@ from layout_models import BOXES, LABELS, expert, layout
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
-from concord.methods.amdm import spherical_weights
+from concord.methods.amdm import AmdmLayouts, spherical_weights
 from concord.methods.base import Method, make_params
+from concord.methods.composable import ComposableLayouts
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import ddim, ddim_step
 from concord.methods.core.schedule import Schedule
-from concord.methods.layouts import AmdmLayouts, ComposableLayouts, LayoutAttribute, LayoutInteraction, LayoutStyle
 from concord.methods.networks.autoencoder import Autoencoder
 from concord.methods.networks.experts import LATENT
 from concord.methods.networks.layout_experts import KINDS, LayoutExpert
+from concord.methods.single import LayoutAttribute, LayoutInteraction, LayoutStyle
 
 STEPS = 5
 

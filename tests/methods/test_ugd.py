@@ -23,10 +23,10 @@ def test_a_step_is_the_papers(forward: bool, backward: int) -> None:
     asked, bank = requests(2, NAMES), ToyBank()
     method = make(UniversalGuidance, forward=forward, backward_steps=backward, backward_rate=0.05, strengths=STRENGTHS)
     batch = Batch(asked, [torch.Generator()] * 2, torch.device("cpu"))
-    space = method.space(batch, NAMES, False)
+    context = method.context(batch, NAMES, False)
     x = torch.randn(2, *bank.latent_shape, generator=torch.Generator().manual_seed(1))
     with torch.enable_grad():
-        found = method.correct(space, x, Step("ddim", bank.schedule, T, BEFORE, None), NAMES, Trace()).detach()
+        found = method.correct(context, x, Step("ddim", bank.schedule, T, BEFORE, None), NAMES, Trace()).detach()
 
     energies = make_energies(NAMES, asked, bank.guide, method.params, 8)  # type: ignore[arg-type]
     denoise = bank.expert("unconditional").bind([r.conditions for r in asked], bank.schedule)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, Linear, Quadratic, ToyBank, make, make_space, requests
+from toy_guidance import NAMES, Linear, Quadratic, ToyBank, make, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Trace
@@ -49,9 +49,11 @@ def decode(x: Tensor) -> Tensor:
 def corrected(names: tuple[str, ...], x: Tensor, noise: Tensor | None = None, **params: Any) -> Tensor:
     """The production step on the fields."""
     method = make(ZMagic, rules=RULES, strengths=STRENGTHS, stop=-1, order=names, **params)
-    space = make_space(model, [Field(name, len(x)) for name in names], method.params, len(x), decode)
+    context = make_context(model, [Field(name, len(x)) for name in names], method.params, len(x), decode)
     with torch.enable_grad():
-        return method.correct(space, x, Step("ancestral", ToyBank.schedule, T, BEFORE, noise), names, Trace()).detach()
+        return method.correct(
+            context, x, Step("ancestral", ToyBank.schedule, T, BEFORE, noise), names, Trace()
+        ).detach()
 
 
 def by_matrices(
@@ -108,7 +110,7 @@ def test_algorithm_1_is_that_of_the_explicit_jacobian_and_hessian(noisy: bool) -
 
 def test_x_hat_may_be_looked_at_a_timestep_earlier() -> None:
     x = points(2)
-    found = corrected(("text", "mask"), x, hvp="exact", look_at="previous")
+    found = corrected(("text", "mask"), x, hvp="exact", eval_timestep="previous")
     for row in range(2):
         base, first, pairs = by_matrices(("text", "mask"), x[row], t=BEFORE)
         torch.testing.assert_close(
@@ -144,7 +146,7 @@ def test_algorithm_2_joins_all_ordered_pairs(names: tuple[str, ...], c: float) -
 def test_the_authors_code_starts_once_and_doubles() -> None:
     x = points(2)
     for names in (("text", "mask"), ("text", "mask", "identity")):
-        found = corrected(names, x, hvp="none", joining="coded")
+        found = corrected(names, x, hvp="none", joining="official")
         for row in range(2):
             base, first, pairs = by_matrices(names, x[row], hessian=False)
             parts = torch.stack([first["text"], *(pairs["text", j] for j in names[1:])])[:, None]
@@ -152,7 +154,7 @@ def test_the_authors_code_starts_once_and_doubles() -> None:
             expected = base - 2 * parts.sum(dim=0)[0] - joined
             torch.testing.assert_close(found[row].flatten(), expected, rtol=1e-8, atol=1e-8)
     official = make(ZMagic, preset="official").params
-    assert (official.hvp, official.joining, official.norm) == ("none", "coded", "batch")
+    assert (official.hvp, official.joining, official.norm) == ("none", "official", "batch")
     assert (official.strengths.mask, official.strengths.text) == (0.1, 0.02)
 
 
@@ -172,10 +174,10 @@ def test_without_curvature_and_with_a_still_model_it_is_freedom(names: tuple[str
     for kind, extra in ((FreeDoM, {}), (ZMagic, {"hvp": hvp, "cagrad_c": 0.0, "stop": -1})):
         method = make(kind, **params, strengths=dict.fromkeys(NAMES, 0.5), **extra)
         energies = [Linear(name, slopes[name], torch.zeros(2, 1), 1.0) for name in names]
-        space = make_space(lambda y, t: still * y, energies, method.params, 2)
-        space.schedule = schedule
+        context = make_context(lambda y, t: still * y, energies, method.params, 2)
+        context.schedule = schedule
         with torch.enable_grad():
-            moved.append(method.correct(space, x, step, names, Trace()).detach())
+            moved.append(method.correct(context, x, step, names, Trace()).detach())
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-14, atol=1e-14)
     assert float((moved[0] - x).abs().max()) > 0.1  # and it does move
 
@@ -205,6 +207,18 @@ def test_strength_zero_and_the_final_steps_are_unguided() -> None:
     assert torch.equal(make(ZMagic, steps=6, strengths=dict.fromkeys(NAMES, 0)).generate(asked), free)
     assert torch.equal(make(ZMagic, steps=6, stop=1000).generate(asked), free)
     assert not torch.equal(make(ZMagic, steps=6, stop=200).generate(asked), free)
+
+
+def test_the_step_at_stop_itself_is_unguided() -> None:
+    """t > stop: of 201, 200 and 199 the first alone is guided at --stop 200."""
+    params = make(ZMagic, stop=200, windows=dict.fromkeys(NAMES, (-1, 1000))).params
+    assert [t for t in (202, 201, 200, 199) if params.guides("text", t)] == [202, 201]
+    asked, timesteps = requests(2, ("text", "mask")), ToyBank.schedule.ddim_timesteps(5)
+    for place, t in enumerate(timesteps[:-1]):  # at and below `stop` the losses alone are told, nothing is corrected
+        trace = Trace("gradient-cosine")
+        windows = dict.fromkeys(NAMES, (-1, 1000))
+        make(ZMagic, steps=5, stop=t, windows=windows).generate(asked, trace)
+        assert trace.steps.get("gradient-cosine", []) == timesteps[:place]
 
 
 @pytest.mark.parametrize("hvp", ["exact", "finite-difference"])
@@ -290,9 +304,9 @@ def test_a_quadratic_world_carries_its_curvature_exactly() -> None:
     runs = []
     for hvp, h in (("exact", 1.0), ("finite-difference", 1.0), ("finite-difference", 0.01)):
         method = make(ZMagic, rules=RULES, strengths=STRENGTHS, stop=-1, hvp=hvp, hvp_step=h)
-        space = make_space(lambda y, t: 0.3 * y, energies, method.params, 2)
+        context = make_context(lambda y, t: 0.3 * y, energies, method.params, 2)
         with torch.enable_grad():
             step = Step("ancestral", ToyBank.schedule, T, BEFORE, None)
-            runs.append(method.correct(space, points(2), step, ["text", "mask"], Trace()).detach())
+            runs.append(method.correct(context, points(2), step, ["text", "mask"], Trace()).detach())
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(runs[0], runs[2], rtol=1e-9, atol=1e-9)

@@ -224,7 +224,7 @@ def test_the_coded_last_step_draws_noise_and_the_papers_does_not() -> None:
     drawn = []
     for noisy in (False, True):
         generators = [torch.Generator().manual_seed(0)]
-        drawn.append(ddim(lambda x, t: 0 * x, schedule, generators, (1, 4, 4), "cpu", 5, 1.0, noisy_end=noisy))
+        drawn.append(ddim(lambda x, t: 0 * x, schedule, generators, (1, 4, 4), "cpu", 5, 1.0, noise_last_step=noisy))
     abar = official.schedule_tables()["alphas_cumprod"].double()
     sigma = float(((1 - abar[0]) / (1 - abar[1]) * (1 - abar[1] / abar[0])) ** 0.5)
     generator = torch.Generator().manual_seed(0)

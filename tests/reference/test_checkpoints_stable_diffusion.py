@@ -20,7 +20,7 @@ from torch import Tensor
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
-from concord.methods.guidance.method import Model
+from concord.methods.guidance.context import Model
 from concord.methods.networks.checkpoints import stable_diffusion as stable
 from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape, autoencoder_names, unet_names
 from concord.methods.networks.experts import Encoded

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, Quadratic, ToyBank, make, make_space
+from toy_guidance import NAMES, Quadratic, ToyBank, make, make_context
 
 from concord.methods.base import Trace
 from concord.methods.core.sampler import Step, guided
@@ -79,13 +79,13 @@ def corrector(
         )
         for c in conditions
     ]
-    space = make_space(model, energies, method.params, rows)
+    context = make_context(model, energies, method.params, rows)
 
     def correct(x: Tensor, step: Step) -> Tensor:
         if not conditions:
             return step(x, model(x, step.t))
         with torch.enable_grad():
-            return method.correct(space, x, step, names, Trace()).detach()
+            return method.correct(context, x, step, names, Trace()).detach()
 
     return correct
 

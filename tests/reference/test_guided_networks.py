@@ -13,8 +13,8 @@ from concord.data.request import Request
 from concord.data.synthetic import face
 from concord.methods.base import Batch, make_method
 from concord.methods.guidance import autodiff as hvp
+from concord.methods.guidance.context import GuidanceContext
 from concord.methods.guidance.energies import objective
-from concord.methods.guidance.method import Space
 from concord.methods.networks.bank import Bank
 
 NAMES = ("text", "identity", "mask", "landmarks", "style")
@@ -31,15 +31,17 @@ def asked(names: tuple[str, ...]) -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def space(bank: Bank) -> Space:
+def context(bank: Bank) -> GuidanceContext:
     requests = asked(NAMES)
     batch = Batch(requests, [torch.Generator()] * len(requests), torch.device("cpu"))
-    return make_method("z-magic", {}, bank).space(batch, NAMES, False)  # type: ignore[attr-defined]
+    return make_method("z-magic", {}, bank).context(batch, NAMES, False)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("t", [201, 601])
 @pytest.mark.parametrize("name", NAMES)
-def test_difference_quotients_are_near_the_exact_product(bank: Bank, space: Space, name: str, t: int) -> None:
+def test_difference_quotients_are_near_the_exact_product(
+    bank: Bank, context: GuidanceContext, name: str, t: int
+) -> None:
     """The networks are smooth: a quotient sees the curvature that the exact product sees."""
     drawn = np.stack([face(i).image for i in FACES])
     pictures = torch.from_numpy(drawn).movedim(-1, 1).float() / 255
@@ -50,13 +52,13 @@ def test_difference_quotients_are_near_the_exact_product(bank: Bank, space: Spac
     v = torch.randn(z.shape, generator=generator)
 
     def gradient(y: Tensor) -> Tensor:
-        return space.gradient(name, space.at(y, t), t, keep=False)
+        return context.gradient(name, context.evaluate(y, t), t)
 
     with torch.enable_grad(), hvp.twice_differentiable():
-        point = space.at(x, t)
-        scalar = objective(space.energies[name](point.images), "sample")
-        (first,) = torch.autograd.grad(scalar, point.x_t, create_graph=True)
-        (exact,) = hvp.pull_back(first, point.x_t, v[None])
+        state = context.evaluate(x, t)
+        scalar = objective(context.energies[name](state.images), "sample")
+        (first,) = torch.autograd.grad(scalar, state.x_t, create_graph=True)
+        (exact,) = hvp.vjp(first, state.x_t, v[None])
     with torch.enable_grad():
         at_x = gradient(x)
         near = hvp.difference(gradient, x, at_x, v)

@@ -15,7 +15,7 @@ from concord.benchmarks.suite import read_suite
 from concord.benchmarks.tuned import tuned_row
 from concord.methods.base import get_method, make_params
 from concord.methods.core.schedule import Schedule
-from concord.methods.guidance.method import GuidedParams
+from concord.methods.guidance.parameters import GuidedParams
 
 GRID = {steps: Schedule.scaled_linear().ddim_timesteps(steps) for steps in (20, 30, 100, 500)}
 EVERYWHERE = {20: (951, 1), 30: (958, 1), 100: (991, 1), 500: (999, 1)}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_params
 from concord.methods.core.schedule import Schedule
+from concord.methods.guidance.context import GuidanceContext
 from concord.methods.guidance.energies import Energy
-from concord.methods.guidance.method import GuidedParams, Space
+from concord.methods.guidance.parameters import GuidedParams
 
 SHAPE = (2, 4, 4)
 SIDE = 8
@@ -175,16 +176,18 @@ class Linear(Quadratic):
         return residual.sum(dim=1)
 
 
-def make_space(
+def make_context(
     model: Callable[[Tensor, int], Tensor],
     energies: Sequence[Energy],
     p: GuidedParams,
     rows: int,
     decode: Callable[[Tensor], Tensor] = lambda x: x,
     method: str = "toy",
-    driven: bool = False,
-) -> Space:
-    """A space of given functions; the 'image' is what `decode` makes of the clean prediction."""
+    text_conditioned: bool = False,
+) -> GuidanceContext:
+    """A context of given functions; the 'image' is what `decode` makes of the clean prediction."""
     named = {energy.condition: energy for energy in energies}
     ids = [f"r{i}" for i in range(rows)]
-    return Space(lambda x, t: (model(x, t), None), ToyBank.schedule, decode, named, p, ids, method, None, driven)
+    return GuidanceContext(
+        lambda x, t: (model(x, t), None), ToyBank.schedule, decode, named, p, ids, method, None, text_conditioned
+    )

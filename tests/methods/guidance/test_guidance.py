@@ -11,15 +11,15 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from toy_guidance import NAMES, SHAPE, SIDE, Quadratic, ToyBank, ToyGuide, ToyPair, make_space, requests
+from toy_guidance import NAMES, SHAPE, SIDE, Quadratic, ToyBank, ToyGuide, ToyPair, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
 from concord.methods.core.sampler import Step, ddim, ddim_step, ddpm_step, guided, reverse_diffusion_step
 from concord.methods.core.schedule import Schedule
 from concord.methods.guidance import autodiff as hvp
-from concord.methods.guidance.energies import EnergyParams, make_energies, objective, step_size
-from concord.methods.guidance.method import GuidedParams
+from concord.methods.guidance.energies import make_energies, objective, step_size
+from concord.methods.guidance.parameters import EnergyParams, GuidedParams
 from concord.metrics.networks.embedded.perceptual import style_distance
 
 SCHEDULE = Schedule.scaled_linear()
@@ -293,7 +293,7 @@ def test_reverse_diffusion_nears_the_ancestral_step_as_steps_shrink() -> None:
 
 def test_coded_ddim_has_the_deviation_of_the_scripts() -> None:
     x, eps, z = torch.randn(3, 1, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    found = Step("ddim-coded", SCHEDULE, 501, 491, z, 0.5)(x, eps)
+    found = Step("ddim-official", SCHEDULE, 501, 491, z, 0.5)(x, eps)
     abar, before = SCHEDULE.alphas_cumprod[501], SCHEDULE.alphas_cumprod[491]
     x_0 = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
     expected = before.sqrt() * x_0 + (1 - before).sqrt() * 0.5 * z + (1 - before).sqrt() * 0.75**0.5 * eps
@@ -349,11 +349,11 @@ def test_products_are_those_of_the_explicit_jacobian_and_hessian() -> None:
     hessian = torch.autograd.functional.hessian(field, x)
     leaf = x[None].clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(field(leaf).sum(), leaf, create_graph=True)
-    (exact,) = hvp.pull_back(gradient, leaf, v[None, None], keep=True)
+    (exact,) = hvp.vjp(gradient, leaf, v[None, None], retain_graph=True)
     torch.testing.assert_close(exact[0], hessian @ v, rtol=1e-10, atol=1e-10)
     jacobian = torch.autograd.functional.jacobian(lambda y: torch.sin(y @ field.m) * y, x)
     out = torch.sin(leaf @ field.m) * leaf
-    both = hvp.pull_back(out, leaf, torch.stack([v[None], 2 * v[None]]))
+    both = hvp.vjp(out, leaf, torch.stack([v[None], 2 * v[None]]))
     torch.testing.assert_close(both[:, 0], torch.stack([jacobian.T @ v, 2 * jacobian.T @ v]), rtol=1e-10, atol=1e-10)
 
     def slope(y: Tensor) -> Tensor:
@@ -397,8 +397,8 @@ def test_a_bad_gradient_names_condition_step_and_request() -> None:
     def broken(x: Tensor) -> Tensor:
         return torch.cat([x[:1], x[1:] * float("nan")])
 
-    space = make_space(lambda x, t: x, [energy], GuidedParams(), 2, decode=broken, method="freedom")
+    context = make_context(lambda x, t: x, [energy], GuidedParams(), 2, decode=broken, method="freedom")
     with torch.enable_grad():
-        point = space.at(torch.ones(2, 3, 4, 4), 500)
+        state = context.evaluate(torch.ones(2, 3, 4, 4), 500)
     with pytest.raises(ConcordError, match=r"'freedom', condition 'mask', step t = 500: NaN or .* of request r1"):
-        space.gradient("mask", point, 500)
+        context.gradient("mask", state, 500)
