@@ -1,7 +1,7 @@
 """The command line, and the five packages as concord.data, .metrics, .methods, .benchmarks and .reports.
 
-`cli` names the verbs, `commands/` has them, `arguments` what they share; `console` and `progress` print,
-`fork_server` keeps imports warm while DVC calls verb after verb. Nothing imports from here but the verbs themselves.
+`cli` names the verbs, `commands/` has them, `arguments` what they share; `console` prints, `fork_server`
+keeps imports warm while DVC calls verb after verb. Nothing imports from here but the verbs themselves.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Tables, figures and comparisons, made from stored results alone: nothing here generates or scores.
 
-`assemble.build_table` makes a suite's table, `site/` the pages; `published` has the papers' own numbers
+`report` makes all of it from a folder of results; `published` has the papers' own numbers
 (`papers/*.yaml`), `statistics` the intervals and tests. `tables/` prints, `figures/` draws, `compare/` holds one
 state of the results against another, `validation/` checks the statistics themselves.
 """
