@@ -77,7 +77,7 @@ PLANTS: dict[str, list[dict[str, Any]]] = {
         {"norm": "sample"}],
     "z-magic text + mask": [
         {"stop": 200}, {"stop": 211}, {"stop_text": True}, {"cagrad_per_channel": False}, {"cagrad_solver": "exact"},
-        {"cagrad_c": 0.51}, {"hvp": "exact"}, {"look_at": "previous"}, {"joining": "paper"}, {"norm": "sample"},
+        {"cagrad_c": 0.51}, {"hvp": "exact"}, {"eval_timestep": "previous"}, {"joining": "paper"}, {"norm": "sample"},
         {"text_residual": "unit"}, {"strengths": {"mask": 0.101}}, {"order": ("mask", "text")}, {"sampler": "ddim"}],
     "z-magic identity + landmarks": [
         {"stop": 200}, {"stop": 211}, {"ddim_noise": "paper"}, {"eta": 0.49}, {"sampler": "ancestral"},
