@@ -59,3 +59,15 @@ def test_undefined_is_an_error() -> None:
         _ = one.covariance
     with pytest.raises(ValueError, match="none are left"):
         _ = one - one
+
+
+def test_stored_statistics_are_of_two_images_or_more_and_of_one_size() -> None:
+    mean, covariance = np.array([1.0, 2.0]), np.array([[2.0, 1.0], [1.0, 3.0]])
+    for count in (2, 3):
+        moments = Moments.of_statistics(mean, covariance, count)
+        assert moments.count == count
+        np.testing.assert_array_equal(moments.covariance, covariance)
+    assert Moments.of_statistics(mean, covariance).count == 2
+    for wrong in ((mean, covariance, 1), (mean[:1], covariance, 2), (mean[None], covariance, 2)):
+        with pytest.raises(ValueError, match=r"expected \(D,\), \(D, D\), 2\+"):
+            Moments.of_statistics(*wrong)
