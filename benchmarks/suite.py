@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.conditions.base import all_conditions, make_conditions
@@ -47,10 +47,20 @@ class Row(Strict):
         return self
 
 
+def _metric_names(names: list[str]) -> list[str]:
+    """The names that metrics have today, of names, aliases and former names."""
+    from concord.metrics.base import metric_name
+
+    return [name if name == JOINT_SUCCESS else metric_name(name) for name in names]
+
+
+MetricNames = Annotated[list[str], AfterValidator(_metric_names)]
+
+
 class Joint(Strict):
     """Joint success: all these metrics pass on one image; thresholds from the ground-truth row's quantile."""
 
-    metrics: list[str] = Field(min_length=2)
+    metrics: MetricNames = Field(min_length=2)
     quantile: float = Field(gt=0, lt=1)
 
 
@@ -80,7 +90,7 @@ class ProfilePart(Strict):
     image_size: int | None = Field(default=None, gt=0)
     generator: str | None = None  # whose models the rows draw from; by the row's method where absent
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    metrics: list[str] | None = None
+    metrics: MetricNames | None = None
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] | None = None
     differences: list[str] | None = None
@@ -99,7 +109,7 @@ class Suite(Strict):
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)  # condition -> what has to be said about it
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
-    metrics: list[str] = Field(min_length=1)
+    metrics: MetricNames = Field(min_length=1)
     originals: str | None = None  # row whose images metrics of pairs compare with, not the items' own pictures
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)

@@ -12,8 +12,9 @@ import math
 import pkgutil
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
@@ -99,6 +100,7 @@ class Metric(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()  # other names for it, as papers use them
     former_names: ClassVar[tuple[str, ...]] = ()  # what it was called before: understood, with a warning
     label: ClassVar[str]  # table head: 'Mask (%)'
+    profile_labels: ClassVar[Mapping[str, str]] = {}  # profile -> its own head, where its networks have a name
     unit: ClassVar[str]  # '', '%'
     higher_is_better: ClassVar[bool]
     bounds: ClassVar[tuple[float, float]]
@@ -249,6 +251,12 @@ def register(metric: type[Metric]) -> type[Metric]:
 
 def all_metrics() -> dict[str, type[Metric]]:
     """Every metric, by name: the files of the families, the entry points `concord.metrics`, and loaded plugins."""
+    _load_all()
+    return dict(sorted(_METRICS.items()))
+
+
+@cache
+def _load_all() -> None:
     folder = Path(__file__).parent
     for family in pkgutil.iter_modules([str(folder)]):
         if family.ispkg and family.name != "networks":  # distribution, face, ...
@@ -256,7 +264,6 @@ def all_metrics() -> dict[str, type[Metric]]:
                 importlib.import_module(f"concord.metrics.{family.name}.{module.name}")
     for entry in entry_points(group="concord.metrics"):
         _load_entry(entry)
-    return dict(sorted(_METRICS.items()))
 
 
 def _load_entry(entry: EntryPoint) -> None:

@@ -81,7 +81,7 @@ def _judges(run: Run) -> dict[str, str]:
 def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, MetricFacts] | None = None) -> Table:
     """The table of a suite from what the store holds; rows without results show the paper's values."""
     suite = suite.in_profile(profile)
-    facts = facts or metric_facts(suite.metrics)
+    facts = facts or metric_facts(suite.metrics, profile)
     declared = published_table(suite.paper, suite.table)
     unscored = missing_judges(suite, store, profile)
     measured: dict[str, Measured] = {}

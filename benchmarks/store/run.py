@@ -71,11 +71,11 @@ class Run:
 
     def scores(self) -> DataFrame:
         """suite, method, request, metric, value (float64), status: one row per (request, sample metric)."""
-        return self._parquet("scores.parquet")
+        return with_metric_names(self._parquet("scores.parquet"))
 
     def sets(self) -> DataFrame:
         """suite, method, metric, value, n, n_reference, status, replicates: one row per set metric."""
-        return self._parquet("sets.parquet")
+        return with_metric_names(self._parquet("sets.parquet"))
 
     def features(self, kind: str = "pool") -> tuple[list[str], np.ndarray]:
         """Request ids and float32 features (n, D) of one kind."""
@@ -113,6 +113,14 @@ class Run:
             return pd.read_parquet(self.path / name)
         except (OSError, ValueError) as error:
             raise ConcordError(f"{self.path / name}: not readable ({error}); run `concord score` again") from None
+
+
+def with_metric_names(frame: DataFrame) -> DataFrame:
+    """Stored scores with the names that metrics have today."""
+    from concord.metrics.base import metric_name
+
+    names = {name: metric_name(str(name)) for name in frame["metric"].unique()}
+    return frame.assign(metric=frame["metric"].map(names)) if any(a != b for a, b in names.items()) else frame
 
 
 class Store:

@@ -64,7 +64,8 @@ class DrawnMetric(ConfusionMetric):
 class DrawnPixelAccuracy(DrawnMetric):
     """Share of all pixels with the right class."""
 
-    name = "drawn-pixel-accuracy"
+    name = "pixel-accuracy"
+    former_names = ("drawn-pixel-accuracy",)
     label = "Pixel accuracy, drawn (%)"
     unit = "%"
     bounds = (0.0, 100.0)

@@ -9,6 +9,9 @@ trained on SynthFaces, whose cosines do not compare with CLIP's). Per image, not
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from concord.metrics.base import Observation, SampleMetric, Score, register
 from concord.metrics.text.embeddings import image_embeddings, text_embeddings
 
@@ -18,7 +21,9 @@ class TextSimilarity(SampleMetric):
     """Cosine of image and caption embedding x 100."""
 
     name = "text-similarity"
+    aliases = ("clip-score",)
     label = "Text (cosine × 100)"
+    profile_labels: ClassVar[Mapping[str, str]] = {"paper": "CLIP score (cosine × 100)"}
     unit = ""
     higher_is_better = True
     bounds = (-100.0, 100.0)

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concord.data.errors import ConcordError
+from concord.metrics.base import all_metrics, metric_name
 from concord.reports.compare import git as history
-from concord.reports.tables.measured import MetricFacts, read_measured
+from concord.reports.tables.measured import MetricFacts, metric_facts, read_measured
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
@@ -158,7 +159,17 @@ def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
             features=features.get(name),
         )
     profile = str(content["profile"])
-    return Side(label, profile, runs, str(content.get("commit", "unknown")), dict(content.get("protocols") or {}))
+    protocols = {metric_name(name): fact for name, fact in dict(content.get("protocols") or {}).items()}
+    return Side(label, profile, runs, str(content.get("commit", "unknown")), protocols)
+
+
+def _check_bounds(metric: str, values: np.ndarray) -> None:
+    """Raise ValueError where values lie outside of their metric's bounds."""
+    if metric in all_metrics():
+        try:
+            metric_facts([metric])[metric].check(values, Path("scores"))
+        except ConcordError as error:
+            raise ValueError(str(error)) from None
 
 
 def _samples(content: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -170,13 +181,15 @@ def _samples(content: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
     values: dict[str, dict[str, np.ndarray]] = {}
     failed: dict[str, dict[str, np.ndarray]] = {}
     for (run, metric), part in frame.groupby(["run", "metric"], sort=False, observed=True):
+        metric = metric_name(str(metric))
         ids = part["request"].astype(str).tolist()
         if requests.setdefault(str(run), ids) != ids:
             raise ValueError(f"run '{run}': metric '{metric}' is of other requests than the others")
         numbers, status = part["value"].to_numpy(np.float64), part["status"].astype(str)
         if np.isfinite(numbers).all() and not status.str.startswith("refused").any():
-            values.setdefault(str(run), {})[str(metric)] = numbers
-            failed.setdefault(str(run), {})[str(metric)] = (status != "ok").to_numpy(dtype=bool)
+            _check_bounds(metric, numbers)
+            values.setdefault(str(run), {})[metric] = numbers
+            failed.setdefault(str(run), {})[metric] = (status != "ok").to_numpy(dtype=bool)
     return requests, values, failed
 
 
@@ -187,8 +200,9 @@ def _sets(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     sets: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
     sizes: dict[str, dict[str, int]] = {}
     for row in pd.read_parquet(io.BytesIO(content)).to_dict("records"):
-        run, metric = str(row["run"]), str(row["metric"])
+        run, metric = str(row["run"]), metric_name(str(row["metric"]))
         if row["status"] == "ok" and np.isfinite(row["value"]):
+            _check_bounds(metric, np.array([row["value"]]))
             sets.setdefault(run, {})[metric] = (float(row["value"]), np.asarray(row["replicates"], np.float64))
             sizes.setdefault(run, {})[metric] = int(row["n_reference"])
     return sets, sizes
@@ -297,7 +311,7 @@ def _pool(run: Run) -> np.ndarray | None:
 
 def protocols(names: list[str]) -> dict[str, dict[str, Any]]:
     """What a value of each registered metric means today: two values compare only where this agrees."""
-    from concord.metrics.base import SetMetric, all_metrics
+    from concord.metrics.base import SetMetric
 
     known = all_metrics()
     found: dict[str, dict[str, Any]] = {}

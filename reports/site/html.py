@@ -74,7 +74,7 @@ def write_report(
         if shown:
             write_samples(page, suite, shown, folder)
         draw_figures(page, suite, store, shown, folder)
-        known = facts or metric_facts(suite.metrics)
+        known = facts or metric_facts(suite.metrics, profile)
         write_viewer(page, suite, store, {name: known[name] for name in suite.metrics}, given, folder)
         pages.append(page)
     alone = unanswered_tables(profile)

@@ -67,7 +67,7 @@ class MetricFacts:
             )
 
 
-def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
+def metric_facts(names: list[str], profile: str = "embedded") -> dict[str, MetricFacts]:
     """Facts of the suite's metrics, from the registry; joint success is derived here and has its own."""
     from concord.metrics.base import SetMetric, get_metric
 
@@ -81,7 +81,7 @@ def metric_facts(names: list[str]) -> dict[str, MetricFacts]:
         metric = get_metric(name)
         facts[name] = MetricFacts(
             name,
-            metric.label,
+            metric.profile_labels.get(profile, metric.label),
             metric.higher_is_better,
             isinstance(metric, SetMetric),
             metric.bounds,

@@ -29,7 +29,7 @@ MARK_CAPTION = (
 )
 GUIDED = "†"
 GUIDED_CAPTION = f"{GUIDED}: scored by the very network that guided the row, which is no independent judge of it."
-COST_HEADS = ("s / image", "peak MiB", "passes / image")
+COST_HEADS = ("s / image", "peak MiB", "NFE")
 COST_TITLES = (
     "seconds an image",
     "peak memory in MiB",
@@ -37,9 +37,9 @@ COST_TITLES = (
     "through them where a method takes gradients",
 )
 COST_CAPTION = (
-    "Passes an image: forward passes of the denoising and influence networks, each image of a batch counted; '+ back': "
-    "passes backwards through them for gradients; '+ second-order': passes backwards through a backward pass. Guides "
-    "and decoders are not counted."
+    "NFE, network evaluations an image: forward passes of the denoising and influence networks, each image of a batch "
+    "counted; '+ back': passes backwards through them for gradients; '+ second-order': passes backwards through a "
+    "backward pass. Guides and decoders are not counted."
 )
 
 

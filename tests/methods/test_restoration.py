@@ -195,7 +195,7 @@ def test_drawn_masks_are_read_exactly() -> None:
     right = np.diag(confusion)
     nothing = np.zeros((0, CLASSES**2), np.float32)
     want = {
-        "drawn-pixel-accuracy": 100 * right.sum() / confusion.sum(),
+        "pixel-accuracy": 100 * right.sum() / confusion.sum(),
         "drawn-class-accuracy": np.mean(right / confusion.sum(1)),
         "drawn-class-iou": np.mean(right / (confusion.sum(0) + confusion.sum(1) - right)),
     }

@@ -25,7 +25,7 @@ from concord.metrics.base import Observation, SampleMetric, Score, all_metrics, 
 from concord.metrics.cache import Gaussian, ReferenceKey, read_statistics, write_statistics
 from concord.metrics.distribution.fid import FID
 from concord.metrics.distribution.kid import KID
-from concord.metrics.evaluation import to_tensor
+from concord.metrics.evaluation import score_set, to_tensor
 
 
 def pictures(seed: int, n: int, size: int = 16) -> np.ndarray:
@@ -255,6 +255,38 @@ def test_statistics_stand_for_the_images(sides: tuple[np.ndarray, np.ndarray], t
     np.savez(path, feats=y)  # as clean-fid keeps them for KID
     found = evaluate(generated=sides[0], reference=path, metrics="kid,fid")
     assert found.values == pytest.approx({"kid": KID().compute(x, y), "fid": FID().compute(x, y)}, rel=1e-9)
+
+
+def test_statistics_in_single_precision_of_fewer_images_than_dimensions(
+    sides: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """30 images span 29 of 48 dimensions; in float32 the others' variances come out as noise, some of it below zero."""
+    x, y = features_of(sides[0]), features_of(sides[1][:30])
+    centred = (y - y.mean(axis=0)).astype(np.float32)
+    sigma = centred.T @ centred / np.float32(len(y) - 1)
+    assert np.linalg.eigvalsh(sigma.astype(np.float64))[0] < 0
+    path = tmp_path / "single.npz"
+    np.savez(path, mu=y.mean(axis=0, dtype=np.float32), sigma=sigma)
+    found = evaluate(generated=sides[0], reference=path, metrics="fid")
+    assert found["fid"].value == pytest.approx(FID().compute(x, y), rel=1e-3)
+    np.savez(path, mu=y.mean(axis=0), sigma=sigma - np.eye(48) * float(np.trace(sigma)) / 48)
+    assert "compute the statistics again, in float64" in refusal(generated=sides[0], reference=path, metrics="fid")
+
+
+def test_scores_stand_where_the_cache_cannot_be_written(sides: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = evaluate(generated=sides[0], reference=sides[1], metrics="fid", cache=tmp_path / "file" / "cache")
+    assert found["fid"].value == pytest.approx(FID().compute(*map(features_of, sides)), rel=1e-12)
+    (note,) = found.notes
+    assert "features are not kept for the next time" in note
+    assert str(tmp_path / "file") in note
+
+
+def test_replicates_leave_out_every_32nd_image(sides: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = map(features_of, sides)
+    _, replicates = score_set(KID(), x, y)
+    assert len(replicates) == 32
+    assert replicates[1] == pytest.approx(KID().compute(x[np.arange(70) % 32 != 1], y))
 
 
 @pytest.mark.parametrize(

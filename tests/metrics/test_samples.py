@@ -206,3 +206,24 @@ def test_unknown_metric_lists_the_known() -> None:
         ConcordError, match=r"unknown metric 'fidd': expected one of .*fid, .*kid, .*mask-accuracy, .*mask-miou"
     ):
         get_metric("fidd")
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_of_papers_and_former_names_are_understood() -> None:
+    assert get_metric("clip-score").name == "text-similarity"
+    with pytest.warns(FutureWarning, match="'drawn-pixel-accuracy' is called 'pixel-accuracy' now"):
+        assert get_metric("drawn-pixel-accuracy").name == "pixel-accuracy"
+    known = all_metrics()
+    others = [name for metric in known.values() for name in (*metric.aliases, *metric.former_names)]
+    assert len(set(others)) == len(others)
+    assert not set(others) & known.keys(), "a name that another metric has"
+
+
+def test_every_metric_knows_its_family_and_condition() -> None:
+    families = {name: get_metric(name).family for name in all_metrics()}
+    assert families["fid"] == "distribution"
+    assert families["mask-accuracy"] == "segmentation"
+    assert get_metric("segmentation-distance").condition == "mask"
+    assert get_metric("psnr").condition == "psnr"

@@ -84,7 +84,7 @@ def test_shares_and_percentages_are_in_range() -> None:
 
 
 def test_a_printed_share_is_put_beside_our_percentage() -> None:
-    """Table 4 of MT-Diffusion prints pixel accuracy as a share of 1, `drawn-pixel-accuracy` is a percentage.
+    """Table 4 of MT-Diffusion prints pixel accuracy as a share of 1, `pixel-accuracy` is a percentage.
 
     What scores images made from masks (`mask-class-accuracy`) answers none of its columns.
     """
@@ -93,7 +93,7 @@ def test_a_printed_share_is_put_beside_our_percentage() -> None:
     assert table.value("mt-diffusion", "class_accuracy") == 0.85
     keys = {"mask-accuracy": "mask_percent", "mask-class-accuracy": "class_accuracy", "mask-class-iou": "class_iou"}
     assert table.keys_of(keys) == {}
-    drawn = {"drawn-pixel-accuracy": None, "drawn-class-accuracy": None, "drawn-class-iou": None}
+    drawn = {"pixel-accuracy": None, "drawn-class-accuracy": None, "drawn-class-iou": None}
     assert list(table.keys_of(drawn).values()) == ["pixel_accuracy", "class_accuracy", "class_iou"]
 
 

@@ -9,9 +9,11 @@ import pytest
 from compare_world import METRICS, ROW, SHARE, compared
 from fake_store import LEVELS, write_run, write_store
 
+from concord.benchmarks.settings import ROOT
 from concord.benchmarks.store.run import Store
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
+from concord.metrics.base import all_metrics
 from concord.reports.compare.baseline import means, renew, renewal_markdown, write_side, write_summary
 from concord.reports.compare.comparison import compare_sides
 from concord.reports.compare.margins import Margin, read_margins
@@ -212,3 +214,10 @@ def test_bad_margins_are_one_line(tmp_path: Path, text: str, message: str) -> No
         read_margins("embedded", tmp_path / "m.yaml")
     with pytest.raises(ConcordError, match="no such file"):
         read_margins("embedded", tmp_path / "none.yaml")
+
+
+def test_a_metric_of_the_committed_baseline_has_its_name_of_today() -> None:
+    side = baseline_folder(ROOT / "reports/baseline/embedded", "committed")
+    metrics = {metric for run in side.runs.values() for metric in (*run.values, *run.sets)}
+    assert "pixel-accuracy" in metrics
+    assert metrics <= all_metrics().keys()
