@@ -206,8 +206,9 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
             corrections = at_x_hat.correction.chunk(len(points))
             measured = {key: replace(state, correction=one) for key, one in zip(points, corrections, strict=True)}
         second = {
-            pair: context.step_size(pair[1], gradient, measured[point_of[pair]], step) * gradient
-            for pair, gradient in zip(pairs, gradients, strict=True)
+            pairs[place]: context.step_size(pairs[place][1], gradient, measured[point_of[pairs[place]]], step)
+            * gradient
+            for place, gradient in gradients.items()
         }
         conditional = self._vjp_through_step(context, state, unguided, x_hat, first, second, t)
 
@@ -243,7 +244,7 @@ class ZMagic(GuidedMethod["ZMagic.Params"]):
 
             def gradients(x: Tensor) -> Tensor:
                 asked = [(pair, str(pair[0])) for pair in curved]
-                return torch.cat(context.gradients(context.evaluate(x, t), curved, asked, t))
+                return torch.cat(list(context.gradients(context.evaluate(x, t), curved, asked, t).values()))
 
             if curved:
                 x_t = torch.cat([state.x_t.detach()] * len(curved))

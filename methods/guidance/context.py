@@ -127,12 +127,14 @@ class GuidanceContext:
             (grad,) = vjp(state.images, state.x_t, image_grad[None], retain_graph=True, counter=self.counter)
         return self.require_finite(grad, (name,), t)
 
-    def gradients(self, states: State, points: Sequence[Key], asked: Sequence[tuple[Key, str]], t: int) -> list[Tensor]:
+    def gradients(
+        self, states: State, points: Sequence[Key], asked: Sequence[tuple[Key, str]], t: int
+    ) -> dict[int, Tensor]:
         """dE_j/dx (B, C, h, w) at the point i, for every (i, j) that is asked for.
 
         states: of all points at once (k B, C, h, w), block after block; points: the name of each block.
         One pass backwards takes one condition of every point: as many turns as the point has conditions that is asked
-        for most of them.
+        for most of them. Returned by the place in `asked`, in the order in which they came: turn after turn.
         """
         images = dict(zip(points, states.images.chunk(len(points)), strict=True))
         image_grads = self.image_grads([(name, images[i]) for i, name in asked], t)
@@ -146,7 +148,7 @@ class GuidanceContext:
             for place, block in zip(places, grad.chunk(len(places)), strict=True):
                 if place is not None:
                     found[place] = self.require_finite(block, (asked[place][1],), t)
-        return [found[place] for place in range(len(asked))]
+        return found
 
     def step_size(self, name: str, gradient: Tensor, state: State, step: Step) -> Tensor:
         """rho of a condition for a gradient (B, C, h, w); nothing is differentiated through it."""
