@@ -13,6 +13,7 @@ import numpy as np
 from concord.data.conditions.base import all_conditions, get_condition
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
+from concord.data.user_code import failure, interrupted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,11 +65,14 @@ class Contract:
             check: Callable[[], str] = getattr(self, name)
             title = (check.__doc__ or name).strip().rstrip(".")
             try:
-                yield Check(title, True, check())
+                result = Check(title, True, check())
             except Broken as error:
-                yield Check(title, False, str(error))
-            except Exception as error:  # whatever a method raises is what the user has to see
-                yield Check(title, False, f"{type(error).__name__}: {error}")
+                result = Check(title, False, str(error))
+            except BaseException as error:  # whatever a method raises is what the user has to see, SystemExit too
+                if isinstance(error, KeyboardInterrupt) and interrupted():
+                    raise
+                result = Check(title, False, str(error) if isinstance(error, ConcordError) else failure(error))
+            yield result
 
     # ------------------------------------------------------------------------------------------------ what comes out
 

@@ -77,7 +77,7 @@ def seconds_per_image(run: RunPlan, counts: Mapping[str, float], rates: Sequence
             return made["seconds_per_image"] * sum(counts.values()) / seen, place
     except Exception:  # nothing stored, or of another form: no measurement
         pass
-    return stated_seconds(run.generator, run.dtype, counts, rates)
+    return stated_seconds(run.generator, run.dtype or "fp32", counts, rates)
 
 
 def stated_seconds(

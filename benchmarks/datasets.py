@@ -22,10 +22,10 @@ def ensure_dataset(suite: Suite, settings: Settings, options: Options, say: Call
         return
     dataset = settings.profile(options.profile).datasets[suite.dataset]
     if suite.dataset == "layouts":
-        ensure_scenes(ROOT / dataset.items, items_needed(suite, settings, options), say)
+        ensure_scenes(ROOT / dataset.items, items_needed(suite, options), say)
         return
     references = "identity" in suite.conditions
-    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, settings, options), references, say)
+    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, options), references, say)
     if dataset.reference is not None:
         ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n, say=say)
 
@@ -35,8 +35,7 @@ def ensure_tuning_faces(folder: Path, say: Callable[[str], None] = print) -> Non
     say(make_faces(folder, TUNING, force=True, references=True))
 
 
-def items_needed(suite: Suite, settings: Settings, options: Options) -> int:
+def items_needed(suite: Suite, options: Options) -> int:
     """Faces that the folder must hold; never fewer than the default size, so that a trial draws no small tree."""
-    wanted = options.limit or settings.size(suite.request_set, options.size)
-    usual = settings.sizes.get(suite.request_set)
-    return max(wanted, usual.default if usual else 0)
+    wanted = options.limit or suite.size(options.size, options.profile)
+    return max(wanted, suite.n.default if suite.n else 0)

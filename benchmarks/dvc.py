@@ -15,18 +15,19 @@ from typing import Any
 
 import yaml
 
-from concord.benchmarks.generators import PROFILE, generator_of, has_models
-from concord.benchmarks.plan.sources import PACKAGES, PERCEPTION, Sources, loader_sources, metric_sources, versions
+from concord.benchmarks.generators import features_uses, generator_of, has_models, metric_uses, row_uses
+from concord.benchmarks.plan.sources import PACKAGES, Sources, metric_sources, use_sources, versions
 from concord.benchmarks.planner import dataset_sources, reference_sources, row_sources
 from concord.benchmarks.run.score import SCORER
-from concord.benchmarks.settings import ROOT, DatasetSettings, Settings
+from concord.benchmarks.settings import ROOT, DatasetSettings, Settings, load_settings
 from concord.benchmarks.suite import Suite, metrics_of
 from concord.benchmarks.tuned import tuned_row
 from concord.data.datasets.layouts.layout import FILES
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.data.profile import load_profile
 from concord.methods.base import get_method, make_params
-from concord.metrics.base import get_metric
+from concord.metrics.base import SetMetric, get_metric
 
 MATRIX = ROOT / "benchmarks" / "matrix.yaml"
 STAGES = 50
@@ -97,9 +98,12 @@ def write_keys(suites: Sequence[Suite], profile: str, folder: Path) -> list[Path
     for suite in suites:
         facts[f"generate-{suite.name}"] = _generate_facts(suite, profile)
         related = [other for other in suites if other.request_set == suite.request_set]
-        facts[f"score-{suite.name}"] = _score_facts(metrics_of(related))
+        facts[f"score-{suite.name}"] = _score_facts(metrics_of(related), profile)
     if compared is not None:
-        facts["reference"] = _facts(loader_sources([PERCEPTION]) | dataset_sources(compared))
+        sets = [metric for name in metrics_of(suites) if isinstance(metric := get_metric(name), SetMetric)]
+        kinds = dict.fromkeys(metric.features for metric in sets if metric.needs_reference and not metric.counted)
+        judges = use_sources(features_uses(profile, kinds), load_profile(profile))
+        facts["reference"] = _facts(judges | dataset_sources(compared))
     written = []
     for name, content in facts.items():
         path = folder / f"{name}.json"
@@ -119,19 +123,33 @@ def _generate_facts(suite: Suite, profile: str) -> dict[str, object]:
     rows: dict[str, object] = dict.fromkeys(suite.reference, suite.dataset)
     for row in suite.rows:
         generator = generator_of(suite, row, profile)
-        if row.method is None or (profile == PROFILE and generator is None):
+        if row.method is None or generator is None:
             continue  # nobody has published what would make it
         settled = tuned_row(row, suite.request_set, profile)
         sources |= row_sources(suite, settled, profile)
+        uses = row_uses(profile, row.method, generator, settled.params, suite.row_conditions(row))
         params = make_params(get_method(row.method), settled.params).model_dump(mode="json")
         conditions = list(suite.row_conditions(row))
-        rows[row.name] = {"method": row.method, "params": params, "conditions": conditions, "generator": generator}
-    return {"rows": rows, "options": suite.options, "conditions": list(suite.conditions), **_facts(sources)}
+        networks = {use.role: use.entry.model_dump() for use in uses}
+        rows[row.name] = {"method": row.method, "params": params, "conditions": conditions, "generator": generator,
+                          "networks": networks}  # fmt: skip
+    own, n = load_settings().profile(profile), suite.part(profile).n or suite.n
+    data = own.datasets.get(suite.dataset)
+    facts = {
+        "n": None if n is None else n.model_dump(),
+        "image_size": suite.part(profile).image_size or own.image_size,
+        "dtype": own.dtype,
+        "dataset": None if data is None else data.model_dump(),
+    }
+    return {"rows": rows, "options": suite.options, "conditions": list(suite.conditions), **facts, **_facts(sources)}
 
 
-def _score_facts(metrics: Sequence[str]) -> dict[str, object]:
+def _score_facts(metrics: Sequence[str], profile: str) -> dict[str, object]:
     named = {name: get_metric(name).version for name in metrics}
-    return {"metrics": named, **_facts(metric_sources(metrics) | Sources(alone=SCORER))}
+    uses = [use for name in metrics for use in metric_uses(profile, name)]
+    networks = {use.role: use.entry.model_dump() for use in uses}
+    sources = metric_sources(metrics, uses, load_profile(profile)) | Sources(alone=SCORER)
+    return {"metrics": named, "networks": networks, **_facts(sources)}
 
 
 def _facts(sources: Sources) -> dict[str, object]:
@@ -150,7 +168,7 @@ def _trees(
     marks: dict[str, tuple[str, str]] = {}
     for kind in dict.fromkeys(suite.dataset for suite in suites):
         named = settings.profile(profile).datasets[kind]
-        n = max(settings.size(suite.request_set, size, profile) for suite in suites if suite.dataset == kind)
+        n = max(suite.size(size, profile) for suite in suites if suite.dataset == kind)
         made = _drawn_trees(kind, named, n) if not named.sources else _prepared_trees(kind, named, root)
         found |= made
         ends = list(made.values())
@@ -204,7 +222,7 @@ def _fetches(
     if not any(settings.profile(profile).datasets[suite.dataset].sources for suite in suites):
         return {}, {}
     purposes = needed_by(suites, settings, profile)
-    missing = lacking(name for names in purposes.values() for name in names)
+    missing = lacking((name for names in purposes.values() for name in names), profile)
     stages: list[dict[str, str]] = []
     for purpose, names in purposes.items():
         for here in (False, True):

@@ -1,6 +1,6 @@
-"""Profile 'paper': whose models a row draws from, which files that takes, and the maker that runs it.
+"""Which generator of its profile a row draws from, which entries of the profile it looks through, what is missing.
 
-Nothing here loads a network before a row is made: `needs` names the files from the plan alone.
+Nothing here loads a network: all of it follows from the plan and from the profile's YAML.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.suite import JOINT_SUCCESS
 from concord.data.errors import ConcordError
+from concord.data.profile import Profile, Use, load_profile
+from concord.data.weight_names import locate
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import RunPlan
@@ -17,184 +19,182 @@ if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run
     from concord.benchmarks.suite import Row, Suite
 
-PROFILE = "paper"
-LATENT, PIXELS = "collaborative-256", "celeba-hq-ddpm"
-BY_METHOD: dict[str, str] = {
-    "text-only": LATENT,
-    "mask-only": LATENT,
-    "composable": LATENT,
-    "collaborative": LATENT,
-    "unconditional": PIXELS,
-    "freedom": PIXELS,
-    "z-magic": PIXELS,
-    "ugd": PIXELS,
-    "style-aligned": "stable-diffusion-v1-4",
-}
-"""Whose models a method draws from where its suite names none."""
-
-NO_LOADER = {
-    name: f"{models} cannot be loaded here; images that their own code makes are taken in by `concord export` and "
-    "`concord import`, and scored"
-    for name, models in (
-        ("layout-interaction", "InteractDiffusion"),
-        ("layout-attribute", "MIGC"),
-        ("layout-style", "IP-Adapter"),
-        ("composable-layouts", "InteractDiffusion and MIGC"),
-        ("amdm-layouts", "InteractDiffusion and MIGC"),
-        ("tedigan", "TediGAN"),
-    )
-}
-"""Methods whose models are published in a form that nothing here reads -> what to do."""
-JUDGES: dict[str, tuple[str, ...]] = {
-    "features": ("inception-fidelity",), "features-legacy": ("inception-pytorch-fid",), "dinov2": ("dinov2-vit-l-14",),
-    "clip-l-336": ("clip-vit-l-14-336",), "text-image": ("clip-vit-l-14",), "parser": ("parsenet",),
-    "identity": ("buffalo-l",), "landmarks": ("fan-2d4", "s3fd"), "vgg19": ("vgg19",),
-    "lpips-alex": ("lpips-alexnet",), "lpips-vgg": ("lpips-vgg16",),
-    "detector": ("groundingdino-swint-hf",), "segmenter": ("sam-vit-h-hf",),
-}  # fmt: skip  # a table
-"""Network that a metric names -> the weights of it in profile 'paper' (metrics/networks/pretrained/perception.py)."""
-GUIDES = {
-    "text": "clip-vit-b-16",
-    "style": "clip-vit-b-16",
-    "mask": "bisenet",
-    "identity": "ir-se50",
-    "landmarks": "mobilefacenet",
-}
-"""Condition -> the weights of the guide that a guided method follows for it."""
+DEFAULT = "embedded"
+"""The profile that every suite is part of without saying so."""
 
 
 # ----------------------------------------------------------------------------------------------------- who needs what
 
 
 def generator_of(suite: Suite, row: Row, profile: str) -> str | None:
-    """The generator of a row; None in a profile that has one bank for all, and for a method that brings its own."""
-    if profile != PROFILE or row.method is None or row.method in NO_LOADER:
+    """The generator of a row; None for a method that none of the profile's is known for, or that nothing here loads."""
+    if row.method is None:
         return None
-    return suite.part(profile).generator or BY_METHOD.get(row.method)
+    found = load_profile(profile)
+    named = found.generator_for(row.method, _roles(row.method, row.params, suite.row_conditions(row)))
+    if named is not None and found.generator(named).unavailable is not None:
+        return None
+    return suite.part(profile).generator or named
 
 
 def has_models(suite: Suite, profile: str) -> bool:
-    """Whether a suite is part of a profile: 'paper' has those that state their settings for it."""
-    return profile != PROFILE or profile in suite.profiles
+    """Whether a suite is part of a profile: of others than the default those that state their settings for it."""
+    return profile == DEFAULT or profile in suite.profiles or suite.name in load_profile(profile).suites
+
+
+def row_uses(
+    profile: str, method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
+) -> list[Use]:
+    """The entries of the profile that a row looks through, and those that they are built on; nothing is loaded.
+
+    params: the method's, resolved or as a suite gives them.
+    """
+    if method is None or generator is None:
+        return []
+    found, roles = load_profile(profile), _roles(method, params, conditions)
+    if roles is None:
+        entries = found.generator(generator).roles
+        roles = tuple(role for role, entry in entries.items() if isinstance(entry, str) or not entry.optional)
+    return found.uses(roles, generator)
+
+
+def metric_uses(profile: str, name: str) -> list[Use]:
+    """The entries of the profile that a metric looks through; none where the profile has no such role."""
+    from concord.metrics.base import get_metric
+
+    if name == JOINT_SUCCESS:
+        return []
+    found = load_profile(profile)
+    return found.uses([role for role in get_metric(name).roles() if role in found.roles])
+
+
+def features_uses(profile: str, kinds: Iterable[str]) -> list[Use]:
+    """The entries of the profile that give kinds of features to set metrics."""
+    found = load_profile(profile)
+    return found.uses([role for kind in kinds if (role := f"features/{kind}") in found.roles])
+
+
+def _roles(method: str, params: Mapping[str, Any], conditions: Sequence[str]) -> tuple[str, ...] | None:
+    from concord.methods.base import get_method, make_params
+
+    kind = get_method(method)
+    return kind.roles(make_params(kind, params), conditions)
+
+
+def weights_of(uses: Iterable[Use]) -> list[str]:
+    """The names of the weights of entries, each once."""
+    return list(dict.fromkeys(name for use in uses for name in use.weights))
 
 
 def needs(run: RunPlan) -> list[str]:
-    """The names in data/manifests of what a run's images need; none for a reference row."""
-    return row_needs(run.row.method, run.generator, run.params, run.conditions)
+    """The names of the weights that a run's images need; none for a reference row."""
+    return row_needs(run.profile, run.row.method, run.generator, run.params, run.conditions)
 
 
 def row_needs(
-    method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
+    profile: str, method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
 ) -> list[str]:
     """The names of the weights that a row needs."""
-    from concord.methods.networks.paper_bank import GENERATORS
-
-    if method is None or generator is None:
-        return []
-    if generator not in GENERATORS:
-        raise ConcordError(f"generator '{generator}': expected one of {', '.join(GENERATORS)}")
-    found = list(GENERATORS[generator].files)
-    if "strengths" in params:
-        by_model = params.get("text_by") == "model"
-        for name in conditions:
-            if params["strengths"].get(name, 0) > 0 and not (by_model and name == "text"):
-                found.append(GUIDES[name])
-    return list(dict.fromkeys(found))
+    return weights_of(row_uses(profile, method, generator, params, conditions))
 
 
-def metric_needs(names: Iterable[str]) -> list[str]:
+def metric_needs(profile: str, names: Iterable[str]) -> list[str]:
     """The names of the weights that metrics look through."""
-    from concord.metrics.base import get_metric
-
-    found: list[str] = []
-    for name in names:
-        if name == JOINT_SUCCESS:
-            continue
-        metric = get_metric(name)
-        if metric.through_guide:
-            found.append(GUIDES[metric.condition])
-        else:
-            found += [file for kind in metric.networks for file in JUDGES.get(kind, ())]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(name for metric in names for name in weights_of(metric_uses(profile, metric))))
 
 
 def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict[str, list[str]]:
     """Purpose ('datasets', 'generators', 'guides', 'judges') -> the names in data/manifests; each name once."""
-    from concord.methods.base import get_method, make_params
-    from concord.methods.networks.paper_bank import GENERATORS
-
-    datasets = settings.profile(profile).datasets
+    own = load_profile(profile)
     found: dict[str, dict[str, None]] = {purpose: {} for purpose in ("datasets", "generators", "guides", "judges")}
+
+    def add(uses: Iterable[Use], otherwise: str) -> None:
+        for use in uses:
+            purpose = "guides" if use.role.startswith("guide/") else otherwise
+            found[purpose] |= dict.fromkeys(use.weights)
+
     for suite in suites:
         suite = suite.in_profile(profile)
-        found["datasets"] |= dict.fromkeys(datasets[suite.dataset].sources)
+        if suite.dataset in own.datasets:
+            found["datasets"] |= dict.fromkeys(own.datasets[suite.dataset].sources)
         for row in suite.rows:
-            generator = generator_of(suite, row, profile)
-            if row.method is None or generator is None:
-                continue
-            params = make_params(get_method(row.method), row.params).model_dump(mode="json")
-            for name in row_needs(row.method, generator, params, suite.row_conditions(row)):
-                found["generators" if name in GENERATORS[generator].files else "guides"][name] = None
+            add(row_uses(profile, row.method, generator_of(suite, row, profile), row.params,
+                         suite.row_conditions(row)), "generators")  # fmt: skip
         if not suite.reference and not any(generator_of(suite, row, profile) for row in suite.rows):
             continue  # nothing is made, so that nothing is judged
-        for name in metric_needs(suite.metrics):
-            found["guides" if name in GUIDES.values() else "judges"][name] = None
-        if "landmarks" in suite.conditions:
-            found["judges"] |= dict.fromkeys(JUDGES["landmarks"])
-    return {purpose: list(names) for purpose, names in found.items() if names}
+        for name in suite.metrics:
+            add(metric_uses(profile, name), "judges")
+        if "landmarks" in suite.conditions and "judge/landmarks" in own.roles:
+            add(own.uses(["judge/landmarks"]), "judges")
+    known = {purpose: [name for name in names if has_manifest(name)] for purpose, names in found.items()}
+    return {purpose: names for purpose, names in known.items() if names}
 
 
-def lacking(names: Iterable[str]) -> dict[str, str]:
+def has_manifest(name: str) -> bool:
+    """Whether a name is fetched; what is committed, or comes with a profile, is not."""
+    from concord.data.download.manifest import FOLDER
+
+    return (FOLDER / f"{name}.yaml").is_file()
+
+
+def lacking(names: Iterable[str], profile: str) -> dict[str, str]:
     """Of these names those that are not here whole: name -> the one line that says what is missing and what to do."""
-    from concord.data.download.manifest import fetched_file, load_manifest
-
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        manifest = load_manifest(name)
         try:
-            for file in manifest.files:
-                fetched_file(manifest, file.name)
+            whole(name, load_profile(profile))
         except ConcordError as error:
             found[name] = str(error)
     return found
 
 
+def whole(name: str, profile: Profile) -> None:
+    """Raise ConcordError unless every file of a manifest, or the weights of that name, are here."""
+    from concord.data.download.manifest import fetched_file, load_manifest
+
+    if name in profile.weights or not has_manifest(name):
+        locate(name, profile)
+        return
+    manifest = load_manifest(name)
+    for file in manifest.files:
+        fetched_file(manifest, file.name)
+
+
 def why_not(run: RunPlan) -> str | None:
-    """Why a row of profile 'paper' cannot be made now; None where it can, or where its images are made already."""
-    if run.profile != PROFILE or run.is_reference or run.external is not None:
+    """Why a row cannot be made now; None where it can, or where its images are made already."""
+    if run.is_reference or run.external is not None:
         return None
     if run.generator is None:
-        return _no_generator(run.row.method)
-    return _not_run(needs(run))
+        return _no_generator(run.row.method, run.profile)
+    return _not_run(needs(run), run.profile)
 
 
 def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
     """`why_not` for a row of a suite, where no run is planned."""
-    from concord.methods.base import get_method, make_params
-
-    if profile != PROFILE or row.method is None:
+    if row.method is None:
         return None
     generator = generator_of(suite, row, profile)
     if generator is None:
-        return _no_generator(row.method)
-    params = make_params(get_method(row.method), row.params).model_dump(mode="json")
-    return _not_run(row_needs(row.method, generator, params, suite.row_conditions(row)))
+        return _no_generator(row.method, profile)
+    return _not_run(row_needs(profile, row.method, generator, row.params, suite.row_conditions(row)), profile)
 
 
-def _no_generator(method: str | None) -> str:
-    if method in NO_LOADER:
-        return f"not run: {NO_LOADER[method]}"
-    return f"not run: no generator of profile '{PROFILE}' is known for method '{method}'"
+def _no_generator(method: str | None, profile: str) -> str:
+    for generator in load_profile(profile).generators.values():
+        if method in generator.methods and generator.unavailable is not None:
+            return f"not run: {generator.unavailable}"
+    return f"not run: no generator of profile '{profile}' is known for method '{method}'"
 
 
-def _not_run(names: Iterable[str]) -> str | None:
-    missing = lacking(names)
-    return f"not run: {' and '.join(missing)} missing, `{fetch_commands(missing)}`" if missing else None
+def _not_run(names: Iterable[str], profile: str) -> str | None:
+    missing = lacking(names, profile)
+    return f"not run: {' and '.join(missing)} missing, `{fetch_commands(missing, profile)}`" if missing else None
 
 
-def metric_reason(name: str) -> str | None:
-    """Why a metric of profile 'paper' cannot be scored now: which file is missing, and the command that supplies it."""
-    return "; ".join(_supply(*found) for found in lacking(metric_needs([name])).items()) or None
+def metric_reason(name: str, profile: str) -> str | None:
+    """Why a metric cannot be scored now: which weights are missing, and the command that supplies them."""
+    missing = lacking(metric_needs(profile, [name]), profile)
+    return "; ".join(_supply(*found) for found in missing.items()) or None
 
 
 def unmade_original(names: Iterable[str], original: Run | None, suite: str) -> dict[str, str]:
@@ -214,6 +214,8 @@ def _supply(name: str, told: str) -> str:
     """One line about a name that is not here whole. told: what `lacking` says of it."""
     from concord.data.download.manifest import load_manifest
 
+    if not has_manifest(name):
+        return told
     manifest = load_manifest(name)
     absent = [file for file in manifest.files if not (manifest.folder() / file.result).exists()]
     if not absent:
@@ -225,11 +227,17 @@ def _supply(name: str, told: str) -> str:
     return f"{name} ({files}) is missing: `{manifest.command}`, or {by_hand} for a copy of your own"
 
 
-def fetch_commands(names: Iterable[str]) -> str:
+def fetch_commands(names: Iterable[str], profile: str = DEFAULT) -> str:
     """The commands that fetch these names: 'concord data fetch a && concord weights fetch b c'."""
     from concord.data.download.manifest import load_manifest
 
     by_kind: dict[str, list[str]] = {}
+    own: dict[str, None] = {}
     for name in names:
+        if not has_manifest(name):
+            weights = load_profile(profile).weights.get(name)
+            own[weights.command if weights and weights.command else f"concord train {name}"] = None
+            continue
         by_kind.setdefault(load_manifest(name).kind, []).append(name)
-    return " && ".join(f"concord {kind} fetch {' '.join(found)}" for kind, found in sorted(by_kind.items()))
+    fetches = [f"concord {kind} fetch {' '.join(found)}" for kind, found in sorted(by_kind.items())]
+    return " && ".join([*fetches, *own])

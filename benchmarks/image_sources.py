@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from concord.benchmarks.generators import PROFILE, why_not
+from concord.benchmarks.generators import why_not
 from concord.benchmarks.run.image_source import (
     GroundTruthSource,
     ImageSource,
@@ -18,6 +18,7 @@ from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import RunPlan
+    from concord.methods.networks.bank import Bank
 
 
 def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
@@ -25,8 +26,6 @@ def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
 
     Raises ConcordError before anything is written.
     """
-    if run.profile == PROFILE and run.external is None:
-        return open_paper_source(run, device)
     if run.row.name == "ground-truth":
         return GroundTruthSource(run.requests)
     if run.row.name == "shuffled":
@@ -35,41 +34,22 @@ def open_image_source(run: RunPlan, device: str = "auto") -> ImageSource:
         from concord.benchmarks.external.command import open_external
 
         return open_external(run)
+    return open_method(run, device)
+
+
+def open_method(run: RunPlan, device: str = "auto", paths: Mapping[str, Path] | None = None) -> MethodSource:
+    """A method over the networks of its profile. paths: weight files by name, where they are not in their place."""
     from concord.data.device import resolve_device
     from concord.methods.networks.bank import Bank
 
-    assert run.row.method is not None
-    chosen = resolve_device(device)
-    use_all_cores()
-    return _method_source(run, lambda: Bank.load(run.profile, chosen))
-
-
-def open_paper_source(
-    run: RunPlan,
-    device: str = "auto",
-    paths: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> ImageSource:
-    """What makes a run's images of profile 'paper', its networks loaded.
-
-    paths, options: as `PaperBank` takes them.
-    """
-    if run.is_reference:
-        kind = GroundTruthSource if run.row.name == "ground-truth" else ShuffledSource
-        return kind(run.requests)
-    from concord.data.device import resolve_device
-    from concord.methods.networks.paper_bank import PaperBank
-
-    assert run.row.method is not None
     if run.generator is None:
         raise ConcordError(f"row '{run.row.name}': {why_not(run)}")
     generator, chosen = run.generator, resolve_device(device)
     use_all_cores()
-    bank: Any = lambda: PaperBank(generator, chosen, paths, options)  # noqa: E731
-    return _method_source(run, bank, run.dtype)
+    return _method_source(run, lambda: Bank(chosen, run.profile, generator, paths), run.dtype)
 
 
-def _method_source(run: RunPlan, bank: Any, dtype: str | None = None) -> MethodSource:
+def _method_source(run: RunPlan, bank: Callable[[], Bank], dtype: str | None = None) -> MethodSource:
     """bank: a function that gives the networks. dtype: as `number_format`, None for torch's own settings."""
     from concord.methods.base import make_method
     from concord.methods.plugins import watch_files

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from concord.benchmarks.external.method import External, external_runs
-from concord.benchmarks.generators import PROFILE, generator_of
+from concord.benchmarks.generators import generator_of, row_uses
 from concord.benchmarks.plan.requests import Options, RequestSet, make_request_set
 from concord.benchmarks.plan.runs import Plan, RunPlan
-from concord.benchmarks.plan.sources import OUTPUT, Sources, loader_sources, method_sources, module_sources
+from concord.benchmarks.plan.sources import OUTPUT, Sources, method_sources, module_sources, use_sources
 from concord.benchmarks.settings import Settings
 from concord.benchmarks.suite import Row, Suite
 from concord.benchmarks.tuned import merge, nested, tuned_row
@@ -25,6 +25,7 @@ from concord.data.datasets.faces.open import with_landmarks
 from concord.data.datasets.item import Dataset
 from concord.data.datasets.open import open_dataset
 from concord.data.errors import ConcordError
+from concord.data.profile import load_profile
 
 FACTORY = "concord.benchmarks.image_sources"
 """What opens a row's method over its networks: it knows every kind of row, so that its own imports say nothing."""
@@ -92,7 +93,7 @@ def make_plan(
     if options.seed_set < 0:
         raise ConcordError(f"--seed-set {options.seed_set}: expected 0 or more")
     profile = settings.profile(options.profile)
-    n = options.limit or settings.size(suite.request_set, options.size, options.profile)
+    n = options.limit or suite.size(options.size, options.profile)
     if size := suite.part(options.profile).image_size:
         profile = profile.model_copy(update={"image_size": size})
     dataset = open_items(suite, settings, options)
@@ -137,7 +138,9 @@ def _reference_run(suite: Suite, name: str, requests: RequestSet, root: Path, pr
     return RunPlan(profile, requests, row, requests.conditions, {}, sources, root / requests.name / name)
 
 
-def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str = "fp32") -> RunPlan:
+def _method_run(
+    suite: Suite, row: Row, requests: RequestSet, root: Path, profile: str, dtype: str | None = None
+) -> RunPlan:
     from concord.methods.base import get_method, make_params
 
     assert row.method is not None
@@ -146,6 +149,7 @@ def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profil
     conditions = tuple(suite.row_conditions(row))
     generator = generator_of(suite, row, profile)
     sources = row_sources(suite, row, profile) | _readers(requests)
+    uses = row_uses(profile, row.method, generator, params, conditions)
     path = root / requests.name / row.name
     return RunPlan(
         profile,
@@ -157,7 +161,7 @@ def _method_run(suite: Suite, row: Row, requests: RequestSet, root: Path, profil
         path,
         generator=generator,
         dtype=dtype,
-        networks=_networks(profile),
+        networks={use.role: use.entry.model_dump() for use in uses},
     )
 
 
@@ -166,9 +170,10 @@ def row_sources(suite: Suite, row: Row, profile: str) -> Sources:
     from concord.methods.base import get_method
 
     assert row.method is not None
-    loaders = loader_sources(str(entry["loader"]) for entry in _networks(profile).values())
-    conditions = condition_sources(suite.row_conditions(row))
-    return method_sources(get_method(row.method)) | loaders | dataset_sources(suite) | conditions
+    given = suite.row_conditions(row)
+    uses = row_uses(profile, row.method, generator_of(suite, row, profile), row.params, given)
+    loaders = use_sources(uses, load_profile(profile))
+    return method_sources(get_method(row.method)) | loaders | dataset_sources(suite) | condition_sources(given)
 
 
 def reference_sources(suite: Suite) -> Sources:
@@ -190,9 +195,3 @@ def _readers(requests: RequestSet) -> Sources:
     """What reads these very data, where their format has classes of its own."""
     kinds = {type(requests.dataset), *(type(request.item) for request in requests.requests)}
     return module_sources(sorted(kinds, key=str))
-
-
-def _networks(profile: str) -> dict[str, dict[str, object]]:
-    """Role -> what the profile says of it, of the networks that a row may draw from."""
-    name = "paper_bank:PaperBank" if profile == PROFILE else "bank:Bank"
-    return {"networks": {"loader": f"concord.methods.networks.{name}"}}

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from concord.benchmarks.generators import PROFILE, metric_reason, unmade_original, why_not
+from concord.benchmarks.generators import metric_reason, unmade_original, why_not
 from concord.benchmarks.image_sources import open_image_source
 from concord.benchmarks.plan.runs import Plan, RunPlan
-from concord.benchmarks.run.generate import RunResult, generate_run, is_current
+from concord.benchmarks.run.foreign import plugin_file
+from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
 from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
 from concord.benchmarks.run.row_workers import RowJob, missing_shards, row_job
@@ -23,11 +24,12 @@ from concord.benchmarks.store.run import Run
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.benchmarks.suite import metrics_of
 from concord.data.device import exact_float32
+from concord.data.user_code import UserCodeError
 from concord.metrics.base import SetMetric, get_metric
 from concord.metrics.evaluation import Bars, no_bars, set_metrics
 
 if TYPE_CHECKING:
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
 
 NETWORKS = ("generate", "observe")
 """Kinds of seconds in which methods and networks run; everything else is overhead."""
@@ -35,17 +37,19 @@ NETWORKS = ("generate", "observe")
 
 @dataclass
 class Session:
-    """One plan on one device. `open_perception` gives the judges; they load once, when first needed."""
+    """One plan on one device. `open_judges` gives the judges; they load once, when first needed."""
 
     plan: Plan
     device: str = "auto"
     batch_size: int | None = None
     bars: Bars = no_bars
-    open_perception: Callable[[], Perception] | None = None
+    open_judges: Callable[[], Networks] | None = None
     devices: Sequence[str] = ()  # two or more: a worker process on each, for the rows of methods
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     started: float = field(default_factory=process_started)
     not_run: dict[str, str] = field(default_factory=dict)  # row -> why it cannot be made here; the others are
+    failed: dict[str, UserCodeError] = field(default_factory=dict)  # row -> what its code did; the others went on
+    apart: bool = False  # run plugins in a process of their own, which they may end without harm
 
     # ------------------------------------------------------------------------------------------------------ generate
 
@@ -61,16 +65,26 @@ class Session:
                 batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
                 if run.external is not None:  # a command is started once a shard: it loads its models every time
                     batch_size = SHARD_SIZE
-                if len(self.devices) > 1 and not run.is_reference and run.external is None:
-                    outcome = generate_with_workers(run, self.devices, batch_size, self.grid, progress)
-                else:
-                    opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
-                    outcome = generate_run(run, opener, batch_size, self.grid, progress)
-                self._account(outcome)
+                try:
+                    self._account(self._generate(run, batch_size, progress))
+                except UserCodeError as error:
+                    # a new one: the traceback of the old holds on to the tensors that filled the memory
+                    self.failed[run.row.name] = UserCodeError(str(error), error.details)
         if pending:  # a row that others are compared with may have been among them
             for name in ("metrics", "metrics_not_run", "feature_kinds"):
                 self.__dict__.pop(name, None)
-        return pending
+        return [run for run in pending if run.row.name not in self.failed]
+
+    def _generate(self, run: RunPlan, batch_size: int, progress: Progress) -> RunResult:
+        from concord.data.device import resolve_device
+
+        own = run.is_reference or run.external is not None  # no code of a method runs
+        apart = self.apart and not own and run.row.method is not None and plugin_file(run.row.method) is not None
+        if not own and (apart or len(self.devices) > 1):
+            devices = self.devices or [str(resolve_device(self.device))]
+            return generate_with_workers(run, devices, batch_size, self.grid, progress, apart)
+        opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
+        return generate_run(run, opener, batch_size, self.grid, progress)
 
     def _check_conditions(self) -> None:
         with self.measure("decode"):
@@ -94,15 +108,15 @@ class Session:
 
     def score(self, runs: Iterable[RunPlan]) -> list[RunPlan]:
         """Score what is not scored; returns the runs that had to be worked on."""
-        pending = [run for run in runs if not self.has_scores(run)]
-        if self.plan.options.profile == PROFILE:  # what was not made has no score, and the others have
-            pending = [run for run in pending if Run(run.path).finished]
+        pending = [run for run in runs if run.row.name not in self.failed and not self.has_scores(run)]
+        # What cannot be made here has no score, and the others have.
+        pending = [run for run in pending if Run(run.path).finished or why_not(run) is None]
         if pending and self.reference is not None:
             self.make_reference()
         for run in pending:
             with self.bars(f"score {run.row.name}") as progress, exact_float32():
                 self._account(
-                    score_run(run, self.metrics, lambda: self.perception, self.reference, progress, self.originals)
+                    score_run(run, self.metrics, lambda: self.judges, self.reference, progress, self.originals)
                 )
         return pending
 
@@ -117,18 +131,18 @@ class Session:
             metrics |= set(Run(run.path).score_info.get("metrics") or []) & set(self.metrics_not_run)
         return stale_score_reasons(run, sorted(metrics), self.reference, self.originals)
 
-    def share_perception(self, other: Session) -> None:
+    def share_judges(self, other: Session) -> None:
         """Use another session's judges, which load once."""
-        self.open_perception = lambda: other.perception
+        self.open_judges = lambda: other.judges
 
     def make_reference(self) -> None:
         """The features that FID and KID compare with."""
         if self.reference is None:
             return
         with self.measure("load"):
-            perception = self.perception
+            judges = self.judges
         with self.measure("reference"), self.bars("reference features") as progress, exact_float32():
-            self.reference.features(perception, self.compared, progress)
+            self.reference.features(judges, self.compared, progress)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -142,8 +156,8 @@ class Session:
         In profile 'paper' files may be missing; in any, the row that metrics of pairs compare with.
         """
         names, found = metrics_of(self.plan.related), dict[str, str | None]()
-        if self.plan.options.profile == PROFILE and self.open_perception is None:
-            found = {name: metric_reason(name) for name in names}
+        if self.open_judges is None:
+            found = {name: metric_reason(name, self.plan.options.profile) for name in names}
         waiting = unmade_original(names, self.originals, self.plan.suite.name)
         found |= {name: found.get(name) or reason for name, reason in waiting.items()}
         return {name: f"not scored: {reason}" for name, reason in found.items() if reason is not None}
@@ -160,14 +174,14 @@ class Session:
         return set_metrics([get_metric(name) for name in self.metrics], compared=True)
 
     @cached_property
-    def perception(self) -> Perception:
-        if self.open_perception is not None:
-            return self.open_perception()
+    def judges(self) -> Networks:
+        if self.open_judges is not None:
+            return self.open_judges()
         from concord.data.device import resolve_device
-        from concord.metrics.networks.perception import Perception
+        from concord.metrics.networks import judges
 
         use_all_cores()
-        return Perception.load(self.plan.options.profile, "judge", resolve_device(self.device))
+        return judges.open_judges(self.plan.options.profile, resolve_device(self.device))
 
     @cached_property
     def reference(self) -> Reference | None:

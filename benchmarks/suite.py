@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.conditions.base import all_conditions, make_conditions
 from concord.data.errors import ConcordError
 from concord.data.notes import note
-from concord.data.schema import Strict, read_model, read_yaml
+from concord.data.profile import Sizes, load_profile
+from concord.data.schema import Strict, explain, read_model, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +88,7 @@ class ProfilePart(Strict):
     rows: parameters by row, in place of the row's own; a row that is not named keeps its own. Rows run in every size.
     """
 
+    n: Sizes | None = None
     image_size: int | None = Field(default=None, gt=0)
     generator: str | None = None  # whose models the rows draw from; by the row's method where absent
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -104,6 +106,7 @@ class Suite(Strict):
     paper: str  # file in reports/papers
     table: str  # key in that file
     dataset: Literal["faces", "layouts"]
+    n: Sizes | None = None  # requests by size; suites that share a request set state the same
     conditions: list[str] = Field(min_length=1)
     requests: str | None = None  # request set; the suite's own name if absent
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)  # condition -> what has to be said about it
@@ -124,13 +127,31 @@ class Suite(Strict):
         return self.requests or self.name
 
     def part(self, profile: str) -> ProfilePart:
-        """What the suite says about a profile; nothing where it says nothing."""
-        return self.profiles.get(profile) or ProfilePart()
+        """What the suite says about a profile, or the profile says about the suite; nothing where neither does."""
+        own = self.profiles.get(profile)
+        if own is not None:
+            return own
+        given = load_profile(profile)
+        if self.name not in given.suites:
+            return ProfilePart()
+        try:
+            return ProfilePart.model_validate(given.suites[self.name])
+        except ValidationError as error:
+            raise ConcordError(f"{given.path}: suites.{self.name}: {explain(error, ProfilePart)}") from None
+
+    def size(self, size: str, profile: str) -> int:
+        """How many requests it takes in a size; ConcordError where it does not say."""
+        n = self.part(profile).n or self.n
+        if n is None:
+            raise ConcordError(
+                f"suite '{self.name}': says no n of requests; add `n: {{default: ..., full: ...}}`, or give --limit"
+            )
+        return n.of(size)
 
     def in_profile(self, profile: str) -> Suite:
         """The suite as that profile runs it; twice is the same as once."""
-        part = self.profiles.get(profile)
-        if part is None:
+        part = self.part(profile)
+        if part == ProfilePart():
             return self
         rows = [
             row.model_copy(update={"params": part.rows.get(row.name, row.params), "sizes": None}) for row in self.rows
@@ -354,6 +375,9 @@ def check_shared(suite: Suite, other: Suite) -> None:
     both = f"suites '{other.name}' and '{suite.name}' share the request set '{suite.request_set}'"
     if (suite.dataset, suite.conditions, suite.options) != (other.dataset, other.conditions, other.options):
         raise ConcordError(f"{both} but differ in dataset or conditions; give one of them its own 'requests'")
+    together = suite.profiles.keys() & other.profiles.keys()
+    if suite.n != other.n or any(suite.profiles[name].n != other.profiles[name].n for name in together):
+        raise ConcordError(f"{both} but differ in n; state the same in both")
     if suite.originals != other.originals:
         raise ConcordError(f"{both} but differ in 'originals'; give one of them its own 'requests'")
     rows = {row.name: row for row in other.rows if row.method is not None}

@@ -29,9 +29,9 @@ from concord.data.errors import ConcordError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from concord.data.networks import Networks
     from concord.metrics.base import SampleMetric
     from concord.metrics.evaluation import ImageBatch
-    from concord.metrics.networks.perception import Perception
 
 STRANGENESS = "strangeness"
 """Kept with every trial, but no part of the objective: small models' samples are nearer to the mean than real faces."""
@@ -157,7 +157,7 @@ class Workbench:
 
     suite: Suite
     requests: RequestSet
-    perception: Perception
+    judges: Networks
     reference: np.ndarray  # features (M, D) of real images
     open_bank: Callable[[], Any]
     batch_size: int = 32
@@ -212,7 +212,7 @@ class Workbench:
         from concord.metrics.evaluation import Scores, score_batches
 
         scores = Scores(len(images))
-        for batch in score_batches(self._batches(images), self.metrics, self.perception, kinds=("pool",)):
+        for batch in score_batches(self._batches(images), self.metrics, self.judges, kinds=("pool",)):
             scores.add(batch)
         means = {name: float(np.mean(values)) for name, values in scores.values.items()}
         return {**means, STRANGENESS: strangeness(scores.features["pool"], self.reference)}

@@ -47,7 +47,24 @@ Devices = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="1..64; default: the profile's in params.yaml.", show_default=False)
 ]
-ProfileName = Annotated[str, typer.Option("--profile", help="embedded or paper.")]
+
+
+def profile_name(value: str) -> str:
+    """The name of a profile that is given by its name, or by the path of a YAML file of the user's."""
+    from concord.data.profile import load_profile
+
+    return load_profile(value).name
+
+
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME|FILE.yaml",
+        callback=profile_name,
+        help="One of benchmarks/profiles (embedded, paper, photos), or a YAML file of your own.",
+    ),
+]
 Results = Annotated[Path, typer.Option("--results", help="Where results are kept.")]
 Plugins = Annotated[
     list[Path] | None,
@@ -193,4 +210,4 @@ def open_session(plan: Plan, machine: MachineOptions, batch_size: int | None = N
 
         found = resolve_devices(machine.devices)
         device = found[0]
-    return Session(plan, device, batch_size, bar, devices=found)
+    return Session(plan, device, batch_size, bar, devices=found, apart=True)

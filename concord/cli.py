@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
+import os
+import resource
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
+from concord.console import safe_streams
 from concord.data.errors import ConcordError
+from concord.data.printable import printable
+from concord.data.user_code import UserCodeError, failure, traceback_of, watch_interrupts
 
 VERBS: dict[str, tuple[str, str]] = {
     "list": ("concord.commands.run:list_all", "Suites, methods and metrics, and what has results."),
@@ -49,6 +56,11 @@ VERBS: dict[str, tuple[str, str]] = {
 FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR}
 """System errors that are the user's to mend: a full, read-only or wrong folder."""
 
+DEBUG = "--debug"
+ADDRESS_SPACE = 4 * 2**30
+"""Bytes of address space that a process with torch needs; most of them are mapped, not used."""
+LIGHT_VERBS = ("fetch", "weights")
+
 
 class LazyGroup(TyperGroup):
     """Shows every verb from the table above, imports only the one that is called, and prints errors in one line."""
@@ -60,15 +72,29 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
+        if name and not {"--help", "-h"}.intersection(rest):
+            check_address_space(name)
         return name, load_verb(name) if name else command, rest
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`--debug` may stand anywhere, before the verb or behind it."""
+        ctx.meta[DEBUG] = DEBUG in args
+        return super().parse_args(ctx, [one for one in args if one != DEBUG])
 
     def invoke(self, ctx: Any) -> Any:
         from concord.data.notes import show_notes_as_lines
 
         show_notes_as_lines()
+        with safe_streams():
+            watch_interrupts()
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ConcordError as error:
+            if ctx.meta[DEBUG]:
+                typer.echo(traceback_of(error) + (error.details if isinstance(error, UserCodeError) else ""), err=True)
             fail(str(error))
         except KeyboardInterrupt:
             typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
@@ -77,12 +103,32 @@ class LazyGroup(TyperGroup):
             if error.errno not in FAULTS:
                 raise
             fail(f"{error.filename or 'a file'}: {error.strerror}; free space or choose another folder")
+        except (MemoryError, ImportError) as error:
+            if isinstance(error, ImportError) and "map segment" not in str(error):
+                raise
+            fail(f"out of memory ({type(error).__name__}): free some, or lift the limit of this shell (`ulimit -v`)")
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except Exception as error:  # a fault of Concord's own: one line all the same, and where to see more
+            if ctx.meta[DEBUG]:
+                typer.echo(traceback_of(error), err=True)
+            fail(f"{failure(error)}: this is a fault of concord's; the same command with {DEBUG} shows where", code=1)
 
 
-def fail(message: str) -> None:
-    """Print one line and end with exit code 2."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    raise SystemExit(2) from None
+def check_address_space(verb: str) -> None:
+    """Refuse a limit that torch cannot be imported within: it would end in tracebacks, or without a word."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if verb not in LIGHT_VERBS and limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise ConcordError(
+            f"the address space of this process is limited to {limit / 2**30:.1f} GiB (`ulimit -v`): `concord {verb}` "
+            f"needs {ADDRESS_SPACE / 2**30:g} GiB or more, as torch is mapped into it; lift the limit"
+        )
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Print one line and end with exit code 2, or another."""
+    typer.echo(f"error: {' '.join(printable(message).split())}", err=True)
+    raise SystemExit(code) from None
 
 
 def load_verb(name: str) -> Any:
@@ -108,7 +154,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def concord() -> None:
+def concord(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the whole traceback of an error, a plugin's too.")] = False,
+) -> None:
     """Concord: a benchmark of image generation under several conditions at once.
 
     Examples:
@@ -123,5 +171,8 @@ def concord() -> None:
 
 def main() -> None:
     """Entry point of the command `concord`."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that cannot show a sign shows '?'
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a name that does not exist would end the import
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows '?'
     app(prog_name="concord")

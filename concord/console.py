@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
+
+from concord.data.printable import for_stream, printable
+from concord.data.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import RunPlan
@@ -65,13 +70,58 @@ def print_timing(sessions: Sequence[Session]) -> None:
     typer.echo(f"seconds: {parts}; {overhead_of(split):.0%} outside methods and networks")
 
 
+def raise_failed(sessions: Sequence[Session]) -> None:
+    """End with an error where a row's code failed: which rows were not made, and why; all others were."""
+    failed = {f"{session.plan.requests.name}/{row}": error
+              for session in sessions for row, error in session.failed.items()}  # fmt: skip
+    if failed:
+        what = f"row{'s' if len(failed) > 1 else ''} not made: "
+        raise UserCodeError(
+            what + "; ".join(f"{row}: {error}" for row, error in failed.items()),
+            "\n".join(error.details for error in failed.values()),
+        )
+
+
+class SafeStream:
+    """A text stream that no text can give orders to: titles, names and messages of others go through it.
+
+    Colours pass where it is a terminal, since bars and drawn tables need them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(for_stream(text, self._stream.isatty()))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def safe_streams() -> Iterator[None]:
+    """Let everything that is printed inside go through `SafeStream`."""
+    kept = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, SafeStream(stream)) for stream in kept)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = kept
+
+
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = 160

@@ -194,7 +194,7 @@ def _preload() -> None:
         "concord.data.datasets.faces.dataset",
         "pyarrow.parquet",
         "concord.methods.networks.bank",
-        "concord.metrics.networks.perception",
+        "concord.metrics.networks.judges",
         "rich.progress",
         "rich.table",
     ):

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from concord.data.errors import ConcordError
-from concord.data.profile import Entry, Profile, load_profile, loader_file
+from concord.data.profile import Entry, Profile, ProfileFile, load_profile, loader_file
 from concord.data.weight_names import card_of, digest, locate
 
 if TYPE_CHECKING:
@@ -73,6 +73,42 @@ class Networks:
     def image_size(self) -> int:
         """Pixels of the images that its generator makes."""
         return self.profile.sizes_of(self.generator)
+
+    @classmethod
+    def of(
+        cls,
+        given: Mapping[str, object],
+        device: torch.device | str = "cpu",
+        image_size: int = 64,
+        cards: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> Networks:
+        """Networks that are there already, by role; a string stands for another role, as in a profile.
+
+        cards: role -> {'name': ..., 'sha256': ...} of their weights.
+        """
+        entry = Entry(loader="concord.data.networks:Networks")
+        roles: dict[str, Entry | str] = {
+            role: found if isinstance(found, str) else entry for role, found in given.items()
+        }
+        profile = Profile.model_construct(
+            **dict(ProfileFile(image_size=image_size, batch_size=1, roles=roles)), name="given", path=Path()
+        )
+        networks = cls(profile, device=device)
+        networks.pool.loaded.update(given)
+        networks._keys = {role: role for role in given}
+        networks.cards = {role: dict(card) for role, card in (cards or {}).items()}
+        networks.sha256 = {str(card["name"]): str(card["sha256"]) for card in networks.cards.values()}
+        return networks
+
+    def resolve(self, role: str) -> str:
+        """The role that an entry stands under: 'judge/parser' for 'freedom/parser', where the one is the other."""
+        return self.profile.entry(role, self.generator)[0]
+
+    def role_sha256(self, role: str) -> str:
+        """SHA-256 of the weights of a role that was loaded; of several, over theirs."""
+        role = self.resolve(role)
+        own = [str(card["sha256"]) for name, card in self.cards.items() if name == role or name.startswith(f"{role}-")]
+        return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
 
     def has(self, role: str) -> bool:
         """Whether the profile, or the generator, has the role; nothing is loaded."""

@@ -24,6 +24,7 @@ argument, with the `device`. `file.py:function` is a file beside the profile. Re
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Entry(Strict):
     weights: str | dict[str, str] = Field(default_factory=dict)
     uses: dict[str, str] = Field(default_factory=dict)  # the loader's argument -> role
     options: dict[str, Option] = Field(default_factory=dict)
+    optional: bool = False  # not taken to be needed by a method that does not say what it looks through
 
     @property
     def files(self) -> dict[str, str]:
@@ -149,7 +151,7 @@ class ProfileFile(Strict):
     title: str = ""
     image_size: int = Field(gt=0)
     batch_size: int = Field(ge=1, le=64)
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16"] | None = None  # None: torch's own settings
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
     roles: dict[str, Entry | str] = Field(default_factory=dict)
     generators: dict[str, Generator] = Field(default_factory=dict)
@@ -182,15 +184,17 @@ class Profile(ProfileFile):
             raise ConcordError(f"generator '{name}': expected one of {', '.join(self.generators) or 'none'}")
         return self.generators[name]
 
-    def generator_of(self, method: str, roles: Sequence[str]) -> str | None:
+    def generator_for(self, method: str, roles: Sequence[str] | None) -> str | None:
         """The generator that a method draws from: the one that names it, else the first that has all its roles."""
         for name, generator in self.generators.items():
             if method in generator.methods:
                 return name
+        if roles is None:
+            return next((name for name, one in self.generators.items() if one.unavailable is None), None)
         own = {role for generator in self.generators.values() for role in generator.roles}
         asked = [role for role in roles if role in own or role not in self.roles]
         for name, generator in self.generators.items():
-            if asked and generator.unavailable is None and set(asked) <= set(generator.roles):
+            if generator.unavailable is None and set(asked) <= set(generator.roles):
                 return name
         return None
 
@@ -252,7 +256,8 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-_GIVEN: dict[str, Path] = {}  # profiles of the user's that this process has read, by name
+GIVEN = "CONCORD_PROFILES"
+"""Environment variable with the paths of the user's profiles that were read: child processes know them by name too."""
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -265,17 +270,23 @@ def load_profile(name: str | Path) -> Profile:
         path = Path(text).resolve()
         if path.stem in profile_names() and path != FOLDER / f"{path.stem}.yaml":
             raise ConcordError(f"{path}: profile '{path.stem}' comes with Concord; give the file another name")
-        _GIVEN[path.stem] = path
-    elif text in _GIVEN:
-        path = _GIVEN[text]
+        if path.is_file() and path != FOLDER / path.name:
+            os.environ[GIVEN] = os.pathsep.join(map(str, {**_given(), path.stem: path}.values()))
+    elif text in _given():
+        path = _given()[text]
     elif text in profile_names():
         path = FOLDER / f"{text}.yaml"
     else:
-        known = ", ".join([*profile_names(), *_GIVEN])
+        known = ", ".join([*profile_names(), *_given()])
         raise ConcordError(f"unknown profile '{text}': expected one of {known}, or a path to a .yaml file")
     if not path.is_file():
         raise ConcordError(f"{path}: no such profile; expected one of {', '.join(profile_names())}, or a .yaml file")
     return _read(path, path.stat().st_mtime_ns)
+
+
+def _given() -> dict[str, Path]:
+    paths = [Path(path) for path in os.environ.get(GIVEN, "").split(os.pathsep) if path]
+    return {path.stem: path for path in paths}
 
 
 @lru_cache(maxsize=16)

@@ -14,7 +14,7 @@ from concord.data.files import read_json, sha256_file
 if TYPE_CHECKING:
     from concord.data.profile import Profile, Weights
 
-WEIGHT_SUFFIXES = frozenset({".onnx", ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".dat", ".txt"})
+WEIGHT_SUFFIXES = frozenset({".onnx", ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".dat"})
 
 
 def check_name(name: str, profile: Profile) -> None:
@@ -79,9 +79,10 @@ def digest(name: str, path: Path, profile: Profile) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over the names and hashes of a folder's weight files, in order of their names."""
+    """SHA-256 over the names and hashes of a folder's weight files (of all where none is one), in order of names."""
     total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in WEIGHT_SUFFIXES and p.is_file()):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for file in [path for path in files if path.suffix in WEIGHT_SUFFIXES] or files:
         total.update(f"{file.relative_to(folder).as_posix()} {sha256_file(file)}\n".encode())
     return total.hexdigest()
 

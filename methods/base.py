@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError, warn
 from concord.data.request import Conditions, Request, request_seed
+from concord.data.user_code import exits_are_errors, user_code
+from concord.methods.core.registration import check_facts
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,11 @@ class Trace:
         self.steps: dict[str, list[int]] = {}
         self.values: dict[str, list[Tensor]] = {}
         self.parts: dict[str, tuple[str, ...]] = {}
+        self.step: int | None = None  # the last one that something was told of, wanted or not
 
     def __call__(self, name: str, t: int, value: Tensor, batch_dim: int = 0, parts: Sequence[str] = ()) -> None:
         """Keep a value; parts: the names of its parts, in order, where one dimension of them follows the batch."""
+        self.step = int(t)
         if name in self.wanted:
             self.parts[name] = tuple(parts)
             self.steps.setdefault(name, []).append(int(t))
@@ -167,7 +170,7 @@ class Method(ABC, Generic[P]):
 
     @abstractmethod
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] (values outside are clamped by `generate`)."""
+        """Images (B, 3, H, W), floats in [0, 1]; `generate` refuses anything else."""
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         """The networks whose evaluations the runner counts, by the name that results carry: 'eps-text', ..."""
@@ -198,16 +201,17 @@ class Method(ABC, Generic[P]):
         """
         import torch
 
+        from concord.methods.core.output import checked_images
+
         if not requests:
             raise ConcordError(f"method '{self.name}': no requests were given; expected at least one")
         for request in requests:
             self.check(request)
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-        images = self.sample(Batch(list(requests), generators, self.device), trace or Trace())
-        if not bool(torch.isfinite(images).all()):
-            bad = [r.id for r, image in zip(requests, images, strict=True) if not bool(torch.isfinite(image).all())]
-            where = f"the image of request {bad[0]} ({len(bad)} in all)"
-            raise ConcordError(f"method '{self.name}': NaN or infinity in {where}")
+        images: object = self.sample(Batch(list(requests), generators, self.device), trace or Trace())
+        if type(self).__module__.startswith("concord.methods.") and isinstance(images, torch.Tensor):
+            images = images.clamp(0, 1)  # our decoders go a little beyond; NaN stays NaN
+        images = checked_images(images, [request.id for request in requests], self.name)
         return images.detach().float().clamp(0, 1).cpu()
 
     def check(self, request: Request) -> None:
@@ -240,10 +244,7 @@ M = TypeVar("M", bound=Method)
 
 def register(method: type[M]) -> type[M]:
     """Class decorator: make a method known by its name; its facts are checked here, once."""
-    unknown = set(method.conditions) - set(condition_names())
-    if unknown:
-        first, known = sorted(unknown)[0], ", ".join(condition_names())
-        raise ConcordError(f"method '{method.name}': unknown condition {first!r}; known: {known}")
+    check_facts(method, Method)
     other = _REGISTRY.methods.get(method.name)
     if other is not None and _source(other) != _source(method):
         raise ConcordError(f"two methods are named '{method.name}': {_source(other)} and {_source(method)}; rename one")
@@ -276,15 +277,9 @@ def _load_entry(entry: EntryPoint) -> None:
     """Register the method of an installed package; ConcordError naming the package when it cannot be had."""
     package = entry.dist.name if entry.dist is not None else "?"
     where = f"installed package '{package}', entry point '{entry.name} = {entry.value}'"
-    try:
+    with user_code(f"{where}, fix or uninstall it"), exits_are_errors():
         loaded = entry.load()
-    except ConcordError:
-        raise
-    except Exception as error:  # a package may fail in any way; the user needs its name and one line
-        raise ConcordError(f"{where}: {type(error).__name__}: {error}; mend or uninstall it") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise ConcordError(f"{where}: is no method; expected a class that derives from concord.methods.base.Method")
-    register(loaded)
+        register(loaded)
 
 
 def get_method(name: str) -> type[Method]:
@@ -297,23 +292,29 @@ def get_method(name: str) -> type[Method]:
 
 def make_params(method: type[Method], values: Mapping[str, Any] | None = None) -> Method.Params:
     """Checked parameters: the preset's values first, then what was given by name."""
-    given = method.Params.in_words_of_today(dict(values or {}))
-    if given.get("preset") == "official":
-        given = {**method.Params.official(), **given}
-    try:
-        return method.Params(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "params"
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(method.Params.model_fields)
-            raise ConcordError(f"method '{method.name}': unknown parameter '{name}'; expected one of {known}") from None
-        problem = f"{first['msg']}; got {first.get('input')!r}"
-        raise ConcordError(f"method '{method.name}', parameter '{name}': {problem}") from None
+    with user_code(f"method '{method.name}', parameters", names_itself=True):  # its validators may fail in any way
+        given = method.Params.in_words_of_today(dict(values or {}))
+        if given.get("preset") == "official":
+            given = {**method.Params.official(), **given}
+        try:
+            return method.Params(**given)
+        except ValidationError as error:
+            raise ConcordError(_mistake(method, error)) from None
+
+
+def _mistake(method: type[Method], error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "params"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(method.Params.model_fields)
+        return f"method '{method.name}': unknown parameter '{name}'; expected one of {known}"
+    return f"method '{method.name}', parameter '{name}': {first['msg']}; got {first.get('input')!r}"
 
 
 def make_method(name: str, values: Mapping[str, Any] | None, bank: Callable[[], Bank] | Bank) -> Method:
     """The method, ready to generate. `bank` may be a function, called only after the parameters proved valid."""
     kind = get_method(name)
     params = make_params(kind, values)
-    return kind(params, bank() if callable(bank) else bank)
+    opened = bank() if callable(bank) else bank
+    with user_code(f"method '{name}', opening", names_itself=True):
+        return kind(params, opened)

@@ -20,6 +20,7 @@ from types import ModuleType
 from concord.data.code import ROOT, foreign_closure, is_installed, module_of
 from concord.data.content import memory_folder
 from concord.data.errors import ConcordError
+from concord.data.user_code import exits_are_errors, user_code
 from concord.methods.base import Method, registered
 from concord.methods.old_names import old_names
 
@@ -55,13 +56,8 @@ def load_plugin(path: Path) -> list[str]:
     sys.modules[private] = module
     plugin = _PLUGINS.setdefault(path, Plugin(path))
     _join_path(path)
-    try:
-        with watch_files(plugin.opened), old_names(path):
-            spec.loader.exec_module(module)
-    except ConcordError:
-        raise
-    except Exception as error:  # a plugin may fail in any way; the user needs the file's name and one line
-        raise ConcordError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    with user_code(f"--plugin {path}"), exits_are_errors(), watch_files(plugin.opened), old_names(path):
+        spec.loader.exec_module(module)
     plugin.modules |= dict.fromkeys(_own_files(sys.modules[name] for name in set(sys.modules) - modules))
     plugin.modules.pop(path, None)
     _check_namesakes(path)

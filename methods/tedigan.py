@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Method, Trace, register
@@ -32,6 +33,7 @@ from concord.methods.core.experts import modalities
 from concord.methods.core.masked import source_images
 from concord.methods.core.noise import draw_noise
 from concord.methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
+from concord.metrics.networks.protocols import PerceptualFeatures, TextImageGuide
 
 # -------------------------------------------------------------------------------------------------------- style mixing
 
@@ -240,17 +242,22 @@ class TediGAN(Method["TediGAN.Params"]):
         """E_t: (B, L, D)."""
         return to_plus(self.generator, self.bank.style_encoder("text")(self.embedded_texts(batch)))
 
+    @property
+    def guide(self) -> TextImageGuide:
+        """The text-image pair that is followed."""
+        return self.bank.guide.get("text-image", TextImageGuide)
+
     def embedded_texts(self, batch: Batch) -> Tensor:
-        texts = self.bank.guide.embed_texts([condition.text or "" for condition in batch.conditions])
+        texts = self.guide.embed_texts([condition.text or "" for condition in batch.conditions])
         with torch.inference_mode(False):
             return texts.clone()  # scoring code embeds in inference mode, whose tensors no gradient may meet
 
     # ------------------------------------------------------------------------------------------------------ the losses
 
     def perceptual(self, images: Tensor, target: Tensor) -> Tensor:
-        return self.bank.guide.perceptual_distance(images, target)
+        return self.bank.guide.get("features", PerceptualFeatures).perceptual_distance(images, target)
 
     def text_loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         """1 - cosine of image and caption, as the authors' 1 - logits / 100."""
-        wanted, pair = self.embedded_texts(batch), self.bank.guide.network("text-image")
-        return lambda images: 1 - (pair.embed_images(images) * wanted).sum(1)  # type: ignore[operator]
+        wanted, pair = self.embedded_texts(batch), self.guide
+        return lambda images: 1 - (normalize(pair.guide_features(images), dim=-1) * wanted).sum(1)

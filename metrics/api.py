@@ -26,6 +26,7 @@ import numpy as np
 
 from concord.data.device import exact_float32
 from concord.data.errors import ConcordError
+from concord.data.profile import load_profile
 from concord.data.request import Conditions
 from concord.metrics.base import Metric, SampleMetric, SetMetric, get_metric
 from concord.metrics.cache import (
@@ -51,13 +52,14 @@ from concord.metrics.evaluation import (
     set_metrics,
     to_tensor,
 )
+from concord.metrics.networks.judges import judge_sha256
 from concord.metrics.results import Evaluation, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from concord.data.datasets.images.image_sets import Batch, ImageSet, Source
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
 
 
 def evaluate(
@@ -72,7 +74,7 @@ def evaluate(
     batch_size: int = BATCH,
     replicates: int = 0,
     statistics: str | Path | None = None,
-    perception: Perception | None = None,
+    networks: Networks | None = None,
     bars: Bars = no_bars,
 ) -> Evaluation:
     """Score `generated` by the named metrics; ConcordError naming what cannot be scored, and why.
@@ -82,7 +84,7 @@ def evaluate(
     replicates: groups of the delete-a-group jackknife (32 is usual) for intervals of set metrics; 0 for none. At 2048
         dimensions each costs as much as the value.
     statistics: where the Gaussians of the generated images' features are written (metrics/cache.py), for other tools.
-    perception: networks to look through instead of the profile's.
+    networks: networks to look through instead of the profile's.
     """
     from concord.data.datasets.images.image_sets import open_images
 
@@ -90,7 +92,7 @@ def evaluate(
     images = open_images(generated, "generated")
     opened = None if reference is None else _open_reference(reference)
     evaluator = _Evaluator(
-        profile=profile,
+        profile=load_profile(profile).name,
         device=device,
         metrics=chosen,
         images=images,
@@ -101,7 +103,7 @@ def evaluate(
         batch_size=batch_size,
         groups=replicates,
         export=None if statistics is None else Path(statistics),
-        given=perception,
+        given=networks,
         bars=bars,
     )
     evaluator.check()
@@ -141,7 +143,7 @@ class _Evaluator:
     batch_size: int
     groups: int
     export: Path | None
-    given: Perception | None
+    given: Networks | None
     bars: Bars
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     notes: list[str] = field(default_factory=list)
@@ -210,7 +212,7 @@ class _Evaluator:
     def run(self) -> Evaluation:
         with self._measure("load"):
             for metric in set_metrics(self.metrics):
-                network_of(metric, self.perception)
+                network_of(metric, self.networks)
         real = self._cached_reference()
         scores = self._score([] if real is None or self.partners is None else real.missing, real)
         if real is not None and real.missing:
@@ -227,27 +229,27 @@ class _Evaluator:
             samples={name: (values, scores.reasons[name]) for name, values in scores.values.items()},
             generated=about(self.images),
             reference=self._about_reference(),
-            networks=dict(self.perception.sha256),
-            device=str(getattr(self.perception, "device", "cpu")),
+            networks=judge_sha256(self.networks),
+            device=str(self.networks.device),
             seconds=dict(self.seconds),
             notes=tuple(self.notes),
         )
 
     @cached_property
-    def perception(self) -> Perception:
+    def networks(self) -> Networks:
         if self.given is not None:
             return self.given
         from concord.data.device import resolve_device
-        from concord.metrics.networks.perception import Perception
+        from concord.metrics.networks import judges
 
-        return Perception.load(self.profile, "judge", resolve_device(self.device))
+        return judges.open_judges(self.profile, resolve_device(self.device))
 
     def _cached_reference(self) -> ReferenceFeatures | None:
         compared = set_metrics(self.metrics, compared=True)
         if self.reference is None or not compared:
             return None
         with self._measure("reference"):
-            return ReferenceFeatures(self.reference, compared, self.perception, self.cache)
+            return ReferenceFeatures(self.reference, compared, self.networks, self.cache)
 
     def _score(self, original_kinds: Sequence[str], real: ReferenceFeatures | None) -> Scores:
         """One pass over the generated images; the originals' features, decoded for the pairs anyway, come beside."""
@@ -255,7 +257,7 @@ class _Evaluator:
         with self.bars("score") as progress:
             done = 0
             for batch in score_batches(
-                self._batches(), self.metrics, self.perception, original_kinds=original_kinds, measure=self._measure
+                self._batches(), self.metrics, self.networks, original_kinds=original_kinds, measure=self._measure
             ):
                 scores.add(batch)
                 if batch.of_originals and real is not None and self.partners is not None:
@@ -307,7 +309,7 @@ class _Evaluator:
             reference = self._of_statistics(metric) if self.statistics is not None else compared
             value, replicates = score_set(metric, scores.features[metric.features], reference, self.groups)
         n_reference = len(reference) if isinstance(reference, np.ndarray) else None
-        network = network_of(metric, self.perception)
+        network = network_of(metric, self.networks)
         return Result(
             *facts, value, n, n_reference, features=metric.features, network=network, replicates=tuple(replicates)
         )

@@ -27,7 +27,7 @@ from concord.data.request import Conditions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
 
 OK = "ok"
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Observation:
         self,
         images: Tensor,
         conditions: Sequence[Conditions],
-        perception: Perception,
+        networks: Networks,
         originals: Tensor | None = None,
         kinds: Sequence[str] = ("pool",),
     ) -> None:
@@ -65,7 +65,7 @@ class Observation:
             raise ValueError(f"{len(images)} images but {len(conditions)} conditions")
         if originals is not None and len(originals) != len(images):
             raise ValueError(f"{len(images)} images but {len(originals)} originals")
-        self.images, self.conditions, self.perception = images, list(conditions), perception
+        self.images, self.conditions, self.networks = images, list(conditions), networks
         self.originals, self.kinds = originals, tuple(kinds)
         self._features: dict[str, np.ndarray] = {}
         self._steps: dict[Callable[[Observation], object], object] = {}
@@ -76,11 +76,18 @@ class Observation:
             self._steps[step] = step(self)
         return cast(T, self._steps[step])  # what this very step returned
 
+    @property
+    def on_device(self) -> Tensor:
+        """The images where the networks are."""
+        return self.images.to(self.networks.device)
+
     def features(self, kind: str = "pool") -> np.ndarray:
         """A network's features for the set metrics, float32 (B, D); the kinds announced come from one pass."""
         if kind not in self._features:
             missing = [k for k in dict.fromkeys((kind, *self.kinds)) if k not in self._features]
-            views = self.perception.features(self.images, missing)
+            from concord.metrics.networks.judges import set_features
+
+            views = set_features(self.networks, self.images, missing)
             self._features.update({k: v.float().cpu().numpy() for k, v in views.items()})
         return self._features[kind]
 
@@ -109,13 +116,19 @@ class Metric(ABC):
     minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
     needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
     needs_originals: ClassVar[bool] = False  # compares with the picture that the conditions were taken from
-    networks: ClassVar[tuple[str, ...]] = ()  # which perception networks it uses: 'parser', 'text-image', 'features'
+    networks: ClassVar[tuple[str, ...]] = ()  # which networks networks it uses: 'parser', 'text-image', 'features'
     through_guide: ClassVar[bool] = False  # at the papers' scale it looks through the networks that guide methods
     measures: ClassVar[str | None] = None  # the condition that it measures, where that is not the first of `needs`
     paper_key: ClassVar[str | None] = None  # its column in reports/papers/*.yaml, where a paper prints it
     weight_by: ClassVar[str | None] = None  # what a table weighs images by: run.json's 'level' or 'interactions'
     counts: ClassVar[bool] = False  # its value is a share of `weight_by` things, each a success or none
     per_level: ClassVar[tuple[str, str] | None] = None  # printed by level: how the papers' keys and the heads begin
+
+    @classmethod
+    def roles(cls) -> tuple[str, ...]:
+        """The roles of a profile that it looks through."""
+        side = "freedom" if cls.through_guide else "judge"
+        return tuple(f"{side}/{kind}" for kind in cls.networks)
 
     @property
     def family(self) -> str:
@@ -190,6 +203,11 @@ class SetMetric(Metric):
     features: ClassVar[str] = "pool"  # 'pool', 'logits', 'spatial', ...: the kind, which names the protocol
     counted: ClassVar[bool] = False  # its features are counted in the images, by no feature network
     needs_reference: ClassVar[bool] = True
+
+    @classmethod
+    def roles(cls) -> tuple[str, ...]:
+        """The role of its kind of features; of counted ones, what they are counted in."""
+        return super().roles() if cls.counted else (f"features/{cls.features}",)
 
     def observe(self, observation: Observation) -> np.ndarray:
         """Features of each image, float32 (B, D); the same for all metrics of one kind."""

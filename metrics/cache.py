@@ -64,6 +64,11 @@ class ReferenceKey:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def _digest_of(features: np.ndarray) -> str:
+    """SHA-256 of features: a cache that has changed since it was written counts as none."""
+    return hashlib.sha256(f"{features.dtype}{features.shape}".encode() + features.tobytes()).hexdigest()
+
+
 class ReferenceCache:
     """Reference features by key, in a folder; without one, nothing is kept."""
 
@@ -81,10 +86,11 @@ class ReferenceCache:
         try:
             with np.load(path, allow_pickle=False) as file:
                 features = np.asarray(file["features"])
-                kept = str(file["key"])
+                kept, digest = str(file["key"]), str(file["sha256"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return features if kept == key.digest and features.shape[:1] == (key.n,) else None
+        whole = digest == _digest_of(features)
+        return features if whole and kept == key.digest and features.shape[:1] == (key.n,) else None
 
     def save(self, key: ReferenceKey, features: np.ndarray) -> str:
         """Keep features (n, D); '' or, as they only save time, why that was not possible."""
@@ -93,7 +99,7 @@ class ReferenceCache:
             return ""
         try:
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, features=features, key=np.array(key.digest))
+                np.savez(file, features=features, key=np.array(key.digest), sha256=np.array(_digest_of(features)))
         except (ConcordError, OSError) as error:
             return str(error)
         return ""

@@ -20,12 +20,13 @@ import numpy as np
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Metric, Observation, SampleMetric, Score, SetMetric
 from concord.metrics.cache import Gaussian, ReferenceCache, ReferenceKey
+from concord.metrics.networks.judges import features_sha256, set_features
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from concord.data.datasets.images.image_sets import Batch
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
 
 BATCH = 32
 GROUPS = 32
@@ -92,7 +93,7 @@ class ScoreBatch:
 def score_batches(
     batches: Iterable[ImageBatch],
     metrics: Sequence[Metric],
-    perception: Perception,
+    networks: Networks,
     *,
     kinds: Sequence[str] = (),
     original_kinds: Sequence[str] = (),
@@ -112,19 +113,19 @@ def score_batches(
         if batch is None:
             return
         with measure("observe"):
-            observation = Observation(batch.images, batch.conditions, perception, batch.originals, looked)
+            observation = Observation(batch.images, batch.conditions, networks, batch.originals, looked)
             scores = {metric.name: metric.score(observation) for metric in samples}
             features = {kind: metric.observe(observation) for kind, metric in by_kind.items()}
             features |= {kind: observation.features(kind) for kind in kinds}
             originals = {}
             if original_kinds and batch.originals is not None:
-                originals = numpy_features(perception, batch.originals, original_kinds)
+                originals = numpy_features(networks, batch.originals, original_kinds)
         yield ScoreBatch(batch.indices, scores, features, originals)
 
 
-def numpy_features(perception: Perception, images: Tensor, kinds: Sequence[str]) -> dict[str, np.ndarray]:
+def numpy_features(networks: Networks, images: Tensor, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     """Features float32 (B, D) by kind, one pass of each network."""
-    return {kind: rows.float().cpu().numpy() for kind, rows in perception.features(images, list(kinds)).items()}
+    return {kind: rows.float().cpu().numpy() for kind, rows in set_features(networks, images, kinds).items()}
 
 
 class Scores:
@@ -207,12 +208,12 @@ class ReferenceFeatures:
     """What set metrics compare with: features of the reference's images by kind, from the cache where it has them."""
 
     def __init__(
-        self, images: ReferenceImages, metrics: Sequence[SetMetric], perception: Perception, cache: ReferenceCache
+        self, images: ReferenceImages, metrics: Sequence[SetMetric], networks: Networks, cache: ReferenceCache
     ) -> None:
-        self.images, self.perception, self.cache = images, perception, cache
+        self.images, self.networks, self.cache = images, networks, cache
         self._keys = {
             metric.features: ReferenceKey(
-                images.fingerprint, len(images), metric.features, network_of(metric, perception) or ""
+                images.fingerprint, len(images), metric.features, network_of(metric, networks) or ""
             )
             for metric in metrics
         }
@@ -230,7 +231,7 @@ class ReferenceFeatures:
         kinds, n, done = self.missing, len(self.images), 0
         table: dict[str, np.ndarray] = {}
         for batch in self.images.batches(batch_size) if kinds else ():
-            fill(table, n, batch.indices, numpy_features(self.perception, to_tensor(batch.images), kinds))
+            fill(table, n, batch.indices, numpy_features(self.networks, to_tensor(batch.images), kinds))
             done += len(batch.indices)
             progress(done, n)
         self.add(table)
@@ -242,9 +243,8 @@ class ReferenceFeatures:
             self.not_kept = self.cache.save(self._keys[kind], features) or self.not_kept
 
 
-def network_of(metric: SetMetric, perception: Perception) -> str | None:
+def network_of(metric: SetMetric, networks: Networks) -> str | None:
     """SHA-256 of the weights that give a metric's features; None for what is counted, not looked at."""
     if metric.counted:
         return None
-    name = perception.feature_network(metric.features)  # loads it, so that its hash is known
-    return perception.sha256[name]
+    return features_sha256(networks, metric.features)

@@ -34,7 +34,7 @@ from concord.reports.tables.notes import (
 )
 from concord.reports.tables.pairs import compare_rows, mark_rows
 from concord.reports.tables.protocol import column_protocol, scored_by_own_guide
-from concord.reports.tables.table import PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table
+from concord.reports.tables.table import MISSING, PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table
 from concord.reports.tables.words import decimals_for
 
 if TYPE_CHECKING:
@@ -261,6 +261,8 @@ def _absent(suite: Suite, name: str, store: Store) -> str:
     """Why a row has no results, and what to do."""
     spec = next((row for row in suite.rows if row.name == name), None)
     run = store.run(suite.request_set, name)
+    if lost := run.lost:
+        return f"{MISSING}{lost}; `concord run {suite.name}` makes it again"
     if run.finished:
         return f"made, not scored yet: concord score {suite.name} {name}"
     if (run.path / "images").is_dir():

@@ -58,7 +58,9 @@ def write_rows(found: Evaluation, path: Path) -> int:
     frame = whole_frame(found)
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            from concord.reports.tables.export import frame_csv
+
+            temporary.write_text(frame_csv(frame), encoding="utf-8")
         else:
             frame.to_parquet(temporary, index=False)
     write_json(path.with_name(f"{path.name}.json"), {**found.facts(), "intervals": intervals_of(found)})

@@ -13,6 +13,7 @@ from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run, Store
 from concord.benchmarks.suite import Suite, read_suite, suite_names
 from concord.data.errors import ConcordError
+from concord.data.own_files import refuse_links_below
 from concord.data.request import Conditions
 from concord.reports.assemble import build_table
 from concord.reports.stored import conditions_of, stored_root, with_extra_rows, with_plan_rows, with_reasons
@@ -102,6 +103,7 @@ def _written(
     from concord.reports.site.html import write_report
 
     folder = store.root / "report"
+    refuse_links_below(folder)
     for request_set, given in conditions.items():
         if given:
             keep_conditions(folder, request_set, given)

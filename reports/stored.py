@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from concord.benchmarks.generators import PROFILE, row_reason
+from concord.benchmarks.generators import row_reason
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.planner import open_items, results_root
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 def with_reasons(suite: Suite, store: Store, profile: str) -> Suite:
     """The suite with, for every row of profile 'paper' that cannot be made here, the reason in place of its numbers."""
 
-    if profile != PROFILE:
-        return suite
     reasons = {
         row.name: row_reason(suite, row, profile)
         for row in suite.rows
@@ -63,6 +61,9 @@ def with_extra_rows(suite: Suite, store: Store) -> Suite:
         for run in runs
         if run.row not in named and run.manifest.get("method") and (not own or _answers(run) == own[0])
     ]
+    there = {run.row for run in runs} | named
+    lost = [name for name in store.lost(suite.request_set) if name not in there]
+    extra += [Row(name=name, planned="its results are gone") for name in lost]
     return suite.model_copy(update={"rows": [*suite.rows, *extra]})
 
 

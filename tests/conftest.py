@@ -15,6 +15,7 @@ import numpy as np
 import outside
 import pytest
 import toy_world
+from given_networks import seen_by
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def toy_suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges without weights in place of the trained ones."""
-    from concord.metrics.networks.perception import Perception
+    from concord.metrics.networks import judges as seam
 
-    monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *args, **kwargs: toy_world.make_judges()))
+    monkeypatch.setattr(seam, "open_judges", lambda *_: seen_by(toy_world.make_judges()))
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from concord.benchmarks.external.exchange import (
 from concord.benchmarks.external.images import ExternalSource
 from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.data.errors import ConcordError
+from concord.data.own_files import refuse_links
 
 if TYPE_CHECKING:
     from concord.benchmarks.contract import Contract
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from concord.benchmarks.plan.runs import RunPlan
     from concord.data.request import Request
 
+CALL = re.compile(r"[0-9a-f]{8}")
 WORK = "external"  # in the run's folder
 MARK = "CONCORD_EXCHANGE"  # in the command's environment: the folder that it works for
 HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONCORD_WARM", "CONCORD_SECONDS")
@@ -118,6 +120,7 @@ def _run(spec: Spec, command: str, folder: Path, work: Path) -> tuple[int, int]:
             stderr=err,
             start_new_session=True,
         )
+        guard = _end_with_us(process.pid)
         try:
             (work / "pid").write_text(str(process.pid))
             deadline = time.monotonic() + (spec.timeout or float("inf"))
@@ -132,7 +135,17 @@ def _run(spec: Spec, command: str, folder: Path, work: Path) -> tuple[int, int]:
         finally:
             if process.returncode is None:  # too slow, or Concord was interrupted
                 _end(process)
+            guard.kill()
+            guard.communicate()
     return process.returncode, memory
+
+
+def _end_with_us(leader: int) -> subprocess.Popen[bytes]:
+    """A small process that ends the command's group when this one has ended, however that was: its input ends then."""
+    return subprocess.Popen(
+        ["sh", "-c", f"cat >/dev/null; kill -KILL -- -{leader}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -176,13 +189,21 @@ def last_line(work: Path) -> str:
 
 
 def clear_work(folder: Path) -> None:
-    """Remove what earlier calls left in the folder; a command of a killed Concord that still runs there is ended."""
+    """Remove what earlier calls left in the folder; a command of a killed Concord that still runs there is ended.
+
+    Only folders that such calls named, and nothing through a link.
+    """
+    refuse_links(folder.parents[2], folder)
     for work in folder.glob("*/"):
+        if not CALL.fullmatch(work.name) or work.is_symlink():
+            continue
         with contextlib.suppress(OSError, ValueError, psutil.Error):
             leader = int((work / "pid").read_text())
             if psutil.Process(leader).environ().get(MARK) == str(work):
                 _signal_group(leader, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # empty unless somebody keeps files of his own there
 
 
 # ------------------------------------------------------------------------------------------------------------ adapters

@@ -31,9 +31,11 @@ from concord.benchmarks.external.method import (
     external_run,
 )
 from concord.benchmarks.run.generate import generate_run, is_current
+from concord.benchmarks.store.digests import list_row
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.errors import ConcordError
+from concord.data.own_files import refuse_links
 
 if TYPE_CHECKING:
     from concord.benchmarks.plan.requests import RequestSet
@@ -144,6 +146,7 @@ def _build(run: RunPlan, paths: Mapping[str, Path], declared: Declared) -> None:
     """The run beside its place, then in it: a reader sees the old one, the new one, or none."""
     aside = run.path.parent.parent / f".{run.path.parent.name}.{run.path.name}.importing"
     old = aside.with_suffix(".replaced")
+    refuse_links(run.path.parent.parent, run.path)
     with ExitStack() as stack:
         stack.enter_context(run_lock(aside))
         try:
@@ -157,6 +160,7 @@ def _build(run: RunPlan, paths: Mapping[str, Path], declared: Declared) -> None:
                 os.replace(run.path, old)
             run.path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / "run", run.path)
+            list_row(run.path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)

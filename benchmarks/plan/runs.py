@@ -37,7 +37,7 @@ class RunPlan:
     path: Path
     external: External | None = None  # of a method that lives outside (benchmarks/external/method.py)
     generator: str | None = None  # whose models a method draws from, where the profile has several
-    dtype: str = "fp32"
+    dtype: str | None = None
     suites: Mapping[str, int] = field(default_factory=dict)  # the suites that show it -> version; of scores, not images
     networks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role -> its entry in the profile
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from concord.data.code import closure, code_of, foreign_closure, loader_modules, module_of
 from concord.data.content import content_hash
 from concord.data.errors import ConcordError
+from concord.data.profile import Profile, Use
 
 if TYPE_CHECKING:
     from concord.methods.base import Method
@@ -149,15 +150,16 @@ def _data_files(method: type[Method], main: Path, behind: Iterable[Path]) -> dic
     return found
 
 
-PERCEPTION = "concord.metrics.networks.perception:Perception"
-"""What loads the networks that judge."""
+def use_sources(uses: Iterable[Use], profile: Profile) -> Sources:
+    """What loads the entries of a profile."""
+    return loader_sources((use.loader for use in uses), profile.path.parent)
 
 
-def metric_sources(names: Iterable[str]) -> Sources:
-    """What stands behind metrics: their modules, and the networks that they look through."""
+def metric_sources(names: Iterable[str], uses: Iterable[Use], profile: Profile) -> Sources:
+    """What stands behind metrics: their modules, and the networks of the profile that they look through."""
     from concord.metrics.base import get_metric
 
-    return module_sources(type(get_metric(name)) for name in names) | loader_sources([PERCEPTION])
+    return module_sources(type(get_metric(name)) for name in names) | use_sources(uses, profile)
 
 
 def method_file(name: str) -> Path:

@@ -26,6 +26,8 @@ from concord.data.request import Conditions
 if TYPE_CHECKING:
     import torch
 
+    from concord.data.networks import Networks
+
 REPEATS = 5
 """Timed calls of a network; their median counts, after one that does not."""
 TIMESTEP = 500
@@ -33,20 +35,25 @@ HEAD = "# Written by `concord plan --measure`: seconds of one evaluation of one 
 
 
 def measure_rate(
-    generator: str, device: torch.device, dtype: str = "fp32", batch: int = 16, paths: Mapping[str, Any] | None = None
+    generator: str,
+    device: torch.device,
+    dtype: str = "fp32",
+    batch: int = 16,
+    paths: Mapping[str, Path] | None = None,
+    profile: str = "paper",
 ) -> Rate:
     """Time a generator's networks; a batch that does not fit into the device's memory is halved until it does.
 
-    paths: as `PaperBank` takes them. ConcordError where a weight file is missing, or one image does not fit.
+    paths: as `Networks` takes them. ConcordError where a weight file is missing, or one image does not fit.
     """
     import torch
 
-    from concord.methods.networks.paper_bank import PaperBank
+    from concord.data.networks import Networks
 
-    bank = PaperBank(generator, device, paths)
+    networks = Networks(profile, generator, device, paths)
     while True:
         try:
-            seconds = _networks(bank, device, dtype, batch)
+            seconds = _networks(networks, device, dtype, batch)
             break
         except torch.OutOfMemoryError:
             if batch == 1:
@@ -60,18 +67,27 @@ def measure_rate(
     return Rate(generator=generator, device=name, dtype=dtype, batch=batch, seconds=seconds, source=source)
 
 
-def _networks(bank: Any, device: torch.device, dtype: str, batch: int) -> dict[str, float]:
+def _networks(networks: Networks, device: torch.device, dtype: str, batch: int) -> dict[str, float]:
     """Seconds an image by network, as `evaluations` names them."""
     import torch
 
-    side = bank.image_size
+    from concord.methods.core.schedule import Schedule
+    from concord.methods.networks.protocols import EncodingDenoiser, Influence, TrainedDenoiser
+    from concord.methods.networks.space import LatentSpace
+
+    space, schedule = networks.get("space", LatentSpace), networks.get("schedule", Schedule)
+    side = space.image_size
     conditions = [Conditions(text="A person.", mask=np.ones((side, side), np.int64)) for _ in range(batch)]
-    noise = torch.randn(batch, *bank.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(batch, *space.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)
     calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
-    for name, expert in bank.models.experts.items():
-        calls[f"eps-{name}"] = _at(expert.bind(conditions, bank.schedule))
-        if name in bank.models.dynamic_diffusers:
-            calls[f"influence-{name}"] = _at(bank.dynamic_diffuser(name), expert.encode(conditions))
+    for role in networks.profile.roles_of(networks.generator):
+        kind, _, name = role.partition("/")
+        if kind == "expert":
+            expert = networks.get(role, TrainedDenoiser)
+            calls[f"eps-{name}"] = _at(expert.bind(conditions, schedule))
+            if networks.has(f"influence/{name}"):
+                encoded = networks.get(role, EncodingDenoiser).encode(conditions)
+                calls[f"influence-{name}"] = _at(networks.get(f"influence/{name}", Influence), encoded)
     with number_format(dtype, device):
         with torch.no_grad():
             found = {name: _seconds(partial(call, noise), device) / batch for name, call in calls.items()}

@@ -20,7 +20,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,22 +159,25 @@ def _torch_home(folder: Path) -> Iterator[None]:
 
 
 def run_concord(weights: Path, made: Path, real: Path, n: int) -> dict[str, float]:
-    import torch
-
     from concord import metrics
+    from concord.data.networks import Networks
     from concord.metrics.networks.pretrained.clip import load_clip
-    from concord.metrics.networks.pretrained.perception import PaperPerception
+    from concord.metrics.networks.pretrained.inception import load_inception
+    from concord.metrics.networks.pretrained.lpips import load_lpips
 
-    paths = {"features": weights / FIDELITY, "lpips-alex": weights / "hub" / "checkpoints" / ALEXNET}
-    perception = PaperPerception("cpu", paths)
-    perception.networks["text-image"] = load_clip(weights / "clip.pt", name=CLIP_FILE, device=torch.device("cpu"))
+    inception = load_inception(weights / FIDELITY)
+    networks = {
+        **{f"features/{kind}": inception for kind in ("pool", "spatial", "logits")},
+        "judge/lpips-alex": load_lpips("alex", weights / "hub" / "checkpoints" / ALEXNET),
+        "judge/text-image": load_clip(weights / "clip.pt", name=CLIP_FILE),
+    }
     found = metrics.evaluate(
         generated=made,
         reference=real,
         conditions=captions(n),
         metrics=METRICS,
         cache=False,
-        perception=perception,  # type: ignore[arg-type]
+        networks=Networks.of(networks),
     )
     return found.values | {f"seconds: {kind}": seconds for kind, seconds in found.seconds.items()}
 
@@ -329,7 +332,9 @@ def memory(n: int, folder: Path) -> float:
 
     from concord import metrics
     from concord.benchmarks.store.shards import encode_png, write_shard
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
+    from concord.metrics.networks.embedded.perceptual import SynthFeatures
+    from concord.metrics.networks.judges import open_judges
 
     rng = np.random.default_rng(0)
     for shard, start in enumerate(range(0, n, 500)):
@@ -339,28 +344,29 @@ def memory(n: int, folder: Path) -> float:
     reference = np.stack([np.asarray(draw(rng, 64)) for _ in range(500)])
     print(f"{n} images drawn: {_peak():.0f} MiB", flush=True)
 
-    class Wide(Perception):
-        """The embedded judges, and features of 2048 numbers: a fixed random layer over pixels, of Inception's size."""
+    class Wide:
+        """In place of the embedded features 2048 numbers, of Inception's size: a fixed random layer over pixels."""
 
         def __init__(self) -> None:
-            super().__init__()
+            self.own = open_judges("embedded").get("judge/features", SynthFeatures)
             self.layer = torch.randn(3 * 16 * 16, 2048, generator=torch.Generator().manual_seed(0)) / 28
 
-        def features(self, images: torch.Tensor, kinds: Any = ("pool",)) -> dict[str, torch.Tensor]:
-            super().features(images)
+        def features(self, images: torch.Tensor, kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+            self.own.features(images, kinds)
             small = torch.nn.functional.avg_pool2d(images, 4).flatten(1)
             return {"pool": torch.relu(small @ self.layer)}
 
-    for chosen, judges in (("kid,text-similarity", Perception()), ("fid", Wide())):
+    wide = Networks.of({"features/pool": Wide()})
+    for chosen, judges in (("kid,text-similarity", open_judges("embedded")), ("fid", wide)):
 
-        def score(chosen: str = chosen, judges: Perception = judges) -> dict[str, float]:
+        def score(chosen: str = chosen, judges: Networks = judges) -> dict[str, float]:
             return metrics.evaluate(
                 generated=folder / "made",
                 reference=reference,
                 conditions=captions(n),
                 metrics=chosen,
                 cache=False,
-                perception=judges,
+                networks=judges,
             ).values
 
         seconds, _, found = timed(score)

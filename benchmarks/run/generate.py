@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from concord.benchmarks.plan.keys import differences
+from concord.benchmarks.plan.requests import PlannedRequest
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import changed_files, changed_weights
+from concord.benchmarks.run.foreign import plugin_file
 from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.run.meter import Clock, PeakMemory
+from concord.benchmarks.store.digests import DIGESTS, check_regular, fits, make_way, record
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
 from concord.benchmarks.store.run import SCORE_FILES, Run
-from concord.benchmarks.store.shards import encode_png, read_info, write_shard
+from concord.benchmarks.store.shards import SHARD_NAME, encode_png, json_path, read_info, tar_path, write_shard
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, read_json, write_json
+from concord.data.files import atomic_path, sha256_file, write_json
+from concord.data.npz import read_npz
+from concord.data.own_files import PART, own_files, refuse_links, remove_own
+from concord.data.user_code import user_code
 
 Progress = Callable[[int, int], None]
 """progress(images done, images in all)"""
@@ -67,10 +74,10 @@ def run_status(run: RunPlan, grid: int = 0) -> Status:
 def is_current(run: RunPlan, grid: int = 0) -> bool:
     """Whether the finished run is the one that the plan asks for, every file of it whole."""
     try:
-        manifest = read_json(run.path / "run.json")
-    except (ConcordError, OSError):
+        manifest = Run(run.path).manifest
+    except ConcordError:
         return False
-    if not isinstance(manifest, dict) or not manifest.get("finished") or manifest.get("key") != run.key:
+    if not manifest["finished"] or manifest.get("key") != run.key or not fits(run.path, ["run.json"], SCORE_FILES):
         return False
     shards = valid_shards(run)
     return None not in shards and not _trace_is_missing(run, shards, grid)
@@ -95,10 +102,10 @@ def stale_reasons(run: RunPlan, grid: int = 0) -> list[str]:
     if is_current(run, grid):
         return []
     try:
-        manifest = read_json(run.path / "run.json")
-    except (ConcordError, OSError):
-        manifest = None
-    if not isinstance(manifest, dict) or not manifest.get("finished"):
+        manifest = Run(run.path).manifest if Run(run.path).finished else None
+    except ConcordError as error:
+        return [str(error)]
+    if manifest is None or not manifest["finished"]:
         done = sum(info is not None for info in valid_shards(run))
         return [f"{done} of {len(run.requests.shards)} shards are made" if done else "not made yet"]
     if manifest.get("key") != run.key:
@@ -111,20 +118,25 @@ def stale_reasons(run: RunPlan, grid: int = 0) -> list[str]:
         info = read_info(run.path / "images", index)
         problems = [f"shard {index} is missing or damaged"] if info is None else _changed_since(info)
         found |= dict.fromkeys(problems)
+    if not found and not fits(run.path, ["run.json"], SCORE_FILES):
+        return ["a stored file is not the one that was written"]
     return list(found) or ["traces of the first images are missing"]
 
 
 def _trace_is_missing(run: RunPlan, shards: list[dict[str, Any] | None], grid: int) -> bool:
     """Whether the first shard stands without the traces of its first `grid` requests, though its method tells some."""
-    first = shards[0]
-    if first is None or not first["traces"]:
+    first, wanted = shards[0], min(grid, len(run.requests.shards[0]))
+    if first is None or not first["traces"] or not wanted:
         return False
     try:
-        with np.load(run.path / "trace.npz", allow_pickle=False) as file:
-            traced = len(file["requests"])
-    except (OSError, ValueError, KeyError):
-        traced = 0
-    return traced < min(grid, len(run.requests.shards[0]))
+        path = run.path / "trace.npz"
+        check_regular(path)
+        if sha256_file(path) != first.get("trace_sha256"):
+            return True
+        traced = len(read_npz(path)["requests"])
+    except (ConcordError, OSError, KeyError):
+        return True
+    return traced < wanted
 
 
 def generate_run(
@@ -156,9 +168,13 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Temporary files of killed processes; the lock is held, so nobody is writing them."""
-    for path in (*folder.glob(".*.part"), *(folder / "images").glob(".*.part")):
-        path.unlink(missing_ok=True)
+    """Temporary files of killed processes; the lock is held, so nobody is writing them.
+
+    Raises ConcordError where the run's folder, or one in it that is written to, is a link.
+    """
+    refuse_links(folder.parent.parent, folder, folder / "images")
+    for place in (folder, folder / "images"):
+        remove_own(place, PART)
 
 
 class Generation:
@@ -180,11 +196,12 @@ class Generation:
         if _trace_is_missing(run, self.infos, grid):
             self.infos[0] = None
         self.begun = False
+        self.on_batch: Callable[[Sequence[str]], None] | None = None  # told the ids of every batch before it is made
 
     def work(self) -> dict[str, float]:
         """Returns the seconds of this session by kind."""
         memory = PeakMemory()
-        with self.clock.measure("load"):
+        with self.clock.measure("load"), user_code(f"{self.who}, loading", names_itself=True):
             source = self.open_source()
         if source.device is not None and source.device.type == "cuda":
             memory = PeakMemory(source.device)
@@ -209,9 +226,12 @@ class Generation:
             with self.clock.measure("decode"):
                 prepared = source.prepare(batch)
             tell = bool(source.traces) and index == 0 and first < self.grid
-            with self.clock.measure("generate"):
+            if self.on_batch is not None:
+                self.on_batch([request.id for request in batch])
+            doing = partial(self._doing, batch, source)
+            with self.clock.measure("generate"), user_code(doing, names_itself=True):
                 made = source.make(prepared, tell)
-            self._check(made.images, batch[0].id, len(batch))
+                self._check(made.images, batch[0].id, len(batch))
             with self.clock.measure("write"):
                 pngs += [encode_png(image) for image in made.images]
             if tell:
@@ -221,6 +241,7 @@ class Generation:
         with self.clock.measure("write"):
             if traced:
                 self._write_trace(traced)
+        told = {"trace_sha256": sha256_file(self.run.path / "trace.npz")} if traced else {}
         after = source.evaluations()
         facts: dict[str, Any] = {
             "key": self.run.key,
@@ -233,6 +254,7 @@ class Generation:
             "batch_size": self.batch_size,
             "traces": list(source.traces),
             "provenance": provenance(source.device),
+            **told,
         }
         known = source.shard_facts(len(shard))
         facts |= {**known, "time": {**facts["time"], **known.get("time", {})}}
@@ -240,18 +262,39 @@ class Generation:
             self.infos[index] = write_shard(self.images, index, [request.id for request in shard], pngs, facts)
         self._report()
 
+    @cached_property
+    def who(self) -> str:
+        """Whose code makes the images: "method 'mine' (mine.py)"."""
+        method, outside = self.run.row.method, self.run.external is not None
+        if method is None or outside:
+            return f"external method '{method}'" if outside else f"row '{self.run.row.name}'"
+        place = plugin_file(method)
+        return f"method '{method}'" + ("" if place is None else f" ({place})")
+
+    def _doing(self, batch: Sequence[PlannedRequest], source: ImageSource) -> str:
+        """What is going on, for an error: whose code, which request, and which step where that is known."""
+        more = f" and {len(batch) - 1} more of its batch" if len(batch) > 1 else ""
+        step = "" if source.step is None else f", after step {source.step}"
+        return f"{self.who}, request {batch[0].id}{more}{step}"
+
     def begin(self) -> None:
         """Before the first write: the old manifest and scores go, and shards that are not of this plan."""
         if self.begun:
             return
         self.begun = True
         with _writable(self.run.path):
-            for name in ("run.json", *SCORE_FILES):  # the manifests first: what is half removed counts for nothing
+            for name in (DIGESTS, "run.json", *SCORE_FILES):  # in this order: what is half removed counts for nothing
+                make_way(self.run.path / name)
                 (self.run.path / name).unlink(missing_ok=True)
             if self.infos and self.infos[0] is None:
+                make_way(self.run.path / "trace.npz")
                 (self.run.path / "trace.npz").unlink(missing_ok=True)
+            for index, info in enumerate(self.infos):
+                if info is None:
+                    make_way(tar_path(self.images, index))
+                    make_way(json_path(self.images, index))
             ours = {f"{index:05d}" for index, info in enumerate(self.infos) if info is not None}
-            for path in self.images.glob("[0-9]*"):
+            for path in own_files(self.images, SHARD_NAME):
                 if path.stem not in ours:
                     path.unlink()
 
@@ -268,19 +311,37 @@ class Generation:
         shard = self.run.requests.shards[0]
         ids = [request.id for request in shard[: self.grid]]
         arrays: dict[str, Any] = {"requests": np.array(ids)}
+        with user_code(f"{self.who}, traces"):
+            self._gather_traces(traced, ids, arrays)
+        with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def _gather_traces(self, traced: list[GeneratedBatch], ids: list[str], arrays: dict[str, Any]) -> None:
         for name in traced[0].traces:
             arrays[name] = np.concatenate([made.traces[name] for made in traced])[: len(ids)]  # (R, S, M, ...)
             arrays[f"{name}_steps"] = np.array(traced[0].steps[name])
             arrays[f"{name}_names"] = np.array(traced[0].parts[name], dtype=np.str_)
-        with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
 
     def _report(self, unwritten: int = 0) -> None:
         if self.progress is not None:
             done = sum(info["n"] for info in self.infos if info is not None)
             self.progress(min(done + unwritten, len(self.run.requests)), len(self.run.requests))
 
+    def _check_whole(self) -> None:
+        """Every shard still lies where it was written: somebody may have removed results while they were made."""
+        gone = [
+            index
+            for index, info in enumerate(self.infos)
+            if info is None or not all(path(self.images, index).is_file() for path in (tar_path, json_path))
+        ]
+        if gone:
+            raise ConcordError(
+                f"{self.images}: {len(gone)} of {len(self.infos)} shards vanished while the run went on, the first is "
+                f"{tar_path(self.images, gone[0]).name}; run the same command again"
+            )
+
     def write_manifest(self) -> None:
+        self._check_whole()
         shards = [info for info in self.infos if info is not None]
         n = len(self.run.requests)
         split = _merge([info["time"] for info in shards])
@@ -325,6 +386,9 @@ class Generation:
             manifest |= {name: None for name, how in costs.items() if how == "not known"}
             manifest["external"] = {**self.run.external.facts(), "costs": costs}
         write_json(self.run.path / "run.json", manifest)
+        traced = ["trace.npz"] if shards[0].get("trace_sha256") else []
+        files = [f"images/{json_path(self.images, info['shard']).name}" for info in shards]
+        record(self.run.path, ["run.json", *traced, *files], drop=None)
 
 
 def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from concord.data.device import number_format
 if TYPE_CHECKING:
     import torch
 
-    from concord.methods.base import Method
+    from concord.methods.base import Method, Trace
 
 
 @dataclass
@@ -48,6 +48,11 @@ class ImageSource(ABC):
     @abstractmethod
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         """The batch's images; `tell` asks for traces."""
+
+    @property
+    def step(self) -> int | None:
+        """The sampler's last step of the batch that is being made, where it has told one."""
+        return None
 
     def weights(self) -> dict[str, str]:
         """SHA-256 of the weight files used so far, by network."""
@@ -129,6 +134,7 @@ class MethodSource(ImageSource):
         self.device = method.device
         self.traces = tuple(method.traces)
         self.counter = EvaluationCounter(method.denoisers())
+        self._trace: Trace | None = None
 
     def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
         return [self.requests.request(planned, self.conditions) for planned in batch]
@@ -137,7 +143,7 @@ class MethodSource(ImageSource):
         from concord.methods.base import Trace
         from concord.methods.plugins import watch_files
 
-        trace = Trace(*self.traces) if tell else Trace()
+        trace = self._trace = Trace(*self.traces) if tell else Trace()
         with ExitStack() as around:
             if self.dtype is not None:
                 around.enter_context(number_format(self.dtype, self.method.device))
@@ -151,6 +157,10 @@ class MethodSource(ImageSource):
             made.parts[name] = trace.parts[name]
             made.traces[name] = value.numpy().astype(np.float16)
         return made
+
+    @property
+    def step(self) -> int | None:
+        return self._trace.step if self._trace is not None else None
 
     def weights(self) -> dict[str, str]:
         return dict(getattr(self.method.bank, "sha256", {}))

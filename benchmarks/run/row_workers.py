@@ -19,8 +19,9 @@ from typing import Any
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import method_file
 from concord.benchmarks.run.generate import RunResult, check_batch_size, generate_run, valid_shards
-from concord.benchmarks.run.workers import PRELOAD
+from concord.benchmarks.run.workers import PRELOAD, how_it_ended
 from concord.data.errors import ConcordError
+from concord.data.user_code import failure
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def generate_rows(
 
     waiting = sorted(jobs, key=lambda job: missing_shards(job.run))
     problems: dict[str, str] = {}
-    context, threads = multiprocessing.get_context("forkserver"), max(1, usable_cores() // len(devices))
+    # as many threads as one process takes: with fewer, sums are taken in another order, and images change
+    context, threads = multiprocessing.get_context("forkserver"), usable_cores()
     context.set_forkserver_preload(PRELOAD)
     workers: list[_Worker] = []
     try:
@@ -122,8 +124,7 @@ def _take(worker: _Worker, problems: dict[str, str], done: Callable[[RunPlan, Ru
         kind, value = worker.link.recv()
     except (EOFError, OSError):
         worker.process.join()
-        code = worker.process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = how_it_ended(worker.process.exitcode or 0)
         kind, value = "error", f"{worker.name} {how}; what it had finished stays: run the same command again"
     worker.job = None
     if kind == "done":
@@ -134,8 +135,9 @@ def _take(worker: _Worker, problems: dict[str, str], done: Callable[[RunPlan, Ru
 
 def work(device: str, threads: int, link: Connection) -> None:
     """In the worker: make the rows that come, one after another."""
-    from concord.benchmarks.run.workers import share_cores
+    from concord.benchmarks.run.workers import end_with_parent, share_cores
 
+    end_with_parent()
     share_cores(device, threads)
     while True:
         try:
@@ -146,6 +148,8 @@ def work(device: str, threads: int, link: Connection) -> None:
             answer: tuple[str, Any] = ("done", _make(job, device))
         except ConcordError as error:
             answer = ("error", str(error))
+        except BaseException as error:  # whatever it is, the other rows go on
+            answer = ("error", failure(error))
         try:
             link.send(answer)
         except OSError:

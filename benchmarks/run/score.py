@@ -11,25 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.generators import metric_uses
 from concord.benchmarks.plan.keys import differences, digest
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import (
     PACKAGES,
-    PERCEPTION,
     Sources,
     changed_weights,
-    loader_sources,
     metric_sources,
+    use_sources,
     versions,
 )
 from concord.benchmarks.run.generate import RunResult
 from concord.benchmarks.run.meter import Clock, PeakMemory
+from concord.benchmarks.store.digests import fits, make_way, record
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
 from concord.benchmarks.store.run import SCORE_FILES, Run
 from concord.data.datasets.images.image_sets import Batch
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, read_json, write_json
+from concord.data.files import atomic_path, write_json
+from concord.data.profile import load_profile
 from concord.metrics.base import OK, Metric, SampleMetric, SetMetric, get_metric
 from concord.metrics.cache import ReferenceCache
 from concord.metrics.evaluation import (
@@ -43,10 +45,11 @@ from concord.metrics.evaluation import (
     set_metrics,
     to_tensor,
 )
+from concord.metrics.networks.judges import judge_cards, judge_sha256
 
 if TYPE_CHECKING:
     from concord.data.datasets.faces.dataset import FaceDataset, FaceItem
-    from concord.metrics.networks.perception import Perception
+    from concord.data.networks import Networks
 
 KINDS = ("load", "decode", "observe", "sets", "write")
 """Seconds of scoring: networks loaded, images decoded, networks and sample metrics, set metrics, files written."""
@@ -84,13 +87,14 @@ class Reference:
         return replace(self.dataset, items=self.items).content
 
     def features(
-        self, perception: Perception, metrics: Sequence[SetMetric], progress: Progress | None = None
+        self, networks: Networks, metrics: Sequence[SetMetric], progress: Progress | None = None
     ) -> dict[str, np.ndarray]:
         """float32 (M, D) by kind; computed where they are not kept yet, or their network has changed since."""
-        code = loader_sources([PERCEPTION]).code  # what reads the images stands in `content`
+        uses = [use for metric in metrics for role in metric.roles() for use in networks.profile.uses([role])]
+        code = use_sources(uses, networks.profile).code  # what reads the images stands in `content`
         facts = {"fingerprint": self.fingerprint, "content": self.content, "size": self.image_size, "code": code}
         images = _ItemImages(self.items, self.image_size, digest(facts | {"versions": versions()}))
-        found = ReferenceFeatures(images, metrics, perception, ReferenceCache(self.folder))
+        found = ReferenceFeatures(images, metrics, networks, ReferenceCache(self.folder))
         found.compute(BATCH, progress or (lambda done, total: None))
         if found.not_kept:
             raise ConcordError(found.not_kept)
@@ -121,7 +125,8 @@ def score_parts(
     run: RunPlan, metrics: Sequence[str], reference: Reference | None, originals: Run | None = None
 ) -> dict[str, object]:
     """What a run's scores follow from, by name, but for the networks' weights, which score.json names by hash."""
-    images = digest({"shards": read_json(run.path / "run.json")["shards"]})
+    images = digest({"shards": Run(run.path).manifest["shards"]})
+    uses = [use for name in metrics for use in metric_uses(run.profile, name)]
     parts: dict[str, object] = {
         "images": images,
         "metrics": {name: f"version {get_metric(name).version}" for name in sorted(metrics)},
@@ -129,11 +134,12 @@ def score_parts(
         "conditions": list(run.requests.conditions),
         "data": run.requests.content,
         "reference": reference.content if reference else None,
-        "code": (metric_sources(metrics) | Sources(alone=SCORER)).code,
+        "code": (metric_sources(metrics, uses, load_profile(run.profile)) | Sources(alone=SCORER)).code,
+        "networks": {use.role: use.entry.model_dump() for use in uses},
         "versions": versions((*PACKAGES, "scipy")),
     }
     if originals is not None and _paired(metrics):
-        parts["originals"] = digest({"shards": read_json(originals.path / "run.json")["shards"]})
+        parts["originals"] = digest({"shards": originals.manifest["shards"]})
     return parts
 
 
@@ -153,8 +159,10 @@ def stale_score_reasons(
     """Why a finished run is to be scored, a line each; none where its scores are up to date."""
     if not all((run.path / name).is_file() for name in ("run.json", *SCORE_FILES)):
         return ["not scored yet"]
+    if not fits(run.path, ("run.json", *SCORE_FILES)):
+        return ["its stored files are not those that were written"]
     try:
-        info = read_json(run.path / "score.json")
+        info = Run(run.path).score_info
         parts = score_parts(run, metrics, reference, originals)
         if info["key"] != digest(parts):
             return differences(info.get("key_parts", {}), parts) if info.get("key_parts") else ["scored by other code"]
@@ -166,14 +174,14 @@ def stale_score_reasons(
 def score_run(
     run: RunPlan,
     metrics: Sequence[str],
-    perception: Callable[[], Perception],
+    networks: Callable[[], Networks],
     reference: Reference | None,
     progress: Progress | None = None,
     originals: Run | None = None,
 ) -> RunResult:
     """Score a finished run by the named metrics, unless it is scored already.
 
-    perception: called only when there is something to compute.
+    networks: called only when there is something to compute.
     reference: None where the dataset has no images; distribution metrics are then refused, with the reason.
     originals: a finished run of the same requests whose images metrics of pairs compare with; None for the items' own
         pictures. That run itself has no value in them.
@@ -185,13 +193,13 @@ def score_run(
     with run_lock(run.path):
         if is_scored(run, metrics, reference, originals):  # another process has just done it
             return RunResult(False)
-        return RunResult(True, _score(run, metrics, perception, reference, progress, originals))
+        return RunResult(True, _score(run, metrics, networks, reference, progress, originals))
 
 
 def _score(
     run: RunPlan,
     names: Sequence[str],
-    open_perception: Callable[[], Perception],
+    open_networks: Callable[[], Networks],
     reference: Reference | None,
     progress: Progress | None,
     beside: Run | None,
@@ -199,15 +207,15 @@ def _score(
     """Returns the seconds by kind. beside: the run that holds the originals."""
     clock, memory, n = Clock(*KINDS), PeakMemory(), len(run.requests)
     with clock.measure("load"):
-        perception = open_perception()
+        networks = open_networks()
         metrics = [get_metric(name) for name in names]
-        real = reference.features(perception, set_metrics(metrics, compared=True)) if reference else {}
+        real = reference.features(networks, set_metrics(metrics, compared=True)) if reference else {}
     paired = any(metric.needs_originals for metric in metrics)
     itself = beside is not None and beside.path == run.path  # it holds the originals: they have no distance
     scored = [metric for metric in metrics if not (itself and metric.needs_originals)]
     scores, done = Scores(n), 0
     batches = _batches(run, paired and not itself, beside)
-    for batch in score_batches(batches, scored, perception, measure=clock.measure):
+    for batch in score_batches(batches, scored, networks, measure=clock.measure):
         scores.add(batch)
         done += len(batch.indices)
         if progress is not None:
@@ -223,13 +231,13 @@ def _score(
         _write(run, _sample_rows(run, metrics, scores), set_rows, scores)
     split = clock.split()
     parts = score_parts(run, names, reference, beside)
-    cards = {kind: {"name": card.get("name", kind), **card} for kind, card in perception.cards.items()}
+    cards = {kind: {"name": card.get("name", kind), **card} for kind, card in judge_cards(networks).items()}
     info = {
         "key": digest(parts),
         "key_parts": parts,
         "metrics": list(names),
         "n": n,
-        "networks": perception.sha256,
+        "networks": judge_sha256(networks),
         "weights": {card["name"]: card["sha256"] for card in cards.values()},
         "cards": {kind: {"name": card["name"], "held_out": card.get("held_out", {})} for kind, card in cards.items()},
         "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
@@ -242,12 +250,13 @@ def _score(
         if reference
         else None,
         "originals": beside.row if beside is not None and paired else None,
-        "provenance": provenance(getattr(perception, "device", None)),
+        "provenance": provenance(networks.device),
         "seconds_total": round(sum(split.values()), 3),
         "peak_memory_bytes": memory.bytes(),
         "time": {kind: round(value, 3) for kind, value in split.items()},
     }
     write_json(run.path / "score.json", info)
+    record(run.path, SCORE_FILES)
     return split
 
 
@@ -336,6 +345,9 @@ def _write(run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, An
         ]
     )
     try:
+        record(run.path, (), drop=SCORE_FILES)
+        for name in SCORE_FILES:
+            make_way(run.path / name)
         (run.path / "score.json").unlink(missing_ok=True)
     except OSError as error:
         raise ConcordError(f"{run.path}: cannot be changed ({error.strerror}); choose another --results") from None

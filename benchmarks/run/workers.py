@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -32,6 +34,7 @@ from concord.benchmarks.run.generate import (
 from concord.benchmarks.run.meter import PeakMemory
 from concord.benchmarks.store.lock import run_lock
 from concord.data.errors import ConcordError
+from concord.data.user_code import UserCodeError, failure, traceback_of, user_code, watch_interrupts
 
 
 def resolve_devices(names: str) -> list[str]:
@@ -85,6 +88,8 @@ class Worker:
     left: set[int]
     is_ready: bool = False
     problem: str | None = None
+    details: str = ""  # the traceback of the problem, where it was an exception
+    making: Sequence[str] = ()  # requests of the batch that it makes now
 
     @property
     def name(self) -> str:
@@ -92,11 +97,17 @@ class Worker:
 
 
 def generate_with_workers(
-    run: RunPlan, devices: Sequence[str], batch_size: int, grid: int = 0, progress: Progress | None = None
+    run: RunPlan,
+    devices: Sequence[str],
+    batch_size: int,
+    grid: int = 0,
+    progress: Progress | None = None,
+    apart: bool = False,
 ) -> RunResult:
     """Make what is missing of a run on several devices at once.
 
-    Raises ConcordError that names a worker that died or failed; the shards of the others stay.
+    apart: in a process of its own even where one shard is missing or one device is given: for code that may end it.
+    Raises UserCodeError that names a worker that died or failed, and what it was doing; the shards of the others stay.
     """
     from concord.benchmarks.image_sources import open_image_source
 
@@ -109,7 +120,7 @@ def generate_with_workers(
         remove_leftovers(run.path)
         generation = Generation(run, lambda: open_image_source(run, devices[0]), batch_size, grid, progress)
         missing = [index for index, info in enumerate(generation.infos) if info is None]
-        if len(missing) > 1:
+        if len(missing) > 1 or (apart and missing):
             _share(generation, missing, devices[: len(missing)])
             generation.infos = valid_shards(run)
             generation.write_manifest()
@@ -142,12 +153,17 @@ def _share(generation: Generation, missing: Sequence[int], devices: Sequence[str
                 worker.process.terminate()
                 worker.process.join()
             worker.link.close()
-    problems = [f"{worker.name}: {worker.problem}" for worker in workers if worker.problem]
+    problems = [
+        worker.problem if worker.details else f"{generation.who}, {worker.name}: {worker.problem}"
+        for worker in workers
+        if worker.problem
+    ]
     if problems:
         lost = sorted(index for worker in workers for index in worker.left)
-        raise ConcordError(
-            f"row '{generation.run.row.name}': {'; '.join(problems)}; {len(missing) - len(lost)} of {len(missing)} "
-            f"shards were finished and stay, {len(lost)} are missing: run the same command again"
+        raise UserCodeError(
+            f"{'; '.join(problems)}; {len(missing) - len(lost)} of {len(missing)} shards were finished and stay, "
+            f"{len(lost)} are missing: run the same command again",
+            "\n".join(worker.details for worker in workers if worker.details),
         )
 
 
@@ -157,8 +173,9 @@ def _start(generation: Generation, missing: Sequence[int], devices: Sequence[str
     assert generation.run.row.method is not None
     # without what was read for this process: masks of thousands of faces
     run = replace(generation.run, requests=replace(generation.run.requests))
-    context, threads = multiprocessing.get_context("forkserver"), max(1, usable_cores() // len(devices))
-    context.set_forkserver_preload([*PRELOAD, *(["concord.methods.networks.paper_bank"] if run.generator else [])])
+    # as many threads as one process takes: with fewer, sums are taken in another order, and images change
+    context, threads = multiprocessing.get_context("forkserver"), usable_cores()
+    context.set_forkserver_preload(PRELOAD)
     workers = []
     for place, device in enumerate(devices):
         shards = tuple(missing[place :: len(devices)])
@@ -189,11 +206,12 @@ def _listen(workers: Sequence[Worker], generation: Generation) -> None:
             kind, value = worker.link.recv()
         except (EOFError, OSError):
             worker.process.join()
-            code = worker.process.exitcode or 0
-            worker.problem = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            worker.problem = _end_of(worker)
             continue
         if kind == "ready":
             worker.is_ready = True
+        elif kind == "batch":
+            worker.making = value
         elif kind == "shard":
             worker.left.discard(value)
             done = sum(len(generation.run.requests.shards[i]) for w in workers for i in set(w.job.shards) - w.left)
@@ -201,11 +219,26 @@ def _listen(workers: Sequence[Worker], generation: Generation) -> None:
             if generation.progress is not None:
                 generation.progress(kept + done, len(generation.run.requests))
         else:
-            worker.problem = value
+            worker.problem, worker.details = value
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; a negative one is a signal's number, as Python has it."""
+    named = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {named.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
+
+
+def _end_of(worker: Worker) -> str:
+    """How a process ended that did not say why, and at which requests it was."""
+    how = how_it_ended(worker.process.exitcode or 0)
+    if not worker.making:
+        return f"{how} while it was loading"
+    more = f" and {len(worker.making) - 1} more of its batch" if len(worker.making) > 1 else ""
+    return f"{how} while it made request {worker.making[0]}{more}"
 
 
 def share_cores(device: str, threads: int) -> None:
-    """Processes on one CPU share its cores, unless the user says how many threads each has."""
+    """Let processes on one CPU have this many threads each, unless the user says how many."""
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         import torch
 
@@ -215,15 +248,38 @@ def share_cores(device: str, threads: int) -> None:
 
 def work(job: Job, link: Connection) -> None:
     """In the worker: load, say so, make the shards one after another."""
+    end_with_parent()
+    watch_interrupts()
     share_cores(job.device, job.threads)
     try:
         _work(job, link)
     except ConcordError as error:
-        link.send(("error", str(error)))
+        _say(link, str(error), error.details if isinstance(error, UserCodeError) else "")
     except (BrokenPipeError, EOFError):
         pass  # the parent is gone
+    except BaseException as error:  # whatever it is: the parent says it, and goes on with other rows
+        _say(link, failure(error), traceback_of(error))
     finally:
         link.close()
+
+
+def _say(link: Connection, problem: str, details: str) -> None:
+    with contextlib.suppress(OSError):
+        link.send(("error", (problem, details)))
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, however that was."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def _work(job: Job, link: Connection) -> None:
@@ -233,10 +289,12 @@ def _work(job: Job, link: Connection) -> None:
 
     job.run.__dict__["key"] = job.key  # source that is edited meanwhile makes no run of two keys
     if job.run.row.method not in all_methods():
-        load_plugin(job.method)
+        load_plugin(job.method)  # under the guard: it may raise anything
     generation = Generation(job.run, lambda: open_image_source(job.run, job.device), job.batch_size, job.grid, None)
     generation.begun = True  # the parent clears what is old
-    source = generation.open_source()
+    generation.on_batch = lambda ids: link.send(("batch", ids))
+    with user_code(f"{generation.who}, loading", names_itself=True):
+        source = generation.open_source()
     memory = PeakMemory(source.device if source.device is not None and source.device.type == "cuda" else None)
     try:
         link.send(("ready", None))

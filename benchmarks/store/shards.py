@@ -6,16 +6,23 @@ from the images alone (no times, no owners), so that equal images give equal fil
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from concord.benchmarks.store.digests import check_regular
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
+from concord.data.printable import printable
+
+SHARD_NAME = re.compile(r"[0-9]{5}\.(tar|json)")
 
 SHARD_SIZE = 64
 """Requests in one shard; also the largest sample grid and the largest batch."""
@@ -38,14 +45,19 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(content: bytes, name: str) -> np.ndarray:
-    """uint8 (H, W, 3) RGB of PNG bytes; `name` is what an error calls the image."""
+def decode_png(content: bytes, name: str, side: int | None = None) -> np.ndarray:
+    """uint8 (H, W, 3) RGB of PNG bytes; `name` is what an error calls the image, `side` what H and W have to be.
+
+    The size is looked at before anything is unpacked: a file of a few bytes may claim gigapixels.
+    """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if side is not None and image.size != (side, side):
+                raise ConcordError(f"{name}: {image.size[0]}x{image.size[1]} pixels; expected {side}x{side}")
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         raise ConcordError(f"{name}: not a readable image ({error}); generate the row again") from None
 
 
@@ -59,35 +71,46 @@ def write_shard(
             member = tarfile.TarInfo(f"{name}.png")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    info = {"shard": index, "n": len(ids), "sha256": sha256_file(path), "requests": list(ids), **facts}
+    info: dict[str, Any] = {
+        "shard": index, "n": len(ids), "sha256": sha256_file(path), "requests": list(ids), **facts
+    }  # fmt: skip
+    info["digest"] = digest_of_info(info)
     write_json(json_path(folder, index), info)
     return info
 
 
+def digest_of_info(info: Mapping[str, Any]) -> str:
+    """SHA-256 over a shard's facts, which vouches for them until the row's own list of digests stands."""
+    facts = {key: value for key, value in info.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def read_info(folder: Path, index: int) -> dict[str, Any] | None:
-    """The shard's JSON if the shard is whole: both files there, and the tar is the one that the JSON describes."""
+    """The shard's JSON if the shard is whole: both files there, as they were written; None otherwise."""
     path = tar_path(folder, index)
-    if not json_path(folder, index).is_file() or not path.is_file():
-        return None
     try:
+        check_regular(path)
+        check_regular(json_path(folder, index))
         info = read_json(json_path(folder, index))
-    except ConcordError:
+        whole = isinstance(info, dict) and info.get("digest") == digest_of_info(info)
+        return info if whole and info.get("sha256") == sha256_file(path) else None
+    except (ConcordError, OSError):
         return None
-    if not isinstance(info, dict) or info.get("sha256") != sha256_file(path):
-        return None
-    return info
 
 
-def read_images(path: Path, wanted: set[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(request id, uint8 (H, W, 3)) of a tar, in its order."""
+def read_images(
+    path: Path, wanted: set[str] | None = None, side: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(request id, uint8 (H, W, 3)) of a tar, in its order. side: what H and W have to be."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name = member.name.removesuffix(".png")
                 if wanted is None or name in wanted:
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    yield name, decode_png(file.read(), f"{path}: {member.name}")
+                    file = tar.extractfile(member) if member.isfile() else None
+                    if file is None:
+                        raise ConcordError(f"{path}: {printable(member.name)} is no file; generate the row again")
+                    yield name, decode_png(file.read(), f"{path}: {printable(member.name)}", side)
     except FileNotFoundError:
         raise ConcordError(f"{path}: no such file; generate the row again") from None
     except tarfile.TarError as error:

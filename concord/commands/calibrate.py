@@ -71,14 +71,13 @@ def _measure(
     from concord.benchmarks.calibrate import Measured
     from concord.benchmarks.opening import open_plan
     from concord.benchmarks.plan.requests import Options
-    from concord.benchmarks.settings import load_settings
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import read_suite
     from concord.reports.assemble import build_table
 
     assert anchor.suite is not None
     suite = read_suite(anchor.suite)
-    sized = data is None and load_settings().size(suite.request_set, "full", profile) == anchor.n
+    sized = data is None and suite.size("full", profile) == anchor.n
     options = Options(profile, "full" if sized else "default", None if sized else anchor.n, data, results=results)
     plan = open_plan(anchor.suite, options, say=typer.echo)
     runs = [run for run in plan.runs if run.row.name == anchor.row]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +17,10 @@ from concord.arguments import (
     parse_changes,
 )
 from concord.data.errors import ConcordError
+from concord.data.printable import printable
 
 if TYPE_CHECKING:
-    from concord.benchmarks.contract import Contract
+    from concord.benchmarks.contract import Check
     from concord.benchmarks.external.method import External
 
 
@@ -67,15 +68,14 @@ def check(
 
 
 def _check_method(name: str, params: dict[str, object], device: str, profile: str) -> int:
-    from concord.benchmarks.contract import Contract
-    from concord.benchmarks.run.image_source import use_all_cores
+    from concord.benchmarks.run.check import CheckJob, check_apart, open_contract
+    from concord.benchmarks.run.foreign import plugin_file
     from concord.data.device import resolve_device
-    from concord.methods.base import make_method
-    from concord.methods.networks.bank import Bank
 
-    chosen = resolve_device(device)
-    use_all_cores()
-    return _check(name, f"on {chosen}", lambda: Contract(make_method(name, params, lambda: Bank.load(profile, chosen))))
+    where, file = f"on {resolve_device(device)}", plugin_file(name)
+    if file is not None:
+        return _check(name, where, lambda: check_apart(CheckJob(name, file, params, device, profile)))
+    return _check(name, where, lambda: open_contract(name, params, device, profile).run())
 
 
 def _check_command(external: External) -> int:
@@ -84,29 +84,30 @@ def _check_command(external: External) -> int:
     from concord.benchmarks.external.command import command_contract
 
     with tempfile.TemporaryDirectory(prefix="concord-") as folder:
-        return _check(external.name, "by its command", lambda: command_contract(external, Path(folder)))
+        return _check(external.name, "by its command", lambda: command_contract(external, Path(folder)).run())
 
 
-def _check(name: str, where: str, open_contract: Callable[[], Contract]) -> int:
+def _check(name: str, where: str, checks: Callable[[], Iterator[Check]]) -> int:
     """Print the table of one method; returns how many checks failed."""
     import time
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from concord.benchmarks.contract import Contract
     from concord.data.progress import bar
 
     start = time.perf_counter()
-    contract = open_contract()
-    total = sum(attribute.startswith("check_") for attribute in dir(contract))
+    total = sum(attribute.startswith("check_") for attribute in dir(Contract))
     results = []
     with bar(f"check {name}") as progress:
-        for result in contract.run():
+        for result in checks():
             results.append(result)
             progress(len(results), total)
     table = Table("check", "", "detail", title=f"{name} {where}", title_justify="left", box=None, pad_edge=False)
     for result in results:
-        table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", result.detail)
+        table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", Text(printable(result.detail)))
     console = Console()
     if not console.is_terminal:
         console.width = 160

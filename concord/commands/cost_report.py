@@ -28,7 +28,7 @@ def print_cost_report(suites: Sequence[Suite], settings: Settings, options: Opti
 
     purposes = needed_by(suites, settings, options.profile)
     manifests = [load_manifest(name) for names in purposes.values() for name in names]
-    missing = lacking(manifest.name for manifest in manifests)
+    missing = lacking((manifest.name for manifest in manifests), options.profile)
     fetcher = Fetcher()
     files: dict[str, int | None] = {}
     for manifest in manifests:
@@ -90,7 +90,7 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
         plan = make_plan(suite, settings, options, related=related)
         return [row_cost(run, rates, why_not(run)) for run in plan.runs if not is_current(run, grid)]
     except ConcordError:  # without the dataset: from the suite and params.yaml alone
-        n = settings.size(suite.request_set, options.size, options.profile)
+        n = suite.size(options.size, options.profile)
         size = suite.part(options.profile).image_size or settings.profile(options.profile).image_size
         found = [cost_of(suite.request_set, name, None, {}, (), n, size) for name in suite.reference]
         for row in suite.in_size(options.size).rows:
@@ -119,22 +119,23 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
 
 def measure(suites: Sequence[Suite], settings: Settings, options: Options, device: str) -> None:
     """Time the generators whose files are here, and keep their rates for the estimate; say which are not."""
-    from concord.benchmarks.generators import generator_of, lacking
+    from concord.benchmarks.generators import generator_of, lacking, weights_of
     from concord.benchmarks.profiling.rates import measure_rate, write_rates
     from concord.data.device import resolve_device
     from concord.data.progress import bar
-    from concord.methods.networks.paper_bank import GENERATORS
 
     profile, chosen = settings.profile(options.profile), resolve_device(device)
     names = {generator_of(suite, row, options.profile) for suite in suites for row in suite.rows} - {None}
     rates = []
     with bar("measure") as progress:
         for number, name in enumerate(sorted(map(str, names))):
-            missing = lacking(GENERATORS[name].files)
+            uses = profile.uses(list(profile.generator(name).roles), name)
+            missing = lacking(weights_of(uses), options.profile)
             for told in missing.values():
                 typer.echo(f"generator '{name}' is not measured: {told}", err=True)
             if not missing:
-                rates.append(measure_rate(name, chosen, profile.dtype, profile.batch_size))
+                dtype = profile.dtype or "fp32"
+                rates.append(measure_rate(name, chosen, dtype, profile.batch_size, profile=options.profile))
             progress(number + 1, len(names))
     if rates:
         typer.echo(f"{write_rates(rates)}: rates of {', '.join(rate.generator for rate in rates)} on {rates[0].device}")
@@ -231,7 +232,6 @@ def _print_missing(
 def _waiting(name: str, suites: Sequence[Suite], settings: Settings, options: Options) -> list[str]:
     """The rows and metrics that need a name."""
     from concord.benchmarks.generators import generator_of, metric_needs, row_needs
-    from concord.methods.base import get_method, make_params
 
     found: dict[str, None] = {}
     for suite in suites:
@@ -239,10 +239,10 @@ def _waiting(name: str, suites: Sequence[Suite], settings: Settings, options: Op
             generator = generator_of(suite, row, options.profile)
             if row.method is None or generator is None:
                 continue
-            params = make_params(get_method(row.method), row.params).model_dump(mode="json")
-            if name in row_needs(row.method, generator, params, suite.row_conditions(row)):
+            if name in row_needs(options.profile, row.method, generator, row.params, suite.row_conditions(row)):
                 found[f"{suite.request_set}/{row.name}"] = None
-        found |= {f"metric {metric}": None for metric in suite.metrics if name in metric_needs([metric])}
+        waiting = [metric for metric in suite.metrics if name in metric_needs(options.profile, [metric])]
+        found |= {f"metric {metric}": None for metric in waiting}
     return list(found)
 
 

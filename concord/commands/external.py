@@ -21,7 +21,7 @@ from concord.arguments import (
     open_session,
     split_names,
 )
-from concord.console import print_summary, print_timing
+from concord.console import print_summary, print_timing, raise_failed
 
 if TYPE_CHECKING:
     from concord.benchmarks.external.exchange import Export
@@ -152,3 +152,4 @@ def import_(
         report = plan_report(plan)
     print_report(report)
     print_timing([session])
+    raise_failed([session])

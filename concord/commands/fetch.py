@@ -67,9 +67,7 @@ def fetch(
 
       concord fetch --for paper --yes --cache-dir /data/concord
     """
-    from concord.data.download.manifest import load_bundle
-
-    _fetch(load_bundle(bundle), yes, cache_dir, offline, ask_always=True)
+    _fetch(_needed_for(bundle), yes, cache_dir, offline, ask_always=True)
 
 
 @weights.command("fetch", short_help="Fetch weight files.", epilog="Example: concord weights fetch bisenet vgg19")
@@ -207,6 +205,31 @@ def write_landmarks(
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
+
+
+def _needed_for(bundle: str) -> list[Manifest]:
+    """The manifests of a bundle, or of all that a profile names; says what else supplies weights that are missing."""
+    from concord.benchmarks.generators import fetch_commands, has_manifest, lacking, weights_of
+    from concord.data.download.manifest import load_bundle, load_manifest, manifest_names
+    from concord.data.profile import load_profile, profile_names
+
+    bundles = {name for known in manifest_names() for name in load_manifest(known).bundles}
+    if bundle in bundles or (bundle not in profile_names() and not bundle.endswith((".yaml", ".yml"))):
+        return load_bundle(bundle)
+    profile = load_profile(bundle)
+    uses = profile.uses(list(profile.roles))
+    for name, generator in profile.generators.items():
+        entries = generator.roles.items()
+        needed = [role for role, entry in entries if isinstance(entry, str) or not entry.optional]
+        uses += profile.uses(needed, name)
+    names = dict.fromkeys([name for data in profile.datasets.values() for name in data.sources] + weights_of(uses))
+    others = lacking([name for name in names if not has_manifest(name)], profile.name)
+    for line in others.values():
+        typer.echo(line, err=True)
+    if others:
+        raise ConcordError(f"profile '{profile.name}': {', '.join(others)} missing, "
+                           f"`{fetch_commands(others, profile.name)}`")  # fmt: skip
+    return [load_manifest(name) for name in names if has_manifest(name)]
 
 
 def _named(names: list[str], kind: str) -> list[Manifest]:

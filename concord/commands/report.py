@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,14 @@ def print_report(report: Report, quiet: bool = False) -> None:
     typer.echo(f"report: {report.index}")
     if report.refused:
         raise ConcordError(report.refused)
+    check_whole(list(report.tables.values()))
+
+
+def check_whole(tables: Sequence[Table]) -> None:
+    """Raise ConcordError where rows are missing from tables that are printed otherwise: the exit code says it too."""
+    missing = [f"{table.name}/{row.name}: {row.absent}" for table in tables for row in table.rows if row.is_missing]
+    if missing:
+        raise ConcordError("; ".join(missing))
 
 
 def print_table(table: Table) -> None:

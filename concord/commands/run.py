@@ -25,7 +25,7 @@ from concord.arguments import (
     open_session,
     split_names,
 )
-from concord.console import print_reasons, print_summary, print_table, print_timing
+from concord.console import print_reasons, print_summary, print_table, print_timing, raise_failed
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -102,11 +102,12 @@ def run(
     scored = session.score(runs)
     for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
         typer.echo(f"'{what}': {reason}", err=True)
-    print_summary(runs, made, scored)
+    print_summary([run for run in runs if run.row.name not in session.failed], made, scored)
     with session.measure("report"):
         report = plan_report(plan)
     print_report(report)
     print_timing([session])
+    raise_failed([session])
 
 
 def plan(
@@ -252,7 +253,7 @@ def list_all(
     for suite in load_suites():
         runs = [store.run(suite.request_set, name) for name in suite.row_names()]
         done = f"{sum(run.finished for run in runs)} made, {sum(run.scored for run in runs)} scored of {len(runs)}"
-        sizes = settings.sizes.get(suite.request_set)
+        sizes = suite.part(profile).n or suite.n
         n = f"{sizes.default} / {sizes.full}" if sizes else "-"
         rows.append((suite.name, suite.title, f"{suite.paper} {suite.table}", " ".join(suite.conditions), n, done))
     print_table(

@@ -50,7 +50,7 @@ def run_stale(
             continue
         session = open_session(plan, machine, batch_size)
         if sessions:
-            session.share_perception(sessions[0])
+            session.share_judges(sessions[0])
         sessions.append(session)
         known = {run.path for run in runs}
         own[found.name] = [run for run in plan.runs if run.path not in known]

@@ -20,7 +20,7 @@ from concord.arguments import (
     open_session,
     split_names,
 )
-from concord.console import print_reasons, print_summary, print_timing
+from concord.console import print_reasons, print_summary, print_timing, raise_failed
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -92,8 +92,11 @@ def generate(
         print_reasons(session, runs)
         made += session.generate(runs)
         left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
-        every += [run for run in runs if run.row.name not in session.not_run]
+        every += [run for run in runs if run.row.name not in session.not_run and run.row.name not in session.failed]
+    if not every:
+        raise_failed(sessions)
     _end(sessions, every, made, [], stamp, "run.json", left)
+    raise_failed(sessions)
 
 
 @grouped
@@ -139,7 +142,7 @@ def score(
             continue
         session = open_session(plan, machine)
         if sessions:
-            session.share_perception(sessions[0])
+            session.share_judges(sessions[0])
         sessions.append(session)
         if reference:
             session.make_reference()

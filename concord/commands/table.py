@@ -58,12 +58,13 @@ def table(
         raise ConcordError("--fragment: goes with --format latex")
     options = Options(profile, "default", limit, data, seed_set, results)
     made = find_table(name, Store(stored_root(options, data_set)), profile)
-    if format is None:
-        from concord.commands.report import print_table
+    from concord.commands.report import check_whole, print_table
 
+    if format is None:
         print_table(made)
     else:
         text = to_latex(made, standalone=False) if fragment else render(made, format)
         typer.echo(text, nl=not text.endswith("\n"))
     if made.refusal:
         raise ConcordError(f"table '{name}': {made.refusal}")
+    check_whole([made])

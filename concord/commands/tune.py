@@ -101,7 +101,7 @@ def _workbench(
     from concord.data.synthetic.make import ensure_faces
     from concord.methods.networks.bank import Bank
     from concord.metrics.distribution.fid import FID
-    from concord.metrics.networks.perception import Perception
+    from concord.metrics.networks.judges import open_judges
 
     if data is None:
         if folders.tuning is None:
@@ -117,15 +117,15 @@ def _workbench(
     name = f"{suite.request_set}-tuning"  # seeds of its own, none of them a table's
     requests = make_request_set(name, open_faces(folder), suite.conditions, settings.image_size, suite.tune.n)
     requests.check()
-    perception = Perception.load(profile, "judge", place)
+    judges = open_judges(profile, place)
     real = Reference(
         open_faces(ROOT / folders.reference, split="all"),
         results / profile / "reference",
         settings.image_size,
         folders.reference_n,
     )
-    features = real.features(perception, [FID()])["pool"]
-    return Workbench(suite, requests, perception, features, lambda: Bank.load(profile, place), settings.batch_size)
+    features = real.features(judges, [FID()])["pool"]
+    return Workbench(suite, requests, judges, features, lambda: Bank.load(profile, place), settings.batch_size)
 
 
 def _print_trial(row: str, number: int, trial: Trial) -> None:

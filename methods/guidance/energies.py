@@ -22,36 +22,60 @@ Energies look through guide networks. A network that also scores the result is r
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate, log_softmax, normalize, one_hot
 
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES
+from concord.data.networks import Networks
 from concord.data.request import Request
 from concord.methods.guidance.parameters import EnergyParams, Rule
-from concord.metrics.face.square import face_square, landmark_vector
+from concord.metrics.face.square import face_square
 from concord.metrics.image.pairs import pillow_bilinear
-from concord.metrics.networks.embedded.blocks import ResidualBlock
 from concord.metrics.networks.embedded.perceptual import gram
-from concord.metrics.networks.pretrained.clip import Clip
-from concord.metrics.networks.pretrained.clip_tokens import style_tokens
 from concord.metrics.networks.pretrained.ir_se50 import FixedCropIdentity
+from concord.metrics.networks.protocols import (
+    IdentityGuide,
+    LandmarkGuide,
+    ParserGuide,
+    StyleFeatures,
+    TextImageGuide,
+    TokenFeatures,
+)
 
-if TYPE_CHECKING:
-    from concord.metrics.networks.perception import Perception
+T = TypeVar("T")
 
 ENERGY_FLOOR = 1e-12
 """Added under the root of a norm: its derivatives stay finite where a residual vanishes."""
 
 
 # ------------------------------------------------------------------------------------------------------------- energies
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The networks that energies look through: those of one side of a profile, 'guide' or 'judge'."""
+
+    networks: Networks
+    side: Literal["guide", "judge"] = "guide"
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks.device
+
+    def get(self, kind: str, expected: type[T]) -> T:
+        """'parser', 'text-image', 'identity', 'landmarks' or 'features', as `Networks.get` gives it."""
+        return self.networks.get(f"{self.side}/{kind}", expected)
+
+    def has(self, kind: str) -> bool:
+        return self.networks.has(f"{self.side}/{kind}")
 
 
 class Energy(ABC):
@@ -83,29 +107,17 @@ class TextEnergy(Energy):
 
     condition = "text"
 
-    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
-        self.pair, self.raw = guide.network("text-image"), p.text_residual == "raw"
+    def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
+        self.pair, self.raw = guide.get("text-image", TextImageGuide), p.text_residual == "raw"
         self.cosine = p.text_residual == "cosine"
         captions = [_given(request, "text") for request in requests]
         with torch.no_grad():
-            self.target = self.encode_text(captions)
-
-    def encode_text(self, captions: list[str]) -> Tensor:
-        if not self.raw:
-            return self.pair.embed_texts(captions)  # type: ignore[operator]
-        pair: Any = self.pair
-        if hasattr(pair, "text_features"):
-            return pair.text_features(captions)
-        ids = pair.tokenizer(captions).to(pair.log_scale.device)
-        return pair.project(pair.text.pool(pair.text(ids), ids))
+            self.target = self.pair.text_features(captions) if self.raw else self.pair.embed_texts(captions)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """As FreeDoM's code brings the picture to CLIP where the network knows that way (`guide_features`)."""
-        pair: Any = self.pair
-        if hasattr(pair, "guide_features"):
-            seen = pair.guide_features(images)
-            return seen if self.raw else normalize(seen, dim=-1)
-        return pair.image(images) if self.raw else pair.embed_images(images)
+        """The guide's features of images, brought to length 1 unless they are to be raw."""
+        features = self.pair.guide_features(images)
+        return features if self.raw else normalize(features, dim=-1)
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
         seen = self.encode_image(images)
@@ -126,8 +138,8 @@ class MaskEnergy(Energy):
     condition = "mask"
     SPREAD = 18.0  # of 'logits': the right class above the mean of all; the embedded guide's median on faces
 
-    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
-        self.parser, self.kind = guide.network("parser"), p.mask_residual
+    def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
+        self.parser, self.kind = guide.get("parser", ParserGuide), p.mask_residual
         masks = np.stack([np.asarray(_given(request, "mask"), dtype=np.int64) for request in requests])
         labels = torch.from_numpy(masks).to(guide.device)
         self.target = one_hot(labels, CLASSES).movedim(-1, 1).float()  # (B, 19, H, W)
@@ -163,10 +175,11 @@ class IdentityEnergy(Energy):
 
     condition = "identity"
 
-    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
-        self.network, self.kind, self.window = guide.network("identity"), p.identity_residual, p.identity_window
+    def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
+        self.network = guide.get("identity", IdentityGuide)
+        self.kind, self.window = p.identity_residual, p.identity_window
         found = pictures(requests, "identity", size, guide.device)
-        _require_faces(requests, found, guide)
+        _require_faces(requests, found, self.network)
         with torch.no_grad():
             self.target = self.embed(found)
 
@@ -174,7 +187,7 @@ class IdentityEnergy(Energy):
         """Unit vectors (R, D)."""
         if isinstance(self.network, FixedCropIdentity):
             return self.network(images, self.window)
-        return self.network.embed(images)  # type: ignore[operator]
+        return self.network.embed(images)
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
         return self.embed(images) - target
@@ -192,18 +205,15 @@ class LandmarkEnergy(Energy):
 
     condition = "landmarks"
 
-    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
-        self.network = guide.network("landmarks")
+    def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
+        self.network = guide.get("landmarks", LandmarkGuide)
         points = np.stack([_points(request, size) for request in requests])
         self.target = torch.from_numpy(points).to(guide.device)  # (B, 68, 2), pixels
-        takes_part = "squares" in inspect.signature(self.network.forward).parameters
-        self.squares = [face_square(row) for row in points] if takes_part else None
+        self.squares = [face_square(row) for row in points]
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:
-        if self.squares is None:
-            return (self.network(images) - target.to(images.dtype)) / images.shape[-1]
         squares = self.squares * (len(images) // len(self.squares))
-        return self.network(images, squares) - landmark_vector(target.to(images.dtype), squares)
+        return self.network.landmark_residual(images, target, squares)
 
 
 class StyleEnergy(Energy):
@@ -222,10 +232,11 @@ class StyleEnergy(Energy):
 
     condition = "style"
 
-    def __init__(self, requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int) -> None:
+    def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
         self.guide, self.blocks, self.kind = guide, p.style_blocks, p.style_residual
         found = pictures(requests, "style", size, guide.device)
-        if p.style_reference == "encoder" and isinstance(pair := guide.network("text-image"), Clip):
+        pair = guide.get("text-image", TextImageGuide) if p.style_reference == "encoder" else None
+        if isinstance(pair, TokenFeatures):
             rows = [pillow_bilinear(np.asarray(_given(request, "style")), pair.size, pair.size) for request in requests]
             found = torch.stack(rows).to(guide.device)
         with torch.no_grad():
@@ -235,15 +246,20 @@ class StyleEnergy(Energy):
         """(R, D): the Gram matrices one after another, or the embedding of the picture."""
         if self.kind == "relative":
             return torch.cat([gram(f).flatten(1) for f in self.features(images)], dim=1)
-        pair = self.guide.network("text-image")
+        pair = self.guide.get("text-image", TextImageGuide)
         if self.kind in ("embedding", "cosine"):
-            return pair.embed_images(images)  # type: ignore[operator]
-        features = block_features(pair, images, self.blocks)
+            return normalize(pair.guide_features(images), dim=-1)
+        features = pair.block_features(images, self.blocks)
         return torch.cat([gram(f).flatten(1) * f.shape[1] for f in features], dim=1)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Of the guide's feature network; the sizes of their Gram matrices are remembered for `residual`."""
-        found = self.guide.style_features(images)
+        if not self.guide.has("features"):
+            raise ConcordError(
+                f"style_residual 'relative' looks through a feature network, which profile "
+                f"'{self.guide.networks.profile.name}' does not have; choose style_residual: gram or embedding"
+            )
+        found = self.guide.get("features", StyleFeatures).style_features(images)
         self.sizes = [f.shape[1] ** 2 for f in found]
         return found
 
@@ -267,36 +283,13 @@ def _norm(x: Tensor) -> Tensor:
     return (x.flatten(1).square().sum(dim=1) + ENERGY_FLOOR).sqrt()
 
 
-def block_features(pair: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-    """Features (R, C, h, w) behind the named blocks (from 1) of an image encoder.
-
-    A network with a method `block_features(images, blocks)` of its own is asked; of the embedded one the residual
-    blocks are counted.
-    """
-    own = getattr(pair, "block_features", None)
-    if own is not None:
-        return own(images, blocks)
-    if hasattr(pair, "guide_features"):  # CLIP: FreeDoM's tokens of the third block, as a map (R, C, N, 1)
-        return [style_tokens(pair, images).mT[..., None]]
-    layers: list[nn.Module] = list(pair.image.body)  # type: ignore[union-attr, arg-type]
-    ends = [i for i, layer in enumerate(layers) if isinstance(layer, ResidualBlock)]
-    for block in blocks:
-        if not 1 <= block <= len(ends):
-            raise ConcordError(f"style_blocks: {block}; expected numbers from 1 to {len(ends)}")
-    hidden, found = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2), {}
-    for i, layer in enumerate(layers[: ends[max(blocks) - 1] + 1]):
-        hidden = layer(hidden)
-        found[i] = hidden
-    return [found[ends[block - 1]] for block in blocks]
-
-
 ENERGIES: dict[str, Any] = {
     kind.condition: kind for kind in (TextEnergy, IdentityEnergy, MaskEnergy, LandmarkEnergy, StyleEnergy)
 }
 
 
 def make_energies(
-    names: Sequence[str], requests: Sequence[Request], guide: Perception, p: EnergyParams, size: int
+    names: Sequence[str], requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int
 ) -> dict[str, Energy]:
     """The energies of the named conditions, in that order; size: the side of the images that will be looked at.
 
@@ -306,9 +299,9 @@ def make_energies(
     return {name: ENERGIES[name](requests, guide, p, size) for name in names}
 
 
-def refuse_judge(guide: Perception, allowed: bool) -> None:
+def refuse_judge(guide: Guide, allowed: bool) -> None:
     """Raise ConcordError if the networks that guide are those that score, unless the row allows it."""
-    if guide.role == "judge" and not allowed:
+    if guide.side == "judge" and not allowed:
         raise ConcordError(
             "guide 'judge': the networks that score would guide the method too; use guide 'guide', or say "
             "judge_may_guide: true in the row's params"
@@ -342,13 +335,12 @@ def pictures(requests: Sequence[Request], name: str, size: int, device: torch.de
     return torch.cat(found)
 
 
-def _require_faces(requests: Sequence[Request], images: Tensor, guide: Perception) -> None:
-    """Raise ConcordError where an identity picture shows no face; a guide without `has_face` cannot tell."""
-    detect = getattr(guide, "has_face", None)
-    if detect is None:
-        return
-    for request, face in zip(requests, detect(images).tolist(), strict=True):
-        if not face:
+def _require_faces(requests: Sequence[Request], images: Tensor, network: IdentityGuide) -> None:
+    """Raise ConcordError where an identity image shows no face, as far as the network can tell."""
+    with torch.no_grad():
+        _, statuses = network.embed_faces(images)
+    for request, status in zip(requests, statuses, strict=True):
+        if status != "ok":
             raise ConcordError(
                 f"request {request.id}: the picture of condition 'identity' shows no face; expected one face, upright, "
                 "filling most of the picture"

@@ -1,120 +1,111 @@
-"""The generative networks of a profile, loaded when first used, with the hash of every file that was."""
+"""The generative networks of a profile behind the names that methods know them by."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from concord.data.checkpoints import load_weights
-from concord.data.errors import ConcordError
+from concord.data.networks import Networks, Pool
 from concord.methods.core.schedule import Schedule
-from concord.methods.networks.autoencoder import Autoencoder
-from concord.methods.networks.dynamic_diffuser import DynamicDiffuser
-from concord.methods.networks.experts import IMAGE, LATENT, Expert
+from concord.methods.guidance.energies import Guide
+from concord.methods.networks.experts import IMAGE, LATENT
 from concord.methods.networks.layout_experts import LayoutExpert
 from concord.methods.networks.multi_task import MultiTaskUNet
-from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
-from concord.metrics.networks.perception import Perception, Role
+from concord.methods.networks.space import LatentSpace
+from concord.methods.networks.stylegan import StyleGenerator
 
 
 class Bank:
-    """What methods draw their networks from. `sha256` names the weight files loaded so far, guides included."""
+    """What methods draw their networks from. `sha256` names the weight files loaded so far, guides included.
 
-    latent_shape = LATENT
-    image_size = IMAGE
+    generator: one of the profile's. paths: weight files by name, where they are not in their place.
+    """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self.schedule = Schedule.scaled_linear()
-        self.cards: dict[str, dict[str, Any]] = {}
-        self._networks: dict[str, nn.Module] = {}
-        self._perceptions: dict[Role, Perception] = {}
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        profile: str = "embedded",
+        generator: str | None = "faces",
+        paths: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.device, self._paths, self._pool = torch.device(device), paths, Pool()
+        self.networks = Networks(profile, generator, device, paths, pool=self._pool)
+        self._others: dict[str, Networks] = {}
 
     @classmethod
     def load(cls, profile: str = "embedded", device: torch.device | str = "cpu") -> Bank:
-        if profile != "embedded":
-            raise ConcordError(f"profile '{profile}': only 'embedded' has its generators in this version")
-        return cls(device)
+        return cls(device, profile)
 
     @property
     def sha256(self) -> dict[str, str]:
-        guides = [card for perception in self._perceptions.values() for card in perception.cards.values()]
-        return {card["name"]: card["sha256"] for card in [*self.cards.values(), *guides]}
+        return {k: v for networks in (self.networks, *self._others.values()) for k, v in networks.sha256.items()}
 
     @property
-    def autoencoder(self) -> Autoencoder:
-        network = self._load("faces-autoencoder", Autoencoder)
-        assert isinstance(network, Autoencoder)
-        return network
+    def schedule(self) -> Schedule:
+        return self.networks.get("schedule", Schedule)
 
-    def expert(self, condition: str) -> Expert:
-        """The uni-modal diffusion model of a condition: 'text', 'mask' or 'unconditional'."""
-        network = self._load(f"faces-{condition}", Expert)
-        assert isinstance(network, Expert)
-        return network
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return LATENT if self.networks.profile.name == "embedded" else self.autoencoder.latent_shape
 
-    def unconditional(self) -> Expert:
-        """The model of faces without any condition, which guided methods steer."""
+    @property
+    def image_size(self) -> int:
+        return IMAGE if self.networks.profile.name == "embedded" else self.autoencoder.image_size
+
+    @property
+    def autoencoder(self) -> LatentSpace:
+        """encode / decode between images (B, 3, H, W) in [0, 1] and the space that is sampled in."""
+        return self.networks.get("space", LatentSpace)
+
+    def expert(self, condition: str) -> Any:
+        """The diffusion model of a condition; ConcordError where the generator has none."""
+        return self.networks.get(f"expert/{condition}", nn.Module)
+
+    def unconditional(self) -> Any:
+        """The model without any condition, which guided methods steer."""
         return self.expert("unconditional")
 
+    def _of(self, generator: str) -> Networks:
+        if generator not in self._others:
+            name = self.networks.profile.name
+            self._others[generator] = Networks(name, generator, self.device, self._paths, pool=self._pool)
+        return self._others[generator]
+
     @property
-    def scenes_autoencoder(self) -> Autoencoder:
+    def scenes_autoencoder(self) -> LatentSpace:
         """The first stage of the world of layouts."""
-        network = self._load("scenes-autoencoder", Autoencoder)
-        assert isinstance(network, Autoencoder)
-        return network
+        return self._of("scenes").get("space", LatentSpace)
 
     def layout_expert(self, kind: str) -> LayoutExpert:
         """A model of the world of layouts: 'interaction', 'attribute' or 'style'."""
-        network = self._load(f"scenes-{kind}", LayoutExpert)
-        assert isinstance(network, LayoutExpert)
-        return network
+        return self._of("scenes").get(f"expert/{kind}", LayoutExpert)
 
     @property
-    def guide(self) -> Perception:
+    def guide(self) -> Guide:
         """The perception networks that methods may follow."""
-        return self._perception("guide")
+        return Guide(self.networks, "guide")
 
     @property
-    def judge(self) -> Perception:
+    def judge(self) -> Guide:
         """The perception networks that score: no method looks through them unless its row says so."""
-        return self._perception("judge")
+        return Guide(self.networks, "judge")
 
-    def _perception(self, role: Role) -> Perception:
-        if role not in self._perceptions:
-            self._perceptions[role] = Perception.load("embedded", role, self.device)
-        return self._perceptions[role]
-
-    def dynamic_diffuser(self, condition: str) -> DynamicDiffuser:
-        """The dynamic diffuser of a condition: 'text' or 'mask'."""
-        network = self._load(f"faces-dynamic-{condition}", DynamicDiffuser)
-        assert isinstance(network, DynamicDiffuser)
-        return network
+    def dynamic_diffuser(self, condition: str) -> Any:
+        """The dynamic diffuser of a condition; ConcordError where the generator has none."""
+        return self.networks.get(f"influence/{condition}", nn.Module)
 
     def multi_task(self, name: str = "mt-faces") -> MultiTaskUNet:
         """MT-Diffusion's network of all its modalities, or one of its single-task baselines."""
-        network = self._load(name, MultiTaskUNet)
-        assert isinstance(network, MultiTaskUNet)
-        return network
+        return self.networks.get(f"multi-task/{name}", MultiTaskUNet)
 
     def stylegan(self) -> StyleGenerator:
         """TediGAN's generator."""
-        network = self._load("faces-stylegan", StyleGenerator)
-        assert isinstance(network, StyleGenerator)
-        return network
+        return self.networks.get("stylegan", StyleGenerator)
 
     def style_encoder(self, condition: str) -> nn.Module:
         """TediGAN's encoder of a condition into W+: 'text' or 'mask'."""
-        return self._load(f"faces-stylegan-{condition}", {"mask": MaskToCode, "text": TextToCode}[condition])
-
-    def _load(self, name: str, kind: type[nn.Module]) -> nn.Module:
-        if name not in self._networks:
-            with torch.inference_mode(False):  # weights born in inference mode can never be part of a graph
-                state, card = load_weights(name)
-                network = kind(**card["config"])
-                network.load_state_dict(state)
-                network = network.to(self.device).eval().requires_grad_(False)
-            self._networks[name], self.cards[name] = network, card
-        return self._networks[name]
+        return self.networks.get(f"stylegan/{condition}", nn.Module)

@@ -29,8 +29,8 @@ from concord.data.conditions.masked_image import GREY
 from concord.data.errors import ConcordError
 from concord.data.labels import PALETTE
 from concord.methods.core.schedule import Schedule
-from concord.methods.networks.autoencoder import Autoencoder
 from concord.methods.networks.experts import CLASSES, IMAGE, LATENT
+from concord.methods.networks.space import Codec
 from concord.metrics.networks.embedded.features import CLASS_JUDGE
 
 LABELS = 12
@@ -250,7 +250,7 @@ class MultiTaskUNet(nn.Module):
 class Encoders:
     """E_i of every modality: data as `Modality.space` says -> (B, 6, 16, 16), without gradients."""
 
-    def __init__(self, autoencoder: Autoencoder, network: MultiTaskUNet) -> None:
+    def __init__(self, autoencoder: Codec, network: MultiTaskUNet) -> None:
         self.autoencoder, self.network = autoencoder, network
         self.palette = torch.from_numpy(PALETTE.copy()).float() / 255  # (19, 3)
 

@@ -16,22 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
 from concord.methods.networks.bank import Bank
 from concord.methods.training.corpus import ATTRIBUTES, Corpus, corpus
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.embedded.perceptual import SynthFeatures
+from concord.metrics.networks.judges import open_judges
+from concord.metrics.networks.protocols import Parser
 
 BATCH = 32
 
 
 def evaluate(n: int, device: str = "cpu") -> dict[str, Any]:
     """The figures on the first `n` test faces."""
-    bank, judge, faces = Bank.load(device=device), Perception.load(device=device), corpus("test", n)
+    bank, judge, faces = Bank.load(device=device), open_judges("embedded", device), corpus("test", n)
     n = len(faces)
     real = faces.pictures(torch.arange(n))
     with torch.inference_mode():
-        rebuilt = torch.cat([bank.autoencoder(chunk.to(device)).clamp(0, 1).cpu() for chunk in real.split(BATCH)])
+        rebuilt = torch.cat([_rebuilt(bank, chunk.to(device)) for chunk in real.split(BATCH)])
     made, seconds = {}, {}
     for name in ("mask-only", "text-only"):
         began = time.monotonic()
@@ -42,6 +45,11 @@ def evaluate(n: int, device: str = "cpu") -> dict[str, Any]:
     text = {k: _classes(judge, v, faces) for k, v in {**known, "text-only": made["text-only"]}.items()}
     psnr = float((-10 * (rebuilt - real).square().mean((1, 2, 3)).log10()).mean())
     return {"n": n, "psnr_db": round(psnr, 2), "mask": mask, "text": text, "seconds_per_image": seconds}
+
+
+def _rebuilt(bank: Bank, images: torch.Tensor) -> torch.Tensor:
+    """Images through the first stage and back, on the CPU."""
+    return bank.autoencoder.decode(bank.autoencoder.encode(images)).clamp(0, 1).cpu()
 
 
 def _sample(name: str, faces: Corpus, bank: Bank) -> torch.Tensor:
@@ -60,18 +68,18 @@ def _sample(name: str, faces: Corpus, bank: Bank) -> torch.Tensor:
     return torch.cat(images)
 
 
-def _mask(judge: Perception, images: torch.Tensor, faces: Corpus) -> dict[str, float]:
+def _mask(judge: Networks, images: torch.Tensor, faces: Corpus) -> dict[str, float]:
     """Pixel accuracy, and the mean IoU over the whole set's confusion matrix."""
-    found = torch.cat([judge.labels(chunk).cpu() for chunk in images.split(BATCH)])
+    found = torch.cat([judge.get("judge/parser", Parser).labels(chunk).cpu() for chunk in images.split(BATCH)])
     confusion = torch.bincount((faces.masks.long() * 19 + found).flatten(), minlength=361).reshape(19, 19).double()
     iou = confusion.diag() / (confusion.sum(0) + confusion.sum(1) - confusion.diag())
     accuracy = confusion.diag().sum() / confusion.sum()
     return {"accuracy": round(float(accuracy), 4), "miou": round(float(iou.nanmean()), 4)}
 
 
-def _classes(judge: Perception, images: torch.Tensor, faces: Corpus) -> dict[str, float]:
+def _classes(judge: Networks, images: torch.Tensor, faces: Corpus) -> dict[str, float]:
     """Share of images with the right beard class, the right age class, and both."""
-    chunks = [judge.attributes(chunk) for chunk in images.split(BATCH)]
+    chunks = [judge.get("judge/features", SynthFeatures).attributes(chunk) for chunk in images.split(BATCH)]
     right = {}
     for name in ("No_Beard", "Young"):
         found = torch.cat([c[name] for c in chunks]).argmax(1).cpu()

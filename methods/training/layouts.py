@@ -311,9 +311,9 @@ def success(images: Tensor, layouts: list[Layout]) -> dict[str, float]:
     """
     from concord.metrics.base import Observation
     from concord.metrics.layout.instances import observed_instances, observed_interactions
-    from concord.metrics.networks.perception import Perception
+    from concord.metrics.networks.judges import open_judges
 
-    judge = Perception.load("embedded", "judge", images.device)
+    judge = open_judges("embedded", images.device)
     seen = Observation(images.clamp(0, 1), [Conditions(layout=layout) for layout in layouts], judge)
     found = [one for instances in seen.memo(observed_instances) for one in instances]
     related = [right for rights in seen.memo(observed_interactions) for right in rights]

@@ -22,10 +22,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, softplus
+from torch.nn.functional import mse_loss, normalize, softplus
 
 from concord.data.checkpoints import EMBEDDED, load_weights
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.methods.networks.stylegan import (
     MaskToCode,
     StyleDiscriminator,
@@ -36,8 +37,9 @@ from concord.methods.networks.stylegan import (
 )
 from concord.methods.training.corpus import corpus
 from concord.methods.training.trainer import Recipe, Task
-from concord.metrics.networks.embedded.text_image import TextImagePair
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.embedded.perceptual import SynthFeatures
+from concord.metrics.networks.judges import open_judges
+from concord.metrics.networks.protocols import Parser, PerceptualFeatures, TextImage, TextImageGuide
 
 EVERY = 16  # steps from one R1 term to the next
 PERCEPTUAL, CLOSE_MASK, CLOSE_TEXT = 0.8, 0.005, 0.02  # weights of the encoders' losses
@@ -134,7 +136,8 @@ class TrainStyleGAN(Task):
         from concord.metrics.distribution.moments import Moments
 
         assert isinstance(model, StyleGAN)
-        n, judge, network = 1000, Perception.load("embedded", "judge", self.device), model.generator
+        n, network = 1000, model.generator
+        judge = open_judges("embedded", self.device).get("judge/features", SynthFeatures)
         held_out = corpus("validation", n)
         noise = torch.Generator("cpu").manual_seed(1)
         made, real = [], []
@@ -142,8 +145,8 @@ class TrainStyleGAN(Task):
             z = torch.randn((len(index), network.width), generator=noise).to(self.device)
             codes = network.plus(network.map(z))
             images = network(codes, batch_noise(network, len(index), noise, self.device)).clamp(0, 1)
-            made.append(judge.features(images)["pool"].cpu())
-            real.append(judge.features(held_out.pictures(index))["pool"].cpu())
+            made.append(judge.features(images, ["pool"])["pool"].cpu())
+            real.append(judge.features(held_out.pictures(index), ["pool"])["pool"].cpu())
         moments = [Moments.of(torch.cat(part).double().numpy()) for part in (made, real)]
         return {"fid": round(frechet_distance(*moments), 3), "n": n}
 
@@ -164,7 +167,7 @@ class TrainStyleEncoder(Task):
     def build(self) -> nn.Module:
         self.corpus = corpus("train")
         self.generator = load_stylegan(self.device, self.folder)
-        self.guide = Perception.load("embedded", "guide", self.device)
+        self.networks = Networks("embedded", device=self.device)
         self.settings = {"codes": self.generator.codes, "width": self.generator.width, **self.config}
         return self.encoder()
 
@@ -196,13 +199,13 @@ class TrainMaskToCode(TrainStyleEncoder):
         reals = self.corpus.pictures(index).to(self.device)
         deviations = self.model(self.corpus.masks[index].long().to(self.device))
         images = self.decode(deviations, generator)
-        seen = self.guide.perceptual_distance(images, reals).mean()
+        seen = self.networks.get("guide/features", PerceptualFeatures).perceptual_distance(images, reals).mean()
         return mse_loss(images, reals) + PERCEPTUAL * seen + CLOSE_MASK * deviations.square().mean()
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """How the judge's parser agrees with the masks of held-out faces."""
-        n, judge, right = 500, Perception.load("embedded", "judge", self.device), []
+        n, judge, right = 500, self.networks.get("judge/parser", Parser), []
         held_out, noise = corpus("validation", n), torch.Generator("cpu").manual_seed(1)
         for index in torch.arange(n).split(50):
             masks = held_out.masks[index].long().to(self.device)
@@ -223,21 +226,24 @@ class TrainTextToCode(TrainStyleEncoder):
     def encoder(self) -> nn.Module:
         return TextToCode(**self.settings)
 
+    @property
+    def guide(self) -> TextImageGuide:
+        """The text-image pair that guides."""
+        return self.networks.get("guide/text-image", TextImageGuide)
+
     def loss(self, generator: torch.Generator, batch: int) -> Tensor:
         index = torch.randint(len(self.corpus), (batch,), generator=generator).tolist()
         short = bool(torch.rand((), generator=generator) < self.trimmed)
         captions = self.corpus.beard_and_age if short else self.corpus.overall
         wanted = self.guide.embed_texts([captions[i] for i in index]).clone()
         deviations = self.model(wanted)
-        pair = self.guide.network("text-image")
-        assert isinstance(pair, TextImagePair)
-        seen = pair.embed_images(self.decode(deviations, generator))
+        seen = normalize(self.guide.guide_features(self.decode(deviations, generator)), dim=-1)
         return (1 - (seen * wanted).sum(1)).mean() + CLOSE_TEXT * deviations.square().mean()
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Cosine of held-out captions (beard and age) and their pictures, by the judge."""
-        n, judge, found = 500, Perception.load("embedded", "judge", self.device), []
+        n, judge, found = 500, self.networks.get("judge/text-image", TextImage), []
         held_out, noise = corpus("validation", n), torch.Generator("cpu").manual_seed(1)
         for index in torch.arange(n).split(50):
             captions = [held_out.beard_and_age[i] for i in index.tolist()]

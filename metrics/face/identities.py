@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,20 +11,42 @@ import numpy as np
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Observation
+from concord.metrics.networks.protocols import Identity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def identities(observation: Observation) -> tuple[Tensor, list[str]]:
-    """Unit vectors float32 (B, D) of the images' faces, and for each 'ok' or why it has none."""
-    return observation.perception.embed_faces(observation.images)
+@cache
+def identities(role: str) -> Callable[[Observation], tuple[Tensor, list[str]]]:
+    """The step that embeds the images' faces by the network of a role.
+
+    It gives unit vectors float32 (B, D), and for each 'ok' or why it has none.
+    """
+    return lambda observation: _embed(observation, role)(observation.images)
 
 
-def target_identities(observation: Observation) -> tuple[Tensor, list[str]]:
-    """Unit vectors (B, D) of the people whom the conditions show, by the same network; status of each."""
-    vectors, _ = observation.memo(identities)
-    return embed_identities(observation.conditions, observation.perception.embed_faces, vectors)
+@cache
+def target_identities(role: str) -> Callable[[Observation], tuple[Tensor, list[str]]]:
+    """The step that embeds the people whom the conditions show, by the same network; unit vectors (B, D), statuses."""
+
+    def step(observation: Observation) -> tuple[Tensor, list[str]]:
+        vectors, _ = observation.memo(identities(role))
+        return embed_identities(observation.conditions, _embed(observation, role), vectors)
+
+    return step
+
+
+def _embed(observation: Observation, role: str) -> Callable[[Tensor], tuple[Tensor, list[str]]]:
+    import torch
+
+    network, device = observation.networks.get(role, Identity), observation.networks.device
+
+    def embed(images: Tensor) -> tuple[Tensor, list[str]]:
+        with torch.inference_mode():
+            return network.embed_faces(images.to(device))
+
+    return embed
 
 
 def embed_identities(

@@ -28,7 +28,7 @@ class IdentityDistance(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        vectors, statuses = observation.memo(identities)
-        targets, target_statuses = observation.memo(target_identities)
+        vectors, statuses = observation.memo(identities("judge/identity"))
+        targets, target_statuses = observation.memo(target_identities("judge/identity"))
         distance = cosine_distance(vectors.cpu().double(), targets.double()).tolist()
         return self.scores(distance, "embedding not finite", merge_statuses(statuses, target_statuses, "condition"))

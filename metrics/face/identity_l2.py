@@ -15,8 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
-from concord.metrics.face.identities import embed_identities, identities, target_identities
-from concord.metrics.networks.guides import guide_networks
+from concord.metrics.face.identities import identities, target_identities
 from concord.metrics.text.text_feature_distance import feature_distance
 
 if TYPE_CHECKING:
@@ -39,13 +38,9 @@ class IdentityL2(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        networks = guide_networks(observation.perception)
-        if networks is observation.perception:
-            vectors, statuses = observation.memo(identities)
-            targets, target_statuses = observation.memo(target_identities)
-        else:
-            vectors, statuses = networks.embed_faces(observation.images)
-            targets, target_statuses = embed_identities(observation.conditions, networks.embed_faces, vectors)
+        role = observation.networks.resolve("freedom/identity")
+        vectors, statuses = observation.memo(identities(role))
+        targets, target_statuses = observation.memo(target_identities(role))
         distance = identity_l2(vectors.cpu().double(), targets.double()).tolist()
         return self.scores(distance, "embedding not finite", merge_statuses(statuses, target_statuses, "condition"))
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import Observation, SampleMetric, Score, merge_statuses, register
-from concord.metrics.face.landmarks import predicted_landmarks, target_landmarks
+from concord.metrics.face.landmarks import find_landmarks, predicted_landmarks, target_landmarks
 from concord.metrics.face.square import Square, face_square, landmark_vector
-from concord.metrics.networks.guides import guide_networks
+from concord.metrics.networks.protocols import LandmarkVectors
 from concord.metrics.text.text_feature_distance import feature_distance
 
 if TYPE_CHECKING:
@@ -70,10 +70,12 @@ def check_square(square: Square, width: int, height: int, number: int) -> None:
 
 
 def _vectors(observation: Observation, images: Tensor, squares: list[Square]) -> tuple[Tensor, list[str]]:
-    networks = guide_networks(observation.perception)
-    if hasattr(networks, "landmark_vectors"):
-        vectors: tuple[Tensor, list[str]] = networks.landmark_vectors(images, squares)
-        return vectors
-    own = images is observation.images
-    points, statuses = observation.memo(predicted_landmarks) if own else networks.landmarks(images)
-    return landmark_vector(points, squares), [*statuses]
+    import torch
+
+    networks = observation.networks
+    if networks.resolve("freedom/landmarks") == networks.resolve("judge/landmarks"):  # a network of whole images
+        own = images is observation.images
+        points, statuses = observation.memo(predicted_landmarks) if own else find_landmarks(observation, images)
+        return landmark_vector(points, squares), [*statuses]
+    with torch.inference_mode():
+        return networks.get("freedom/landmarks", LandmarkVectors).landmark_vectors(images.to(networks.device), squares)

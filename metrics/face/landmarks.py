@@ -8,6 +8,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import Observation
+from concord.metrics.networks.protocols import Landmarks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,16 @@ OUTER_EYE_CORNERS = (36, 45)  # iBUG order: what 300-W calls the inter-ocular di
 
 def predicted_landmarks(observation: Observation) -> tuple[Tensor, list[str]]:
     """Landmarks of the images, float32 (B, 68, 2), x and y in pixels, and for each 'ok' or why it has none."""
-    return observation.perception.landmarks(observation.images)
+    return find_landmarks(observation, observation.images)
+
+
+def find_landmarks(observation: Observation, images: Tensor) -> tuple[Tensor, list[str]]:
+    """The same of other images, by the same network."""
+    import torch
+
+    network = observation.networks.get("judge/landmarks", Landmarks)
+    with torch.inference_mode():
+        return network.landmarks(images.to(observation.networks.device))
 
 
 def target_landmarks(observation: Observation) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
 from concord.metrics.image.pairs import paired
+from concord.metrics.networks.protocols import PairDistance
 
 
 class LPIPS(SampleMetric):
@@ -28,8 +29,8 @@ class LPIPS(SampleMetric):
 
         self.require_conditions(observation)
         images, originals = paired(observation, self.name)
-        network = observation.perception.network(self.networks[0])
-        device = next(network.parameters()).device
+        network = observation.networks.get(f"judge/{self.networks[0]}", PairDistance)
+        device = observation.networks.device
         with torch.inference_mode():
             distance = network(images.to(device), originals.to(device))
         return self.scores(distance.tolist(), "distance not finite")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from concord.metrics.base import Observation
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 def paired(observation: Observation, metric: str) -> tuple[Tensor, Tensor]:
@@ -63,9 +65,11 @@ def pillow_bilinear(picture: np.ndarray, height: int, width: int) -> Tensor:
     return torch.from_numpy(picture.copy()).permute(2, 0, 1).float().div(255)
 
 
-def ability(perception: Any, name: str, metric: str, instead: str) -> Any:
-    """The method `name` of the scoring networks; ConcordError where this profile's do not have it."""
-    found = getattr(perception, name, None)
-    if found is None:
-        raise ConcordError(f"metric '{metric}': the scoring networks of this profile cannot measure it; {instead}")
-    return found
+def network_of(observation: Observation, role: str, kind: type[T], metric: str, instead: str) -> T:
+    """The network of a role, where it is what the metric looks through; else ConcordError that ends in `instead`."""
+    try:
+        return observation.networks.get(role, kind)
+    except ConcordError as error:
+        raise ConcordError(
+            f"metric '{metric}': the scoring networks of this profile cannot measure it; {instead} ({error})"
+        ) from None

@@ -10,7 +10,8 @@ So it has a name of its own, and no number of one stands beside a number of the 
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.image.pairs import ability, paired
+from concord.metrics.image.pairs import network_of, paired
+from concord.metrics.networks.protocols import PerceptualFeatures
 
 
 @register
@@ -30,7 +31,7 @@ class PerceptualDistance(SampleMetric):
 
         self.require_conditions(observation)
         images, originals = paired(observation, self.name)
-        measure = ability(observation.perception, "perceptual_distance", self.name, "use 'lpips-alex'")
+        network = network_of(observation, "judge/features", PerceptualFeatures, self.name, "use 'lpips-alex'")
         with torch.inference_mode():
-            distance = measure(images, originals)
+            distance = network.perceptual_distance(images, originals)
         return self.scores(distance.tolist(), "activations not finite")

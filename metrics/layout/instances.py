@@ -56,7 +56,9 @@ COLOUR_RANGES: dict[str, tuple[Range, ...]] = {
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds things by their name."""
+    """Finds things by their name. side: pixels of the images that it is to be shown."""
+
+    side: int
 
     def detect(self, image: np.ndarray, phrase: str) -> np.ndarray:
         """Boxes (N, 4) of every `phrase` in uint8 (H, W, 3) RGB: x1, y1, x2, y2, shares of width and height."""
@@ -250,14 +252,10 @@ def mean_iou(instances: Sequence[Instance]) -> float:
 def observed_instances(observation: Observation) -> list[list[Instance]]:
     """`evaluate_layout` of every image of the batch by its detector and segmenter.
 
-    Images are looked at with the detector's `side` in pixels, and the benchmark's 512 for a detector that has none.
+    Images are looked at with the detector's `side` in pixels.
     """
-    detector, segmenter = (observation.perception.network(kind) for kind in ("detector", "segmenter"))
-    if not isinstance(detector, Detector) or not isinstance(segmenter, Segmenter):
-        raise TypeError(
-            f"{type(detector).__name__} and {type(segmenter).__name__}: expected a Detector and a Segmenter"
-        )
-    size = getattr(detector, "side", SIZE)
+    detector = observation.networks.get("judge/detector", Detector)
+    segmenter, size = observation.networks.get("judge/segmenter", Segmenter), detector.side
     return [
         evaluate_layout(image, layout, detector, segmenter, size)
         for image, layout in zip(_pixels(observation), _layouts(observation), strict=True)
@@ -272,9 +270,7 @@ def observed_interactions(observation: Observation) -> list[list[bool]]:
     layouts = _layouts(observation)
     if not any(layout.interactions for layout in layouts):
         return [[] for _ in layouts]
-    judge = observation.perception.network("interactions")
-    if not isinstance(judge, InteractionJudge):
-        raise TypeError(f"{type(judge).__name__}: expected an InteractionJudge")
+    judge = observation.networks.get("judge/interactions", InteractionJudge)
     observed = observation.memo(observed_instances)
     return [
         evaluate_interactions(image, layout, instances, judge)

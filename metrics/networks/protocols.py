@@ -18,20 +18,25 @@ NO_FACE = "no face found"
 
 
 @runtime_checkable
-class ParserLogits(Protocol):
-    """Face parsing, 19 classes in CelebAMask-HQ's order."""
+class ParserGuide(Protocol):
+    """A parser that guides: 19 classes in CelebAMask-HQ's order."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, 19, h, w), of the parser's own size; open."""
         ...
 
+
+@runtime_checkable
+class ParserLogits(Protocol):
+    """A parser whose logits are compared."""
+
     def parse(self, images: Tensor) -> Tensor:
-        """The same, for scoring."""
+        """Logits (B, 19, h, w), of the parser's own size."""
         ...
 
 
 @runtime_checkable
-class Parser(ParserLogits, Protocol):
+class Parser(Protocol):
     """A parser that says classes at the images' size."""
 
     def labels(self, images: Tensor) -> Tensor:
@@ -62,6 +67,17 @@ class TextImageFeatures(Protocol):
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """(B, E)."""
+        ...
+
+
+@runtime_checkable
+class TokenFeatures(Protocol):
+    """An image encoder whose tokens are compared, as FreeDoM's style distance does. size: of the images it looks at."""
+
+    size: int
+
+    def style_tokens(self, images: Tensor) -> Tensor:
+        """(B, N, C) of its third block, without the class token; open."""
         ...
 
 
@@ -150,7 +166,7 @@ class StyleFeatures(Protocol):
 
 
 @runtime_checkable
-class PerceptualDistance(Protocol):
+class PerceptualFeatures(Protocol):
     """A distance in LPIPS's form."""
 
     def perceptual_distance(self, images: Tensor, originals: Tensor) -> Tensor:

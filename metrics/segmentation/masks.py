@@ -16,13 +16,17 @@ from concord.data.errors import ConcordError
 from concord.data.labels import CELEBAMASK_HQ, CLASSES, check_classes
 from concord.data.request import Conditions
 from concord.metrics.base import Observation, SetMetric
+from concord.metrics.networks.protocols import Parser
 
 CONFUSION = "confusion"
 
 
 def parsed_labels(observation: Observation) -> np.ndarray:
     """Parsed classes, int64 (B, H, W), CelebAMask-HQ order."""
-    return observation.perception.labels(observation.images).cpu().numpy()
+    import torch
+
+    with torch.inference_mode():
+        return observation.networks.get("judge/parser", Parser).labels(observation.on_device).cpu().numpy()
 
 
 def confusions(observation: Observation) -> np.ndarray:

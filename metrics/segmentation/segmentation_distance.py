@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.networks.guides import guide_networks
+from concord.metrics.networks.protocols import ParserLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +38,14 @@ class SegmentationDistance(SampleMetric):
     paper_key = "seg_distance"
 
     def score(self, observation: Observation) -> list[Score]:
+        import torch
+
         self.require_conditions(observation)
         assert observation.originals is not None
-        parse = guide_networks(observation.perception).parse
-        return self.scores(
-            segmentation_distance(parse(observation.images), parse(observation.originals)).tolist(),
-            "logits not finite",
-        )
+        parser, device = observation.networks.get("freedom/parser", ParserLogits), observation.networks.device
+        with torch.inference_mode():
+            logits, targets = parser.parse(observation.on_device), parser.parse(observation.originals.to(device))
+        return self.scores(segmentation_distance(logits, targets).tolist(), "logits not finite")
 
 
 def segmentation_distance(logits: Tensor, target: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.image.pairs import ability, paired, pillow_bilinear, style_references
+from concord.metrics.image.pairs import network_of, paired, pillow_bilinear, style_references
+from concord.metrics.networks.protocols import Activations, StyleFeatures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,7 @@ class StyleLoss(SampleMetric):
         from concord.metrics.networks.embedded.perceptual import style_loss
 
         self.require_conditions(observation)
-        network = observation.perception.network("vgg19")
-        device = next(network.parameters()).device
+        network, device = observation.networks.get("judge/vgg19", Activations), observation.networks.device
         references, index = _references(observation)
         with torch.inference_mode():
             wanted = [layer[index.to(device)] for layer in network(references.to(device))]
@@ -84,8 +84,7 @@ class ContentLoss(SampleMetric):
 
         self.require_conditions(observation)
         images, originals = paired(observation, self.name)
-        network = observation.perception.network("vgg19")
-        device = next(network.parameters()).device
+        network, device = observation.networks.get("judge/vgg19", Activations), observation.networks.device
         with torch.inference_mode():
             loss = content_loss(network(images.to(device))[CONTENT], network(originals.to(device))[CONTENT])
         return self.scores(loss.tolist(), "activations not finite")
@@ -109,7 +108,8 @@ class StyleDistance(SampleMetric):
         from concord.metrics.networks.embedded.perceptual import style_distance
 
         self.require_conditions(observation)
-        features = ability(observation.perception, "style_features", self.name, "use 'style-loss'")
+        network = network_of(observation, "judge/features", StyleFeatures, self.name, "use 'style-loss'")
+        features = network.style_features
         references, index = _references(observation)
         with torch.inference_mode():
             wanted = [layer[index.to(layer.device)] for layer in features(references)]
@@ -136,7 +136,8 @@ class ContentDistance(SampleMetric):
 
         self.require_conditions(observation)
         images, originals = paired(observation, self.name)
-        features = ability(observation.perception, "style_features", self.name, "use 'content-loss'")
+        network = network_of(observation, "judge/features", StyleFeatures, self.name, "use 'content-loss'")
+        features = network.style_features
         with torch.inference_mode():
             distance = content_distance(features(images), features(originals))
         return self.scores(distance.tolist(), "activations not finite")

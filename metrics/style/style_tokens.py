@@ -11,8 +11,8 @@ profile this network is a guide, not an independent judge.
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.image.pairs import pillow_bilinear, style_references
-from concord.metrics.networks.guides import guide_networks
+from concord.metrics.image.pairs import network_of, pillow_bilinear, style_references
+from concord.metrics.networks.protocols import TokenFeatures
 
 WORST = 1e9  # no upper end of its own: what a failed measurement counts as
 
@@ -34,16 +34,17 @@ class StyleTokens(SampleMetric):
         import torch
 
         from concord.metrics.networks.embedded.perceptual import token_gram_distance
-        from concord.metrics.networks.pretrained.clip_tokens import style_tokens
 
         self.require_conditions(observation)
-        clip = guide_networks(observation.perception).network("text-image")
+        clip = network_of(
+            observation, "freedom/text-image", TokenFeatures, self.name, "use 'style-distance', or profile 'paper'"
+        )
         with torch.inference_mode():
-            found = style_tokens(clip, observation.images)  # first: it says so where the network has no tokens
+            found = clip.style_tokens(observation.on_device)
             references, index = style_references(
                 observation.conditions, lambda picture: pillow_bilinear(picture, clip.size, clip.size)
             )
-            wanted = style_tokens(clip, references)[index.to(found.device)]
+            wanted = clip.style_tokens(references.to(found.device))[index.to(found.device)]
             # In float64: the sums over tokens are large and their difference is small.
             distance = token_gram_distance(found.double(), wanted.double())
         return self.scores(distance.tolist(), "tokens not finite")

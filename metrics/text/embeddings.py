@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation
+from concord.metrics.networks.protocols import TextImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,9 +13,16 @@ if TYPE_CHECKING:
 
 def image_embeddings(observation: Observation) -> Tensor:
     """Unit vectors (B, E) of the image encoder."""
-    return observation.perception.embed_images(observation.images)
+    import torch
+
+    with torch.inference_mode():
+        return observation.networks.get("judge/text-image", TextImage).embed_images(observation.on_device)
 
 
 def text_embeddings(observation: Observation) -> Tensor:
     """Unit vectors (B, E) of each condition's caption."""
-    return observation.perception.embed_texts([conditions.text or "" for conditions in observation.conditions])
+    import torch
+
+    captions = [conditions.text or "" for conditions in observation.conditions]
+    with torch.inference_mode():
+        return observation.networks.get("judge/text-image", TextImage).embed_texts(captions)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.networks.guides import guide_networks
+from concord.metrics.networks.protocols import TextImageFeatures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,12 @@ class TextFeatureDistance(SampleMetric):
 
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
-        networks = guide_networks(observation.perception)
-        image = networks.image_features(observation.images)
-        text = networks.text_features([conditions.text or "" for conditions in observation.conditions])
+        import torch
+
+        network = observation.networks.get("freedom/text-image", TextImageFeatures)
+        with torch.inference_mode():
+            image = network.image_features(observation.on_device)
+            text = network.text_features([conditions.text or "" for conditions in observation.conditions])
         return self.scores(feature_distance(image.double(), text.double()).tolist(), "features not finite")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, write_json
+from concord.data.own_files import refuse_links, remove_own
 from concord.reports import statistics as st
 from concord.reports.compare.comparison import Result, compare_sides
 from concord.reports.compare.margins import Margins
@@ -188,8 +189,9 @@ def write_summary(store: Store, profile: str, folder: Path) -> None:
         for metric, interval in intervals(run).items():
             numbers = ",".join("" if not np.isfinite(end) else f"{end:.{DIGITS}g}" for end in interval)
             plots.setdefault(metric, []).append(f"{name},{numbers},{len(run.requests)}")
-    shutil.rmtree(folder / "plots", ignore_errors=True)
-    (folder / "plots").mkdir()
+    refuse_links(folder, folder / "plots")
+    (folder / "plots").mkdir(exist_ok=True)
+    remove_own(folder / "plots", re.compile(r"[a-z0-9-]+(@\w+)?\.csv"), {f"{metric}.csv" for metric in plots})
     for metric, lines in plots.items():
         with atomic_path(folder / "plots" / f"{metric}.csv") as temporary:
             temporary.write_text("\n".join(["row,value,low,high,n", *lines]) + "\n", encoding="utf-8")

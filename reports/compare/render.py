@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from concord.data.printable import no_link, printable
 from concord.reports.compare.comparison import Change, Incomparable, Moved, Result
 from concord.reports.tables.pairs import ALPHA
 from concord.reports.tables.words import decimals_for, format_p
@@ -190,9 +191,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[
 
 
 def escape(text: str) -> str:
-    """Names are data: nothing in them may become Markdown's table or HTML."""
-    flat = " ".join(str(text).split())
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Names are data: nothing in them may become Markdown's table, HTML or a link."""
+    flat = " ".join(printable(str(text)).split())
+    return no_link(flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|"))
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON

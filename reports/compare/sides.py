@@ -224,9 +224,17 @@ def store_side(store: Store, profile: str, label: str = "") -> Side:
     Reference rows are left out, and so are rows of external methods, which are not this repository's to watch.
     """
     runs, commits, profiles = {}, set(), set()
+    for place in sorted(path for path in store.root.glob("*") if path.is_dir()):
+        for name, reason in store.lost(place.name).items():
+            if name not in REFERENCES:
+                runs[f"{place.name}/{name}"] = SideRun({}, unusable=f"{reason}; the same `concord run` makes it again")
     for folder in sorted(path for path in store.root.glob("*/*") if path.is_dir()):
         run = store.run(folder.parent.name, folder.name)
-        if run.row in REFERENCES or not (run.finished or (folder / "images").is_dir()):
+        if (
+            run.row in REFERENCES
+            or f"{run.request_set}/{run.row}" in runs
+            or not (run.finished or (folder / "images").is_dir())
+        ):
             continue
         if not run.finished:
             reason = "generation has not finished; the same `concord run` goes on from there"

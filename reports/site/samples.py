@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concord.data.own_files import remove_own
 from concord.data.request import Conditions
 from concord.reports.figures import grid as figures
 from concord.reports.figures.grid import GridRow
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from concord.benchmarks.suite import Suite
 
 THUMBNAIL = 192  # pixels; shown at 128, so that it is sharp on fine screens too
+THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}\.(png|webp)")
 
 
 def used_conditions(suite: Suite) -> list[str]:
@@ -82,9 +85,7 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Pa
                 sample.files[name] = _thumbnail(folder, suite.name, image, exact)
         kept.update(Path(file).name for file in sample.files.values())
         page.samples.append(sample)
-    for path in (folder / suite.name / "samples").glob("*"):
-        if path.name not in kept:
-            path.unlink()
+    remove_own(folder / suite.name / "samples", THUMBNAIL_NAME, kept)
 
 
 def _thumbnail(folder: Path, suite: str, picture: np.ndarray, exact: bool) -> str:

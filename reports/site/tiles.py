@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from concord.data.code import code_hash
 from concord.data.conditions.base import get_condition
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, write_json
+from concord.data.own_files import remove_own
 from concord.reports.figures import grid as figures
 from concord.reports.site.files import script_json, write_bytes
 
@@ -108,9 +110,9 @@ class Sheets:
             file = f"{self.request_set}/tiles/{name}-{count - 1:04d}.{kind}"
             with atomic_path(self.folder / file) as temporary:
                 temporary.write_bytes(_encode(sheet, kind))
-        for path in (self.folder / self.request_set / "tiles").glob(f"{name}-[0-9][0-9][0-9][0-9].*"):
-            if int(path.stem[-4:]) >= count:
-                path.unlink()
+        sheets = {f"{name}-{n:04d}.{kind}" for n in range(count)}
+        own = re.compile(rf"{re.escape(name)}-[0-9]{{4}}\.(png|webp)")
+        remove_own(self.folder / self.request_set / "tiles", own, sheets)
         self.known[name] = {"key": key, "sheets": count}
         write_json(self.index, self.known)
         return self._kept(name, key, size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.data.printable import no_link, printable, sheet_cell
 from concord.reports.tables.latex import to_latex
 from concord.reports.tables.markdown import to_markdown
 from concord.reports.tables.table import BEST, MARKS, NOT_SCORED, Cell, Column, Row, Table
@@ -96,7 +97,18 @@ def _record(table: Table, row: Row, column: Column) -> dict[str, Any]:
 
 def to_csv(table: Table) -> str:
     """`to_frame` as CSV."""
-    return str(to_frame(table).to_csv(index=False))
+    return frame_csv(to_frame(table))
+
+
+def frame_csv(frame: pd.DataFrame) -> str:
+    """CSV whose text cells are one line each, and none of which a spreadsheet takes for a formula."""
+    from pandas.api import types as pd_types
+
+    safe = frame.copy()
+    for name in frame.columns:
+        if not pd_types.is_numeric_dtype(frame[name]):
+            safe[name] = [sheet_cell(one) if isinstance(one, str) else one for one in frame[name]]
+    return str(safe.to_csv(index=False, lineterminator="\n"))
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}
@@ -114,7 +126,7 @@ def render(table: Table, format: str) -> str:
 
 def write_table(table: Table, folder: Path, pictures: Iterable[tuple[str, str]] = ()) -> None:
     """<table>.md, .tex, .csv and .parquet in the folder; pictures: (title, file) put under the Markdown."""
-    drawn = "".join(f"\n![{title}]({file})\n" for title, file in pictures)
+    drawn = "".join(f"\n![{no_link(printable(title))}]({file})\n" for title, file in pictures)
     _write(folder / f"{table.name}.md", to_markdown(table) + drawn)
     _write(folder / f"{table.name}.tex", to_latex(table))
     _write_frame(to_frame(table), folder / table.name)
@@ -141,7 +153,7 @@ def write_tables(answered: Iterable[Table], unanswered: Iterable[Table], folder:
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
-    _write(path.with_name(f"{path.name}.csv"), frame.to_csv(index=False))
+    _write(path.with_name(f"{path.name}.csv"), frame_csv(frame))
     with atomic_path(path.with_name(f"{path.name}.parquet")) as temporary:
         frame.to_parquet(temporary, index=False)
 
@@ -162,9 +174,9 @@ def to_terminal(table: Table) -> Group:
     from rich.text import Text
 
     n = f"n = {table.n}" if table.n is not None else "no results yet"
-    head = Text(f"{table.title}  ({table.profile}, {n})", style="bold")
-    loud = [Text(f"REFUSED: {table.refusal}", style="bold red")] if table.refusal else []
-    loud += [Text(warning, style="bold yellow") for warning in table.warnings]
+    head = Text(printable(f"{table.title}  ({table.profile}, {n})"), style="bold")
+    loud = [Text(printable(f"REFUSED: {table.refusal}"), style="bold red")] if table.refusal else []
+    loud += [Text(printable(warning), style="bold yellow") for warning in table.warnings]
     values = RichTable(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
     values.add_column("Method")
     for column in table.columns:
@@ -172,11 +184,11 @@ def to_terminal(table: Table) -> Group:
     for index, row in enumerate([*table.methods, *table.references]):
         if row.is_reference and index and row is table.references[0]:
             values.add_section()
-        title = Text(row.title, style="italic" if row.role else "")
+        title = Text(printable(row.title), style="italic" if row.role else "")
         if row.role:
             title.append(f"\n({row.role})", style="dim")
         if row.absent:
-            title.append(f"\n{row.absent}", style="dim")
+            title.append("\n" + printable(row.absent), style="dim")
         values.add_row(title, *(_rich_cell(row, column) for column in table.columns))
     costs = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     costs.add_column("Method")
@@ -184,8 +196,8 @@ def to_terminal(table: Table) -> Group:
         costs.add_column(cost_head, justify="right")
     for row in table.rows:
         if not row.absent:
-            costs.add_row(row.title, *count_parts(row), *cost_parts(row.cost))
-    caption = Text("\n".join(captions(table)), style="dim")
+            costs.add_row(Text(printable(row.title)), *count_parts(row), *cost_parts(row.cost))
+    caption = Text("\n".join(map(printable, captions(table))), style="dim")
     return Group(head, *loud, values, costs, caption)
 
 

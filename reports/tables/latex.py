@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from concord.reports.tables.comparisons import listed
 from concord.reports.tables.table import BEST, SECOND, TIED, Cell, Column, Row, Table
 from concord.reports.tables.words import (
     COST_HEADS,
@@ -157,7 +158,8 @@ def _notes(table: Table) -> list[str]:
     if table.judges:
         parts["How wrong the scoring networks are"] = [judge_sentence(judge) for judge in table.judges]
     if table.comparisons:
-        parts["What the tests say"] = [comparison_sentence(table, one) for one in table.comparisons]
+        shown, others = listed(table.comparisons)
+        parts["What the tests say"] = [comparison_sentence(table, one) for one in shown] + [others] * bool(others)
     if table.provenance:
         parts["Provenance"] = [f"{key}: {value}" for key, value in table.provenance.items()]
     lines = []

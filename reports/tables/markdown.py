@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concord.data.printable import no_link, printable
+from concord.reports.tables.comparisons import listed
 from concord.reports.tables.table import BEST, MARKS, Cell, Row, Table
 from concord.reports.tables.words import (
     COST_HEADS,
@@ -39,20 +41,21 @@ def to_markdown(table: Table) -> str:
         lines += ["**How wrong the scoring networks are (held-out items, against the exact truth)**", ""]
         lines += [f"- {_escape(judge_sentence(judge))}" for judge in table.judges] + [""]
     if table.comparisons:
+        shown, others = listed(table.comparisons)
         lines += ["**What the tests say**", ""]
-        lines += [
-            f"- {_escape(comparison_sentence(table, c))}{verdict_suffix(table, c)}" for c in table.comparisons
-        ] + [""]
+        lines += [f"- {_escape(comparison_sentence(table, c))}{verdict_suffix(table, c)}" for c in shown]
+        lines += [f"- {_escape(others)}", ""] if others else [""]
     if table.provenance:
         lines += ["**Provenance**", "", *(f"- {_escape(k)}: {_escape(v)}" for k, v in table.provenance.items()), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _escape(text: str) -> str:
-    """Text that cannot break out of a Markdown table cell or become HTML."""
-    for character, replacement in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
+    """Text that cannot break out of a Markdown table cell or become HTML or a link."""
+    text = printable(text)
+    for character, replacement in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         text = text.replace(character, replacement)
-    return text
+    return no_link(text)
 
 
 def _markdown_row(table: Table, row: Row, head: str) -> str:

@@ -51,6 +51,12 @@ def warnings_for(n: int | None, rows: list[Row], runs: Mapping[str, Run]) -> lis
         if len(found) > 1:
             listed = ", ".join(f"{_short(value)} ({count} rows)" for value, count in found.most_common())
             warnings.append(f"The rows were made on different {what}: {listed}.")
+    missing = [f"{row.title} ({row.absent})" for row in rows if row.is_missing]
+    if missing:
+        warnings.append(
+            f"Results that were made are missing: {', '.join(missing)}. Marks and corrected p values are those of the "
+            "other rows alone."
+        )
     failed = {row.title: row.failures for row in rows if row.failures}
     if failed:
         listed = ", ".join(f"{title} {count}" for title, count in failed.items())
@@ -133,16 +139,12 @@ def notes_for(
 
 
 def missing_judges(suite: Suite, store: Store, profile: str) -> dict[str, str]:
-    """metric -> why it cannot be scored here: which file is missing and what supplies it, or which row is not made.
-
-    Files are missing in profile 'paper' alone: the networks of 'embedded' are in the repo.
-    """
-    from concord.benchmarks.generators import PROFILE, metric_reason, unmade_original
+    """metric -> why it cannot be scored here: which file is missing and what supplies it, or which row is not made."""
+    from concord.benchmarks.generators import metric_reason, unmade_original
 
     original = None if suite.originals is None else store.run(suite.request_set, suite.originals)
     found: dict[str, str | None] = dict(unmade_original(suite.metrics, original, suite.name))
-    if profile == PROFILE:
-        found |= {name: metric_reason(name) or found.get(name) for name in suite.metrics}
+    found |= {name: metric_reason(name, profile) or found.get(name) for name in suite.metrics}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
 from concord.reports import statistics as st
 from concord.reports.published import PublishedTable
+from concord.reports.tables.comparisons import Comparisons
 from concord.reports.tables.measured import Measured, sample_interval
 from concord.reports.tables.table import BEST, SECOND, TIED, Column, Comparison, Row
 
 ALPHA = 0.05
+BLOCK = 1_000  # pairs whose differences are in memory at once
 Tested = tuple[float, float, float, float, str]
 
 
 def compare_rows(
     rows: list[Row], columns: list[Column], measured: dict[str, Measured], declared: PublishedTable
-) -> list[Comparison]:
+) -> Sequence[Comparison]:
     """Every pair of methods in every measured column, paired over requests; Holm over all of them together."""
     names = [row.name for row in rows if row.kind == "method" and row.name in measured]
-    found: list[Comparison] = []
+    found = Comparisons()
     for column in columns:
         if column.part:
             continue
         able = [name for name in names if column.name in measured[name].values or column.name in measured[name].sets]
-        pairs = list(combinations([name for name in able if column.name not in measured[name].refused], 2))
-        for (a, b), (value, low, high, p, test) in zip(pairs, _test_pairs(column, pairs, measured), strict=True):
-            first, second = declared.value(a, column.paper_label), declared.value(b, column.paper_label)
-            paper = first - second if first is not None and second is not None else None
-            found.append(Comparison(column.name, a, b, value, low, high, p, math.nan, test, paper))
-    adjusted = st.holm([c.p for c in found])
-    return [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
+        pairs = combinations([name for name in able if column.name not in measured[name].refused], 2)
+        while block := list(islice(pairs, BLOCK)):
+            for (a, b), (value, low, high, p, test) in zip(block, _test_pairs(column, block, measured), strict=True):
+                first, second = declared.value(a, column.paper_label), declared.value(b, column.paper_label)
+                paper = first - second if first is not None and second is not None else None
+                found.add(column.name, a, b, value, low, high, p, test, paper)
+    found.correct()
+    return found
 
 
 def _test_pairs(column: Column, pairs: list[tuple[str, str]], measured: dict[str, Measured]) -> list[Tested]:
-    if not pairs:
-        return []
     name = column.name
     if column.kind == "set":
         tested = [st.paired_jackknife(*measured[a].sets[name], *measured[b].sets[name]) for a, b in pairs]
@@ -71,40 +71,45 @@ def _either_failed(name: str, first: Measured, second: Measured) -> np.ndarray |
     return first.failed[name] | second.failed[name]
 
 
-def mark_rows(rows: list[Row], columns: list[Column], comparisons: list[Comparison]) -> list[Row]:
+def mark_rows(rows: list[Row], columns: list[Column], comparisons: Sequence[Comparison]) -> list[Row]:
     """Mark a column's best row where it beats every other method, and the second where it beats the rest.
 
     Where the first does not beat all, it and those that it is not told from are marked as tied. Ceilings and floors
     are passed over, and columns that are part of another one.
     """
+    orders = {column.name: _order(rows, column) for column in columns if not column.part}
+    higher = {column.name: column.higher_is_better for column in columns}
+    won: dict[str, set[tuple[str, str]]] = {name: set() for name in orders}
+    for c in comparisons:  # only those of the first two are asked for
+        if c.column in won and {c.first, c.second}.intersection(orders[c.column][:2]):
+            winner = c.winner(higher[c.column], ALPHA)
+            if winner:
+                won[c.column].add((winner, c.second if winner == c.first else c.first))
     marks: dict[tuple[str, str], str] = {}
-    for column in columns:
-        if column.part:
-            continue
-        values = {
-            row.name: value
-            for row in rows
-            if not row.role and (cell := row.cells.get(column.name)) is not None and (value := cell.value) is not None
-        }
-        won = {
-            (winner, c.second if winner == c.first else c.first)
-            for c in comparisons
-            if c.column == column.name and (winner := c.winner(column.higher_is_better, ALPHA))
-        }
-        order = sorted(values, key=lambda name: values[name], reverse=column.higher_is_better)
+    for name, order in orders.items():
         if len(order) < 2:
             continue
-        unbeaten = [name for name in order[1:] if (order[0], name) not in won]
+        unbeaten = [other for other in order[1:] if (order[0], other) not in won[name]]
         if unbeaten:
-            marks.update({(name, column.name): TIED for name in [order[0], *unbeaten]})
+            marks.update({(row, name): TIED for row in [order[0], *unbeaten]})
             continue
-        marks[order[0], column.name] = BEST
-        if len(order) > 2 and _beats_all(order[1], order[2:], won):
-            marks[order[1], column.name] = SECOND
+        marks[order[0], name] = BEST
+        if len(order) > 2 and _beats_all(order[1], order[2:], won[name]):
+            marks[order[1], name] = SECOND
     return [
         replace(row, cells={c: replace(cell, mark=marks.get((row.name, c), "")) for c, cell in row.cells.items()})
         for row in rows
     ]
+
+
+def _order(rows: list[Row], column: Column) -> list[str]:
+    """Names of the methods that have a value in the column, the best first."""
+    values = {
+        row.name: value
+        for row in rows
+        if not row.role and (cell := row.cells.get(column.name)) is not None and (value := cell.value) is not None
+    }
+    return sorted(values, key=lambda name: values[name], reverse=column.higher_is_better)
 
 
 def _beats_all(name: str, others: Sequence[str], won: set[tuple[str, str]]) -> bool:

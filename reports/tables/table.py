@@ -8,10 +8,12 @@ under the table everything that one must know to read it. Their common texts are
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from concord.data.errors import ConcordError
+from concord.reports.tables.comparisons import Comparison
 
 BEST, SECOND, TIED = "best", "second", "tied"
 TINY = 30  # below that, n is said loudly
@@ -22,6 +24,7 @@ MARK_TITLES = {
     TIED: "not told apart from the column's first",
 }
 PAPER_ONLY = "paper:"  # how names of columns begin that only the paper has
+MISSING = "missing: "  # how the reason begins of a row whose results were removed
 NOT_SCORED = "not scored"  # how the reason begins of a value that nobody has looked for yet
 BACKWARD, SECOND_ORDER = "backward", "second-order"  # how methods name passes that are no forward passes
 
@@ -143,6 +146,11 @@ class Row:
         return self.kind != "method"
 
     @property
+    def is_missing(self) -> bool:
+        """Whether the row was made, and results of it have been removed since."""
+        return self.absent.startswith(MISSING)
+
+    @property
     def role(self) -> str:
         """'ceiling', 'floor', or '' for a row that competes."""
         return self.kind if self.is_reference else "floor" if self.floor else ""
@@ -150,28 +158,6 @@ class Row:
     @property
     def failures(self) -> int:
         return sum(cell.failures for cell in self.cells.values())
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired test of two rows in one column. difference = first - second, in the column's unit."""
-
-    column: str
-    first: str
-    second: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    test: str
-    paper_difference: float | None = None
-
-    def winner(self, higher_is_better: bool, alpha: float = 0.05) -> str:
-        """The row that the corrected test calls better, '' when it cannot tell."""
-        if self.p_holm >= alpha:
-            return ""
-        return self.first if (self.difference > 0) == higher_is_better else self.second
 
 
 @dataclass(frozen=True)
@@ -183,7 +169,7 @@ class Table:
     profile: str
     columns: list[Column]
     rows: list[Row]
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: Sequence[Comparison] = ()
     n: int | None = None
     paper_title: str = ""  # 'Table 1 of Collaborative Diffusion ...'
     paper_citation: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from concord.reports.tables.comparisons import Comparison
 from concord.reports.tables.table import (
     BEST,
     MARKS,
@@ -15,7 +16,6 @@ from concord.reports.tables.table import (
     TIED,
     Cell,
     Column,
-    Comparison,
     Cost,
     Row,
     Table,

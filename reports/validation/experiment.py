@@ -130,13 +130,13 @@ class _Maker:
         from concord.benchmarks.settings import load_settings
         from concord.benchmarks.suite import read_suite
         from concord.data.device import resolve_device
-        from concord.metrics.networks.perception import Perception
+        from concord.metrics.networks.judges import open_judges
 
         self.setting, self.settings, self.suite = setting, load_settings(), read_suite(SUITE)
         self.profile = self.settings.profile("embedded")
         self.dataset = open_items(self.suite, self.settings, Options())
         self.device = resolve_device("cpu")
-        self.perception = Perception.load("embedded", "judge", self.device)
+        self.judges = open_judges("embedded", self.device)
 
     def make(self, loss: Loss, seed_set: int, path: Path) -> float:
         """One seed set of a variant, written to `path`; returns the seconds that it took."""
@@ -170,7 +170,7 @@ class _Maker:
 
         scores = Scores(len(requests))
         with exact_float32():
-            for batch in score_batches(batches(), [get_metric(name) for name in METRICS], self.perception):
+            for batch in score_batches(batches(), [get_metric(name) for name in METRICS], self.judges):
                 scores.add(batch)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{FEATURES: scores.features["pool"]}, **scores.values)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ class _Maker:
         real = open_faces(facts.reference_folder, split="all")
         source = Reference(real, path.parent / "reference", self.profile.image_size, facts.reference_n)
         with exact_float32():
-            features = source.features(self.perception, [FID()])["pool"]
+            features = source.features(self.judges, [FID()])["pool"]
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
 

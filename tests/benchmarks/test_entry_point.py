@@ -101,12 +101,12 @@ BROKEN = {
     "import": (
         "import no_such_module",
         "m:Toy",
-        r"ModuleNotFoundError: No module named 'no_such_module'; mend",
+        r"fix or uninstall it: ModuleNotFoundError: No module named 'no_such_module'",
     ),
-    "attribute": ("", "m:Toy", "AttributeError: .*'Toy'; mend or uninstall it"),
+    "attribute": ("", "m:Toy", "fix or uninstall it: AttributeError: .*'Toy'"),
     "no method": ("Toy = 3", "m:Toy", "is no method; expected a class that derives from concord.methods.base.Method"),
     "a function": ("def toy(): ...", "m:toy", "is no method; expected a class"),
-    "raises": ("1 / 0", "m:Toy", "ZeroDivisionError: division by zero; mend or uninstall it"),
+    "raises": ("1 / 0", "m:Toy", "fix or uninstall it: ZeroDivisionError: division by zero"),
 }
 
 

@@ -63,7 +63,7 @@ def planned(suite: Path, tree: Path, results: Path, **options: Any) -> Plan:
 @pytest.fixture(scope="module")
 def done(plan: Plan) -> Plan:
     """Every row made and scored; the judges' detector finds one box of the middle, whatever is asked for."""
-    session = Session(plan, "cpu", 8, open_perception=lambda: toy_layouts.Judges([(0.1, 0.1, 0.9, 0.9)]))
+    session = Session(plan, "cpu", 8, open_judges=lambda: toy_layouts.judges([(0.1, 0.1, 0.9, 0.9)]))
     session.generate(plan.runs)
     session.score(plan.runs)
     return plan
@@ -101,10 +101,8 @@ def test_a_planned_row_waits_for_the_method_of_its_name(painter: str, tmp_path: 
 
 
 def test_a_missing_tree_says_how_it_is_made(painter: str, tmp_path: Path) -> None:
-    content = load_settings().model_dump()
-    content["profiles"]["embedded"]["datasets"]["layouts"]["items"] = "nowhere/scenes"
-    content["profiles"]["paper"]["datasets"]["layouts"]["items"] = "nowhere/coco-mig"
-    settings = Settings.model_validate(content)
+    turned = {"embedded": {"items": "nowhere/scenes"}, "paper": {"items": "nowhere/coco-mig", "sources": ["coco-mig"]}}
+    settings = Settings.model_validate({"profiles": {k: {"datasets": {"layouts": v}} for k, v in turned.items()}})
     with pytest.raises(ConcordError, match=r"nowhere/scenes: no such folder; make it with `concord data scenes`"):
         make_plan(load_suite(str(toy_layouts.write_suite(tmp_path))), settings, Options(limit=4))
     with pytest.raises(ConcordError, match=r"no such folder; make it with `concord data fetch coco-mig`, or"):
@@ -121,7 +119,7 @@ def test_the_papers_models_are_said_to_be_elsewhere() -> None:
         assert reason is not None
         assert reason.startswith(f"not run: {models} cannot be loaded here; images that their own code makes")
         assert "\n" not in reason
-    assert metric_needs(suite.metrics) == ["groundingdino-swint-hf", "sam-vit-h-hf"]
+    assert metric_needs("paper", suite.metrics) == ["groundingdino-swint-hf", "sam-vit-h-hf"]
     # nothing is made here, so that gigabytes of judges are fetched by those alone who bring images
     assert needed_by([suite], load_settings(), "paper") == {"datasets": ["coco-mig"]}
 

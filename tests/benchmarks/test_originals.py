@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_world
+from given_networks import seen_by
 
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import Plan
@@ -56,7 +57,7 @@ def plan(toy: str, suite: Path, tree: Path, tmp_path: Path) -> Plan:
 
 
 def session(plan: Plan) -> Session:
-    return Session(plan, "cpu", open_perception=toy_world.make_judges)
+    return Session(plan, "cpu", open_judges=lambda: seen_by(toy_world.make_judges()))
 
 
 def psnr(plan: Plan, row: str) -> Any:

@@ -142,13 +142,13 @@ def test_a_profiles_own_settings_of_a_suite() -> None:
     from concord.benchmarks.suite import check_names, check_shared
     from concord.methods.base import get_method, make_params
 
-    settings, suites = load_settings(), [suite.in_profile("paper") for suite in load_suites()]
+    suites = [suite.in_profile("paper") for suite in load_suites()]
     for position, suite in enumerate(suites):
         check_names(suite)
         assert suite.in_profile("paper") == suite
         if has_models(suite, "paper"):
             stated = (500, 3000) if suite.dataset == "faces" else (800,)
-            assert settings.size(suite.request_set, "default", "paper") in stated
+            assert suite.size("default", "paper") in stated
         for other in suites[:position]:
             check_shared(suite, other)
     by_name = {suite.name: suite for suite in suites}
@@ -339,12 +339,12 @@ def test_settings_of_the_repo() -> None:
     settings = load_settings()
     for suite in load_suites():
         least = max(get_metric(name).minimum_n for name in suite.metrics if name != JOINT_SUCCESS)
-        assert settings.size(suite.request_set, "default") >= least, f"{suite.name}: a metric would be refused"
-        assert settings.size(suite.request_set, "full") >= 500
-    with pytest.raises(ConcordError, match="unknown profile 'huge': expected one of embedded, paper"):
+        assert suite.size("default", "embedded") >= least, f"{suite.name}: a metric would be refused"
+        assert suite.size("full", "embedded") >= 500
+    with pytest.raises(ConcordError, match="unknown profile 'huge': expected one of embedded, paper, photos"):
         settings.profile("huge")
     with pytest.raises(ConcordError, match="unknown size 'big': expected one of default, full"):
-        settings.size("face-generation", "big")
+        load_suite("face-generation").size("big", "embedded")
 
 
 @pytest.mark.parametrize(
@@ -352,12 +352,12 @@ def test_settings_of_the_repo() -> None:
     [
         ("batch_size: many", ["profiles.embedded.batch_size", "'many'"]),
         ("batch_size: 65", ["profiles.embedded.batch_size", "64"]),
-        ("batch: 8", ["unknown key 'profiles.embedded.batch'", "batch_size"]),
+        ("batch: 8", ["unknown key 'profiles.embedded.batch'", "known keys: batch_size, dtype, datasets"]),
     ],
 )
 def test_mistakes_in_settings(tmp_path: Path, line: str, words: list[str]) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(f"profiles:\n  embedded:\n    image_size: 64\n    {line}\n    datasets: {{}}\nsizes: {{}}\n")
+    path.write_text(f"profiles:\n  embedded:\n    {line}\n")
     with pytest.raises(ConcordError) as error:
         load_settings(path)
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
@@ -402,9 +402,9 @@ def test_what_stages_stand_on_changes_with_their_rows_alone(tmp_path: Path) -> N
     assert not (tmp_path / "score-coco-mig.json").exists()
 
 
-def test_matrix_of_a_profile_without_data(tmp_path: Path) -> None:
-    content = load_settings().model_dump()
-    content["profiles"]["paper"]["datasets"] = {}
-    settings = Settings.model_validate(content)
+def test_matrix_of_a_profile_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = load_settings().profile("paper")
+    monkeypatch.setattr(Settings, "profile", lambda self, name: own.model_copy(update={"datasets": {}}))
+    settings = load_settings()
     with pytest.raises(ConcordError, match="profile 'paper' names no folder for dataset 'faces'"):
         make_matrix([s for s in load_suites() if s.dataset == "faces"], settings, profile="paper", size="default")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_world
+from given_networks import seen_by
 
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.planner import make_plan
@@ -44,7 +45,7 @@ def session(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> Iterator[S
     options = Options(data=tree, limit=40, results=tmp_path / "results")
     plan = make_plan(load_suite(str(toy_suite)), load_settings(), options)
     judges = Counting()
-    return Session(plan, "cpu", open_perception=lambda: judges)  # type: ignore[arg-type, return-value]
+    return Session(plan, "cpu", open_judges=lambda: seen_by(judges))
 
 
 def test_every_request_has_a_score_of_every_metric(session: Session) -> None:
@@ -109,9 +110,9 @@ def test_request_i_is_in_group_i_mod_32(session: Session, monkeypatch: pytest.Mo
 def test_networks_see_each_image_once_and_nothing_is_scored_twice(session: Session) -> None:
     session.generate(session.plan.runs)
     assert len(session.score(session.plan.runs)) == 3
-    assert session.perception.seen == 3 * 40  # type: ignore[attr-defined]
+    assert session.judges.get("judge/parser", Counting).seen == 3 * 40
     assert session.score(session.plan.runs) == []
-    assert session.perception.seen == 3 * 40  # type: ignore[attr-defined]
+    assert session.judges.get("judge/parser", Counting).seen == 3 * 40
     (session.plan.run("toy").path / "score.json").unlink()
     assert [run.row.name for run in session.score(session.plan.runs)] == ["toy"]
 
@@ -143,7 +144,7 @@ def test_other_images_are_scored_again(session: Session) -> None:
 def test_small_sets_are_refused_with_the_reason(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> None:
     options = Options(data=tree, limit=2, results=tmp_path / "results")
     plan = make_plan(load_suite(str(toy_suite)), load_settings(), options)
-    session = Session(plan, "cpu", open_perception=toy_world.make_judges)
+    session = Session(plan, "cpu", open_judges=lambda: seen_by(toy_world.make_judges()))
     session.generate(plan.runs)
     session.score(plan.runs)
     sets = Run(plan.run("toy").path).sets()
@@ -158,7 +159,7 @@ def test_masks_without_images_refuse_set_metrics(toy: str, toy_suite: Path, tmp_
     shutil.rmtree(folder / "CelebA-HQ-img")
     options = Options(data=folder, limit=4, results=tmp_path / "results")
     plan = make_plan(load_suite(str(toy_suite)), load_settings(), options)
-    session = Session(plan, "cpu", open_perception=toy_world.make_judges)
+    session = Session(plan, "cpu", open_judges=lambda: seen_by(toy_world.make_judges()))
     session.generate(plan.runs)
     session.score(plan.runs)
     sets = Run(plan.run("toy").path).sets()
@@ -177,25 +178,12 @@ def test_reference_features_are_kept_and_follow_the_network(session: Session) ->
     assert reference is not None
     (path,) = reference.folder.glob("*.npz")
     written = path.stat().st_mtime_ns
-    first = reference.features(session.perception, [FID()])["pool"]
+    first = reference.features(session.judges, [FID()])["pool"]
     assert path.stat().st_mtime_ns == written
     other = toy_world.make_judges()
-    other.sha256 = {**other.sha256, "features": "9" * 64}
-    np.testing.assert_array_equal(reference.features(other, [FID()])["pool"], first)
+    other.cards["features"]["sha256"] = "9" * 64
+    np.testing.assert_array_equal(reference.features(seen_by(other), [FID()])["pool"], first)
     assert len(list(reference.folder.glob("*.npz"))) == 2  # kept under another key
-
-
-def test_reference_features_with_judges_that_load_when_first_used(session: Session) -> None:
-    judges = toy_world.make_judges()
-    hashes, judges.sha256 = judges.sha256, {}
-
-    def feature_network(kind: str) -> str:
-        judges.sha256 = {"features": hashes["features"]}
-        return "features"
-
-    judges.feature_network = feature_network
-    assert session.reference is not None
-    assert len(session.reference.features(judges, [FID()])["pool"]) == 40
 
 
 def test_seconds_add_up(session: Session) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from concord.benchmarks.store.digests import record
 from concord.benchmarks.store.run import Run, Store
 from concord.benchmarks.store.shards import (
     decode_png,
@@ -38,7 +39,13 @@ def make_run(path: Path, n: int = 5, shard: int = 3) -> dict[str, np.ndarray]:
         for start in range(0, n, shard)
     ]
     requests = [{"id": name, "seed": 1} for name in names]
-    write_json(path / "run.json", {"finished": True, "requests": requests, "shards": infos})
+    facts = {
+        "finished": True, "request_set": "set", "row": path.name, "method": "m", "profile": "embedded", "params": {},
+        "conditions": ["text"], "n": n, "image_size": 8, "data": {"name": "d", "fingerprint": "f"}, "provenance": {},
+        "device": "cpu", "seconds_per_image": 1.0, "peak_memory_bytes": 1, "evaluations_per_image": {},
+    }  # fmt: skip
+    write_json(path / "run.json", {**facts, "requests": requests, "shards": infos})
+    record(path, ["run.json"])
     return images
 
 
@@ -106,7 +113,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         run.scores()
     assert run.trace() is None
     tar_path(run.path / "images", 1).unlink()
-    with pytest.raises(ConcordError, match=r"00001\.tar: no such file"):
+    with pytest.raises(ConcordError, match=r"00001\.tar: is missing, though it was written"):
         list(Run(run.path).images())
 
 
@@ -120,6 +127,8 @@ def test_trace_comes_back(tmp_path: Path) -> None:
     make_run(tmp_path / "set" / "row")
     influence = np.ones((2, 3, 2, 4, 4), np.float16)
     np.savez(tmp_path / "set" / "row" / "trace.npz", influence=influence, influence_names=np.array(["mask", "text"]))
+    assert Run(tmp_path / "set" / "row").trace() is None  # nobody vouches for it
+    record(tmp_path / "set" / "row", ["trace.npz"])
     trace = Run(tmp_path / "set" / "row").trace()
     assert trace is not None
     np.testing.assert_array_equal(trace["influence"], influence)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import toy_world
 from fake_store import make_suite
+from given_networks import seen_by
 from pydantic import BaseModel
 
 from concord.benchmarks.plan.requests import Options, make_request_set
@@ -301,7 +302,7 @@ def bench(dial: None, toy_tree: Path, tmp_path: Path) -> Workbench:
     suite = load_suite(str(tmp_path / "toys.yaml"))
     requests = make_request_set("toys-tuning", open_faces(toy_tree), suite.conditions, 64, 4)
     reference = np.random.default_rng(0).random((60, 48)).astype(np.float32)
-    return Workbench(suite, requests, toy_world.make_judges(), reference, ABank, batch_size=3)
+    return Workbench(suite, requests, seen_by(toy_world.make_judges()), reference, ABank, batch_size=3)
 
 
 def test_a_search_finds_what_is_best(bench: Workbench, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_generate_and_score_row_by_row_give_what_run_gives(
 def test_methods_selects_rows_and_keeps_the_references(run: Cli, tmp_path: Path) -> None:
     result = run("--methods", "toy", "--set", "steps=3")
     assert result.exit_code == 0, result.output
-    rows = {path.name for path in (tmp_path / "results/embedded").glob("*/toys/*")}
+    rows = {path.name for path in (tmp_path / "results/embedded").glob("*/toys/*/")}
     assert rows == {"ground-truth", "shuffled", "toy+steps=3"}
 
 

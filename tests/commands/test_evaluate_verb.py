@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from given_networks import seen_by
 from PIL import Image
 from toy_world import make_judges
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ from concord.cli import app as concord
 from concord.commands.evaluate import evaluate
 from concord.data.errors import ConcordError
 from concord.metrics.cache import read_statistics
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks import judges
 from concord.reports import statistics as st
 
 app = typer.Typer(rich_markup_mode=None)
@@ -34,7 +35,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for k, small in enumerate(coarse):
             Image.fromarray(small).resize((16, 16), Image.Resampling.BICUBIC).save(tmp_path / name / f"{k}.png")
     (tmp_path / "captions.txt").write_text("".join(f"caption {k}\n" for k in range(60)))
-    monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *_, **__: make_judges()))
+    monkeypatch.setattr(judges, "open_judges", lambda *_: seen_by(make_judges()))
     monkeypatch.setenv("CONCORD_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
@@ -134,7 +135,7 @@ def test_csv_and_failures(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     toy = make_judges()
     inner = toy.embed_images
     toy.embed_images = lambda images: inner(images).index_fill(0, torch.tensor([1]), float("nan"))
-    monkeypatch.setattr(Perception, "load", classmethod(lambda cls, *_, **__: toy))
+    monkeypatch.setattr(judges, "open_judges", lambda *_: seen_by(toy))
     out = folders / "rows.csv"
     result = score(
         "--images",

@@ -215,7 +215,7 @@ def test_bad_requests_and_parameters_are_named() -> None:
 
 def test_nan_stops_at_its_condition_and_step() -> None:
     method = make(FreeDoM, steps=5)
-    parser = method.bank.guide.networks["parser"]
-    method.bank.guide.networks["parser"] = lambda x: parser(x) * float("nan")
+    parser = method.bank.guide.kinds["parser"]
+    method.bank.guide.kinds["parser"] = lambda x: parser(x) * float("nan")
     with pytest.raises(ConcordError, match=r"condition 'mask', step t = 801: NaN .* of request 0-0 \(3 in all\)"):
         method.generate(requests(3))

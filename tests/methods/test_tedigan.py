@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from concord.data.checkpoints import load_weights, save_weights
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_params
+from concord.methods.guidance.energies import Guide
 from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
 from concord.methods.tedigan import Objective, TediGAN, mix_styles, optimise, ramp
 from concord.methods.training import all_tasks, get_task
@@ -33,23 +35,25 @@ class ToyPair(nn.Module):
         super().__init__()
         self.image = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 6))
 
+    def guide_features(self, images: Tensor) -> Tensor:
+        return self.image(images)
+
     def embed_images(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.image(images), dim=1)
 
+    def block_features(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        return [images]
 
-class ToyGuide:
-    def __init__(self) -> None:
-        self.pair = ToyPair().eval().requires_grad_(False)
-
-    def network(self, kind: str) -> nn.Module:
-        assert kind == "text-image"
-        return self.pair
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        return self.embed_texts(captions)
 
     @torch.inference_mode()
     def embed_texts(self, captions: Sequence[str]) -> Tensor:
         rows = [torch.arange(1.0, 7) * len(c) for c in captions]
         return nn.functional.normalize(torch.stack(rows).sin(), dim=1)
 
+
+class ToyFeatures:
     def perceptual_distance(self, images: Tensor, originals: Tensor) -> Tensor:
         return (images - originals).abs().mean((1, 2, 3))
 
@@ -71,7 +75,9 @@ class ToyBank:
                 for layer in encoder.modules():
                     if isinstance(layer, nn.Linear):
                         nn.init.normal_(layer.weight, std=0.3)
-            self.guide = ToyGuide()
+            self.pair = ToyPair().eval().requires_grad_(False)
+            given = {"guide/text-image": self.pair, "guide/features": ToyFeatures()}
+            self.guide = Guide(Networks.of(given))
         self.network.measure(500)
         for module in (self.network, *self.encoders.values()):
             module.eval().requires_grad_(False)
@@ -219,7 +225,7 @@ def test_optimisation_lowers_every_images_loss_and_the_regulariser_holds_it() ->
     targets = network(start + 0.5 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1)), noise)
 
     def run(weight: float) -> tuple[Tensor, list[Tensor]]:
-        objective = Objective(targets, start, BANK.guide.perceptual_distance, code_weight=weight)
+        objective = Objective(targets, start, ToyFeatures().perceptual_distance, code_weight=weight)
         return optimise(lambda code: network(code, noise), objective, start, 60, 0.05)
 
     free, losses = run(0.0)
@@ -230,10 +236,10 @@ def test_optimisation_lowers_every_images_loss_and_the_regulariser_holds_it() ->
 
 def test_optimising_for_the_text_brings_the_picture_nearer_to_it() -> None:
     given = requests()
-    wanted = BANK.guide.embed_texts([r.conditions.text or "" for r in given])
+    wanted = BANK.pair.embed_texts([r.conditions.text or "" for r in given])
 
     def cosine(images: Tensor) -> Tensor:
-        return (BANK.guide.pair.embed_images(images) * wanted).sum(1)
+        return (BANK.pair.embed_images(images) * wanted).sum(1)
 
     before = cosine(method().generate(given))
     after = cosine(method(steps=40, rate=0.05).generate(given))

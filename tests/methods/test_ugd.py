@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_guidance import ToyBank, make, requests
+from toy_guidance import ToyBank, ToyParser, make, requests
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Trace
@@ -92,7 +92,8 @@ def test_nan_names_its_condition_and_landmarks_are_refused() -> None:
     method = make(UniversalGuidance, steps=3)
     with pytest.raises(ConcordError, match="does not take condition 'landmarks'"):
         method.generate(requests(1, ("landmarks",)))
-    parser = method.bank.guide.networks["parser"]
-    method.bank.guide.networks["parser"] = lambda x: parser(x) * float("nan")
+    parser = method.bank.guide.get("parser", ToyParser)
+    plain = parser.forward
+    parser.forward = lambda x, plain=plain: plain(x) * float("nan")
     with pytest.raises(ConcordError, match="method 'ugd', condition 'mask', step t = 667: NaN"):
         method.generate(requests(2))

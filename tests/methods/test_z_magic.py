@@ -292,8 +292,8 @@ def test_every_pass_is_counted(names: tuple[str, ...], hvp: str, forward: int, b
 def test_nan_stops_at_its_condition_and_step() -> None:
     for hvp in ("exact", "finite-difference"):
         method = make(ZMagic, steps=5, hvp=hvp)
-        parser = method.bank.guide.networks["parser"]
-        method.bank.guide.networks["parser"] = lambda x, parser=parser: parser(x) * float("nan")
+        parser = method.bank.guide.kinds["parser"]
+        method.bank.guide.kinds["parser"] = lambda x, parser=parser: parser(x) * float("nan")
         with pytest.raises(ConcordError, match=r"method 'z-magic', condition 'mask', step t = 801: NaN"):
             method.generate(requests(2))
 

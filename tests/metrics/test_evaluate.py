@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from PIL import Image
 from toy_world import ROOT, make_judges
 
@@ -66,7 +67,7 @@ def toy_metric(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluate(**options: Any) -> metrics.evaluation.Evaluation:  # type: ignore[name-defined]
-    options.setdefault("perception", judges())
+    options["networks"] = seen_by(options.pop("toy", None) or judges())
     options.setdefault("cache", False)
     return metrics.evaluate(**options)
 
@@ -106,7 +107,7 @@ def test_sample_metrics_are_those_of_each_image(sides: tuple[np.ndarray, np.ndar
     conditions = [Conditions(text=f"caption {k}", mask=mask) for k, mask in enumerate(masks)]
     names = ["text-similarity", "mask-accuracy", "toy-distance"]
     found = evaluate(generated=generated, reference=originals, conditions=conditions, metrics=names, batch_size=4)
-    whole = Observation(to_tensor(generated), conditions, make_judges(), to_tensor(originals))
+    whole = Observation(to_tensor(generated), conditions, seen_by(make_judges()), to_tensor(originals))
     for name in names:
         expected = [score.value for score in get_metric(name).score(whole)]  # type: ignore[attr-defined]
         assert found.samples[name][0] == pytest.approx(expected, abs=1e-4)
@@ -136,7 +137,7 @@ def test_failures_count_at_their_worst_and_are_told(
     toy = judges()
     inner = toy.embed_images
     toy.embed_images = lambda images: inner(images).index_fill(0, torch.tensor([1]), float("nan"))
-    found = evaluate(generated=sides[0][:4], conditions=list("abcd"), metrics="text-similarity", perception=toy)
+    found = evaluate(generated=sides[0][:4], conditions=list("abcd"), metrics="text-similarity", toy=toy)
     assert found["text-similarity"].failed == 1
     values, reasons = found.samples["text-similarity"]
     assert (values[1], reasons) == (-100.0, {1: "embedding not finite"})
@@ -190,7 +191,7 @@ def test_originals_are_looked_at_once(sides: tuple[np.ndarray, np.ndarray], tmp_
         generated=tmp_path / "made",
         reference=tmp_path / "real",
         metrics="fid,toy-distance",
-        perception=toy,
+        toy=toy,
         cache=tmp_path / "cache",
     )
     assert toy.seen["features"] == 120
@@ -208,8 +209,8 @@ def test_reference_features_are_kept_under_what_they_follow_from(
 ) -> None:
     def passes(reference: np.ndarray, **change: Any) -> int:
         toy = judges()
-        toy.sha256.update(change)
-        result = evaluate(generated=sides[0], reference=reference, metrics="fid", perception=toy, cache=tmp_path)
+        toy.cards["features"]["sha256"] = change.get("features", toy.cards["features"]["sha256"])
+        result = evaluate(generated=sides[0], reference=reference, metrics="fid", toy=toy, cache=tmp_path)
         assert result["fid"].value == pytest.approx(FID().compute(features_of(sides[0]), features_of(reference)))
         return toy.seen["features"] - 70
 
@@ -337,7 +338,7 @@ def test_too_few_images_are_named_with_the_number_needed(sides: tuple[np.ndarray
 
 def test_nothing_is_looked_at_before_the_checks(sides: tuple[np.ndarray, np.ndarray]) -> None:
     toy = judges()
-    assert "49 generated" in refusal(generated=sides[0][:49], reference=sides[1], metrics="kid,fid", perception=toy)
+    assert "49 generated" in refusal(generated=sides[0][:49], reference=sides[1], metrics="kid,fid", toy=toy)
     assert toy.seen == Counter()
 
 
@@ -396,16 +397,13 @@ def test_options_out_of_range(sides: tuple[np.ndarray, np.ndarray]) -> None:
         metrics.evaluate(generated=sides[0], reference=sides[1], metrics="kid", profile="other", cache=False)
 
 
-def test_a_lost_weight_file_is_its_one_line(sides: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_lost_weight_file_is_its_one_line(
+    sides: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Said before any image is decoded."""
-    toy = judges()
-
-    def lost(kind: str) -> str:
-        raise ConcordError("x.pth: no such weights; run `concord weights fetch x`")
-
-    toy.feature_network = lost
-    assert refusal(generated=sides[0], reference=sides[1], metrics="kid", perception=toy).startswith("x.pth: no such")
-    assert toy.seen == Counter()
+    monkeypatch.setenv("CONCORD_CACHE", str(tmp_path))
+    with pytest.raises(ConcordError, match=r"'judge/features'.*not fetched yet.*concord weights fetch inception-fid"):
+        metrics.evaluate(generated=sides[0], reference=sides[1], metrics="kid", profile="paper", device="cpu")
 
 
 # --------------------------------------------------------------------------------------------------------------- rest

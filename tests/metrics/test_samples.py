@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ class Seer:
 
 
 def observe(conditions: list[Conditions], **seen: Any) -> Observation:
-    return Observation(torch.zeros(len(conditions), 3, 2, 2), conditions, Seer(**seen))  # type: ignore[arg-type]
+    return Observation(torch.zeros(len(conditions), 3, 2, 2), conditions, seen_by(Seer(**seen)))
 
 
 def face_mask(size: int = 64) -> np.ndarray:

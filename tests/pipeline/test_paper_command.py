@@ -182,9 +182,11 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(tmp
     import torch
 
     from concord.data.errors import ConcordError
-    from concord.methods.networks.paper_bank import PaperBank
+    from concord.data.networks import Networks
+    from concord.methods.networks.protocols import TrainedDenoiser
 
     file = tmp_path / "celeba_hq.ckpt"
     torch.save({"time_embed.0.weight": torch.zeros(4, 4)}, file)
+    networks = Networks("paper", "celeba-hq-ddpm", paths={"celeba-hq-ddpm": file})
     with pytest.raises(ConcordError, match=r"celeba_hq\.ckpt: no weights of the DDPM of CelebA-HQ"):
-        PaperBank("celeba-hq-ddpm", "cpu", {"celeba-hq-ddpm": file}).expert("unconditional")
+        networks.get("expert/unconditional", TrainedDenoiser)

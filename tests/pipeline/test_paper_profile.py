@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from concord.benchmarks.cost import evaluations
-from concord.benchmarks.image_sources import open_paper_source
+from concord.benchmarks.image_sources import open_method
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.planner import make_plan
@@ -22,6 +22,8 @@ from concord.benchmarks.run.generate import generate_run
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import Suite, load_suite, suite_names
+from concord.data.networks import Networks
+from concord.data.request import Conditions, Request
 from concord.data.synthetic import write_tree
 
 
@@ -79,7 +81,7 @@ def test_every_row_runs_on_the_papers_networks(
     files: dict[str, Any], tree: Path, tmp_path: Path, suite: str, row: str
 ) -> None:
     run = planned(suite, row, tree, tmp_path, **({"aggregation_steps": 1} if row == "amdm" else {}))
-    generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
+    generate_run(run, partial(open_method, run, "cpu", files), 1)
     facts = Run(run.path).manifest
     ((_, image),) = Run(run.path).images()
     assert image.shape == (paper_world.SIZE, paper_world.SIZE, 3)
@@ -111,7 +113,7 @@ def test_guides_change_the_image_and_name_their_weights(files: dict[str, Any], t
     led = planned("identity-landmarks", "freedom", tree, tmp_path / "b")
     images = []
     for run in (free, led):
-        generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
+        generate_run(run, partial(open_method, run, "cpu", files), 1)
         images.append(next(Run(run.path).images())[1].astype(int))
         weights = set(Run(run.path).manifest["weights"])
     assert np.abs(images[0] - images[1]).max() > 0
@@ -124,7 +126,7 @@ def test_bf16_is_another_run_near_the_first(files: dict[str, Any], tree: Path, t
     assert half.key != exact.key
     images = []
     for run in (exact, half):
-        generate_run(run, partial(open_paper_source, run, "cpu", files), 1)
+        generate_run(run, partial(open_method, run, "cpu", files), 1)
         images.append(next(Run(run.path).images())[1].astype(int))
     assert Run(half.path).manifest["dtype"] == "bfloat16"
     assert 0 < np.abs(images[0] - images[1]).mean() < 16
@@ -171,9 +173,9 @@ def test_measured_rates_serve_the_estimate(
 def test_the_pixels_schedule_counts_as_freedom_does() -> None:
     """range(0, 1000, 10) of DDPM's timesteps, ending at abar = 1."""
     from concord.methods.core.sampler import ddim_step
-    from concord.methods.networks.paper_bank import pixel_schedule
+    from concord.methods.networks.checkpoints.celeba_ddpm import noise_schedule
 
-    schedule = pixel_schedule(1e-4, 0.02, 1000)
+    schedule = noise_schedule(1e-4, 0.02, 1000)
     betas = np.linspace(1e-4, 0.02, 1000)
     assert [t - 1 for t in schedule.ddim_timesteps(100)] == list(range(990, -1, -10))
     assert [t - 1 for t in schedule.ddim_timesteps(1000)] == list(range(999, -1, -1))
@@ -186,13 +188,17 @@ def test_the_pixels_schedule_counts_as_freedom_does() -> None:
 
 def test_a_generator_names_what_it_lacks(files: dict[str, Any]) -> None:
     from concord.data.errors import ConcordError
-    from concord.methods.networks.paper_bank import PaperBank
+    from concord.methods.guidance.energies import EnergyParams, Guide, make_energies
+    from concord.methods.networks.protocols import Influence, TrainedDenoiser
 
     with pytest.raises(ConcordError, match="generator 'nosuch': expected one of collaborative-256"):
-        PaperBank("nosuch")
-    with pytest.raises(ConcordError, match="'celeba-hq-ddpm': has no 'text' model; it has unconditional"):
-        PaperBank("celeba-hq-ddpm", "cpu", files).expert("text")
-    with pytest.raises(ConcordError, match="no dynamic diffuser of 'mask'"):
-        PaperBank("celeba-hq-ddpm", "cpu", files).dynamic_diffuser("mask")
+        Networks("paper", "nosuch")
+    networks = Networks("paper", "celeba-hq-ddpm", paths=files)
+    with pytest.raises(ConcordError, match=r"has no role 'expert/text'; it has .*expert/unconditional"):
+        networks.get("expert/text", TrainedDenoiser)
+    with pytest.raises(ConcordError, match="'celeba-hq-ddpm': has no role 'influence/mask'"):
+        networks.get("influence/mask", Influence)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    asked = [Request("17-0", 1, Conditions(style=picture))]
     with pytest.raises(ConcordError, match="choose style_residual: gram or embedding"):
-        PaperBank("celeba-hq-ddpm", "cpu", files).guide.style_features(torch.zeros(1, 3, 8, 8))
+        make_energies(["style"], asked, Guide(networks), EnergyParams(style_residual="relative"), 8)

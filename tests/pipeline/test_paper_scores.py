@@ -15,12 +15,14 @@ from concord.benchmarks.generators import metric_needs
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.suite import JOINT_SUCCESS, load_suite
 from concord.data.files import sha256_file
+from concord.data.profile import load_profile
+from concord.data.weight_names import folder_sha256
 from concord.metrics.base import SampleMetric, get_metric
-from concord.metrics.networks.pretrained.perception import FILES, weights_sha256
 
 pytestmark = pytest.mark.slow  # suites through the whole of Inception, VGG19 and S3FD
 
 N = 4
+PAPER = load_profile("paper")
 Cli = Callable[..., Any]
 SUITES = {
     "face-generation": "collaborative",
@@ -124,14 +126,16 @@ def test_every_metric_is_scored_by_the_papers_judges(
 def assert_hashes(scored: Run, metrics: list[str], world: Path) -> None:
     """score.json names exactly the files that these metrics were said to need, by the hashes of those in the cache."""
     cards = scored.score_info["cards"]
-    needed = set(metric_needs(metrics))
+    needed = set(metric_needs("paper", metrics))
     assert {card["name"] for card in cards.values()} == needed
     for kind, digest in scored.score_info["networks"].items():
         name = cards[kind]["name"]
         folder = world / "cache" / "weights" / name
         place = folder / "buffalo_l" if name == "buffalo-l" else folder / paper_judges.first_file(name)
-        assert digest == (weights_sha256(place) if place.is_dir() else sha256_file(place)), kind
-        assert kind.removeprefix("freedom-") in FILES
+        assert digest == (folder_sha256(place) if place.is_dir() else sha256_file(place)), kind
+        assert (
+            f"judge/{kind}" in PAPER.roles or kind.replace("-", "/", 1) in PAPER.roles or kind == "landmarks-detector"
+        )
 
 
 @pytest.mark.long

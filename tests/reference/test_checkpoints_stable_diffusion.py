@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
 from concord.methods.guidance.context import Model
+from concord.methods.guidance.energies import Guide
 from concord.methods.networks.checkpoints import stable_diffusion as stable
 from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape, autoencoder_names, unet_names
 from concord.methods.networks.experts import Encoded
@@ -170,19 +172,22 @@ def test_the_schedule_is_stable_diffusions(loaded: stable.StableDiffusion) -> No
 class PlainGuide:
     """Shows guided methods the picture's pixels, at half the size, as the features of its style."""
 
-    role, device = "guide", torch.device("cpu")
-
-    def network(self, kind: str) -> PlainGuide:
-        return self
-
     def block_features(self, images: Tensor, blocks: Any) -> list[Tensor]:
         return [torch.nn.functional.avg_pool2d(images, 2) - 0.5]
+
+    def guide_features(self, images: Tensor) -> Tensor:
+        return self.block_features(images, ())[0].flatten(1)
+
+    def text_features(self, texts: Any) -> Tensor:
+        raise NotImplementedError("the text drives the model itself")
+
+    embed_texts = text_features
 
 
 class SmallBank:
     """What methods ask of a bank, filled from the checkpoint; the guide is a plain one."""
 
-    guide = PlainGuide()
+    guide = Guide(Networks.of({"guide/text-image": PlainGuide()}))
 
     def __init__(self, loaded: stable.StableDiffusion) -> None:
         self.device = torch.device("cpu")
@@ -231,7 +236,7 @@ def test_text_with_style_is_sampled_from_it(files: Path, name: str) -> None:
     target = torch.nn.functional.interpolate(target, (32, 32), mode="bilinear", antialias=True)
 
     def gram(images: Tensor) -> Tensor:
-        features = bank.guide.block_features(images, ())[0].flatten(2)
+        features = PlainGuide().block_features(images, ())[0].flatten(2)
         return features @ features.mT
 
     distances = []

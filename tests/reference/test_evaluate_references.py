@@ -52,17 +52,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(world: Path, few: None) -> Evaluation:
-    from concord.metrics.networks.pretrained.perception import PaperPerception
+    from concord.data.networks import Networks
 
     weights = world / "weights"
-    paths = {"features": weights / tools.FIDELITY, "lpips-alex": weights / "hub" / "checkpoints" / tools.ALEXNET}
+    paths = {
+        "inception-fidelity": weights / tools.FIDELITY,
+        "lpips-alexnet": weights / "hub" / "checkpoints" / tools.ALEXNET,
+    }
     return metrics.evaluate(
         generated=world / "made",
         reference=world / "real",
         cache=world / "cache",
         batch_size=5,
         metrics="fid,sfid,fid-tf,kid-tf,precision-tf,recall-tf,inception-score-tf,lpips",
-        perception=PaperPerception("cpu", paths),  # type: ignore[arg-type]
+        networks=Networks("paper", paths=paths),
     )
 
 

@@ -23,15 +23,16 @@ from torch.nn import functional as F
 
 from concord.data.errors import ConcordError
 from concord.data.labels import BISENET, CELEBAMASK_HQ, bisenet_to_celebamask
+from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Score
 from concord.metrics.face.identity_l2 import IdentityL2
 from concord.metrics.face.landmark_l2 import LandmarkL2, landmark_l2
 from concord.metrics.face.square import Square, face_square
+from concord.metrics.networks.judges import judge_sha256
 from concord.metrics.networks.pretrained.bisenet import MEAN, BiSeNet, BiSeNetParser, ResNet18, load_bisenet
-from concord.metrics.networks.pretrained.freedom import FreeDoMNetworks
 from concord.metrics.networks.pretrained.ir_se50 import IRSE50, FixedCropIdentity, load_ir_se50
-from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet, cut, load_mobilefacenet
+from concord.metrics.networks.pretrained.mobilefacenet import MobileFaceNet, SquareLandmarks, cut, load_mobilefacenet
 from concord.metrics.networks.pretrained.parsenet import Parsenet, ParsenetParser, load_parsenet, nearest
 from concord.metrics.networks.pretrained.weights import read_state
 from concord.metrics.segmentation.segmentation_distance import SegmentationDistance, segmentation_distance
@@ -345,7 +346,7 @@ def test_squares_are_cut_as_freedom_cuts_them_and_completed_with_black() -> None
 
 
 @pytest.fixture(scope="module")
-def freedom(tmp_path_factory: pytest.TempPathFactory, bisenet_file: Path) -> Iterator[FreeDoMNetworks]:
+def freedom(tmp_path_factory: pytest.TempPathFactory, bisenet_file: Path) -> Iterator[Networks]:
     """The four but CLIP; IR-SE50 at a quarter of its width, as the published one takes seconds a picture here."""
     folder = tmp_path_factory.mktemp("freedom")
     identity = saved(randomised(IRSE50(width=16)), folder / "model_ir_se50.pth")
@@ -354,26 +355,22 @@ def freedom(tmp_path_factory: pytest.TempPathFactory, bisenet_file: Path) -> Ite
     landmarks = saved(network, folder / "mobilefacenet_model_best.pth.tar", "state_dict")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("concord.metrics.networks.pretrained.ir_se50.load_ir_se50", partial(load_ir_se50, width=16))
-        yield FreeDoMNetworks(paths={"parser": bisenet_file, "identity": identity, "landmarks": landmarks})
+        yield Networks("paper", paths={"bisenet": bisenet_file, "ir-se50": identity, "mobilefacenet": landmarks})
 
 
-def test_freedoms_metrics_look_through_freedoms_networks(
-    freedom: FreeDoMNetworks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_freedoms_metrics_look_through_freedoms_networks(freedom: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "concord.metrics.networks.pretrained.bisenet.SIZE", 64
     )  # 512 takes seconds, and is tested above
 
-    class Judges:
-        def __init__(self) -> None:
-            self.freedom = freedom
-
     images, originals = pictures(1, size=256), pictures(1, seed=1, size=256)
     points = np.random.default_rng(0).uniform(60, 200, (68, 2)).astype(np.float32)
     conditions = [Conditions(identity=as_bytes(originals[0]), landmarks=points)]
-    observation = observe(images, conditions, Judges(), originals)
+    observation = observe(images, conditions, freedom, originals)
     with torch.inference_mode():
-        parser, identity, landmarks = (freedom.network(kind) for kind in ("parser", "identity", "landmarks"))
+        parser = freedom.get("guide/parser", BiSeNetParser)
+        identity = freedom.get("guide/identity", FixedCropIdentity)
+        landmarks = freedom.get("guide/landmarks", SquareLandmarks)
         expected = (
             torch.linalg.norm(parser(originals) - parser(images)),
             torch.linalg.norm(identity(originals) - identity(images)),
@@ -381,16 +378,16 @@ def test_freedoms_metrics_look_through_freedoms_networks(
         )
     for metric, value in zip((SegmentationDistance(), IdentityL2(), LandmarkL2()), expected, strict=True):
         assert metric.score(observation) == [Score(pytest.approx(value.item(), rel=1e-4), OK)]
-        same = observe(originals, conditions, Judges(), originals)
+        same = observe(originals, conditions, freedom, originals)
         assert metric.score(same) == [Score(pytest.approx(0, abs=1e-5), OK)]
-    assert sorted(freedom.sha256) == ["identity", "landmarks", "parser"]
+    assert sorted(judge_sha256(freedom)) == ["freedom-identity", "freedom-landmarks", "freedom-parser"]
     assert all(len(digest) == 64 for digest in freedom.sha256.values())
-    assert {card["name"] for card in freedom.cards.values()} == {"bisenet", "ir-se50", "mobilefacenet"}
+    assert set(freedom.sha256) == {"bisenet", "ir-se50", "mobilefacenet"}
 
 
 @pytest.mark.parametrize("kind", ["identity", "landmarks"])
-def test_guides_pass_a_gradient_to_the_picture(freedom: FreeDoMNetworks, kind: str) -> None:
-    network, square = freedom.network(kind), [Square(40, 40, 160)]
+def test_guides_pass_a_gradient_to_the_picture(freedom: Networks, kind: str) -> None:
+    network, square = freedom.get(f"guide/{kind}", torch.nn.Module), [Square(40, 40, 160)]
     images = pictures(1, size=256).requires_grad_()
     found = network(images, square) if kind == "landmarks" else network(images)
     target = torch.zeros_like(found) if kind == "landmarks" else F.normalize(torch.ones_like(found), dim=1)

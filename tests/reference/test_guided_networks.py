@@ -16,6 +16,7 @@ from concord.methods.guidance import autodiff as hvp
 from concord.methods.guidance.context import GuidanceContext
 from concord.methods.guidance.energies import objective
 from concord.methods.networks.bank import Bank
+from concord.metrics.networks.protocols import Landmarks
 
 NAMES = ("text", "identity", "mask", "landmarks", "style")
 FACES = range(24_500, 24_504)
@@ -105,6 +106,6 @@ def test_guidance_brings_samples_nearer_to_their_conditions(bank: Bank) -> None:
     far = []
     for strengths in ({"identity": 0, "landmarks": 0}, {"identity": 10, "landmarks": 30}):
         images = make_method("freedom", {"steps": 15, "strengths": strengths}, bank).generate(requests)
-        found, _ = bank.judge.landmarks(images)
+        found, _ = bank.judge.get("landmarks", Landmarks).landmarks(images)
         far.append(float((found - points).norm(dim=2).mean()))
     assert far[1] < 0.75 * far[0]

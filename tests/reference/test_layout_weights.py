@@ -16,7 +16,7 @@ from concord.methods.base import make_method
 from concord.methods.networks.bank import Bank
 from concord.metrics.base import Observation
 from concord.metrics.layout.instances import observed_instances, observed_interactions
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.judges import open_judges
 from concord.metrics.style.ground_palette import GroundPalette
 
 N = 24
@@ -34,7 +34,7 @@ def shares(name: str, **params: Any) -> dict[str, float]:
     """Of the instances, those in place and those in their colour too; of the interactions, those that are seen."""
     asked = [Request.make("weights", str(k), 0, Conditions(layout=one.layout)) for k, one in enumerate(scenes())]
     images = make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
-    seen = Observation(images, [one.conditions for one in asked], Perception.load())
+    seen = Observation(images, [one.conditions for one in asked], open_judges("embedded"))
     found = [one for instances in seen.memo(observed_instances) for one in instances]
     related = [right for rights in seen.memo(observed_interactions) for right in rights]
     return {
@@ -89,7 +89,7 @@ def ground(images: torch.Tensor) -> float:
     """Mean distance of the ground's colours from those of the scenes, whose ground the references show."""
     originals = torch.from_numpy(np.stack([one.image for one in scenes()])).movedim(-1, 1).float() / 255
     given = [Conditions(layout=one.layout, style=reference(one.index)) for one in scenes()]
-    found = GroundPalette().score(Observation(images, given, Perception.load(), originals=originals))
+    found = GroundPalette().score(Observation(images, given, open_judges("embedded"), originals=originals))
     return float(np.mean([score.value for score in found]))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from given_networks import seen_by
 from torch import nn
 
 from concord.data.errors import ConcordError
@@ -122,11 +123,11 @@ def test_lpips_is_its_equation(lpips_pair: tuple[Any, Any, Any]) -> None:
 def test_lpips_metric_order_batch_and_gradient(lpips_pair: tuple[Any, Any, Any]) -> None:
     ours = lpips_pair[0]
     metric = LPIPSAlex()
-    perception: Any = SimpleNamespace(network=lambda kind: ours)
+    networks = seen_by(object(), lpips_alex=ours)
     images, originals = pictures(4, 5), pictures(4, 6)
 
     def score(rows: list[int]) -> list[float]:
-        pair = Observation(images[rows], [Conditions()] * len(rows), perception, originals[rows])
+        pair = Observation(images[rows], [Conditions()] * len(rows), networks, originals[rows])
         return [one.value for one in metric.score(pair)]
 
     whole = score([0, 1, 2, 3])
@@ -294,13 +295,16 @@ def test_style_token_distance_is_freedoms_residual(clip: Any) -> None:
     import numpy as np
     from PIL import Image
 
+    from concord.data.networks import Networks
     from concord.metrics.networks.pretrained.clip_tokens import style_tokens
+    from concord.metrics.networks.pretrained.guide_clip import GuideClip
     from concord.metrics.style.style_tokens import StyleTokens
 
     images = pictures(2, 11, 40)
     styles = [np.random.default_rng(seed).integers(0, 256, (50, 36, 3), dtype=np.uint8) for seed in (0, 1)]
-    perception: Any = SimpleNamespace(freedom=SimpleNamespace(network=lambda kind: clip))
-    observation = Observation(images, [Conditions(style=style) for style in styles], perception)
+    guide = GuideClip(clip.model, clip.architecture)
+    networks = Networks.of({"freedom/text-image": guide})
+    observation = Observation(images, [Conditions(style=style) for style in styles], networks)
     scores = StyleTokens().score(observation)
     for number, style in enumerate(styles):
         small = np.asarray(Image.fromarray(style).resize((32, 32), Image.Resampling.BILINEAR))

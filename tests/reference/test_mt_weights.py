@@ -16,7 +16,8 @@ from concord.data.synthetic import SPLITS, FaceArrays, render_many
 from concord.methods.base import Batch, make_method
 from concord.methods.mt_diffusion import JointLabel
 from concord.methods.networks.bank import Bank
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.judges import open_judges
+from concord.metrics.networks.protocols import Parser
 
 N, STEPS = 12, 8
 
@@ -55,7 +56,7 @@ def test_an_image_follows_its_mask() -> None:
     images = make_method("mt-diffusion-seg", {"steps": STEPS}, bank()).generate(
         requests([Conditions(mask=mask) for mask in masks])
     )
-    parsed = Perception.load().labels(images).cpu().numpy()
+    parsed = open_judges("embedded").get("judge/parser", Parser).labels(images).cpu().numpy()
     own, other = (parsed == masks).mean(), (parsed == np.roll(masks, 1, axis=0)).mean()
     assert own > other + 0.1
 

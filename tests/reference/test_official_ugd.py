@@ -29,7 +29,7 @@ def loss(world: World, name: str, images: Tensor) -> Tensor:
     """(B,), what a script minimises."""
     guide, asked = world.bank.guide, world.conditions
     if name in ("text", "style"):  # style_transfer.py:171-177 -> minus 100 cosines
-        pair = guide.network("text-image")
+        pair = guide.get("text-image")
         seen = pair.guide_features(images) if name == "text" else pair.image(images)
         wanted = (
             pair.text_features([c.text for c in asked])
@@ -38,10 +38,10 @@ def loss(world: World, name: str, images: Tensor) -> Tensor:
         )
         return -100 * (nn.functional.normalize(seen, dim=1) * nn.functional.normalize(wanted, dim=1)).sum(dim=1)
     if name == "identity":  # face_detection.py l1_loss: mean over the numbers of the embedding
-        embed = guide.network("identity").embed
+        embed = guide.get("identity").embed
         return (embed(images) - embed(pictures_of([c.identity for c in asked]))).abs().mean(dim=1)
     wanted = torch.from_numpy(np.stack([c.mask for c in asked]))  # segmentation.py: cross entropy, mean over the pixels
-    return nn.functional.cross_entropy(guide.network("parser")(images), wanted, reduction="none").flatten(1).mean(dim=1)
+    return nn.functional.cross_entropy(guide.get("parser")(images), wanted, reduction="none").flatten(1).mean(dim=1)
 
 
 def stable_diffusion(world: World, steps: int, turns: int, scale: float, s: dict[str, float]) -> Tensor:

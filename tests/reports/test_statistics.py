@@ -1,10 +1,20 @@
 """Each test stands on an independent implementation, a hand computation or a simulation with a known truth."""
 
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from concord.benchmarks.store.run import Run
 from concord.reports import statistics as st
+from concord.reports.published import published_table
+from concord.reports.tables.comparisons import LISTED, Comparison, listed
+from concord.reports.tables.measured import Measured
+from concord.reports.tables.pairs import compare_rows
+from concord.reports.tables.table import Cell, Column, Row
 
 # --------------------------------------------------------------------------------------------- sign flips
 
@@ -192,3 +202,32 @@ def test_smallest_visible_effect_is_found_at_the_stated_power() -> None:
     effect = st.smallest_visible_effect(1 / np.sqrt(n), n - 1)
     p = st.sign_flip(rng.normal(effect, 1, (n, 500)))
     assert 0.74 <= (p < 0.05).mean() <= 0.86
+
+
+# --------------------------------------------------------------------------------------------- memory
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that were allocated at once while it ran."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_a_table_grows_with_its_numbers_not_with_its_draws() -> None:
+    """120 rows are 7,140 pairs: all sign flips of them at once took 800 MB, now a block at a time."""
+    rng, requests = np.random.default_rng(0), [f"{k}-0" for k in range(24)]
+    names = [f"row-{k}" for k in range(120)]
+    measured = {name: Measured(Run(Path()), requests, {"m": rng.normal(size=24)}) for name in names}
+    rows = [Row(name, name, "method", {"m": Cell(float(measured[name].values["m"].mean()))}) for name in names]
+    declared = published_table("collaborative-diffusion", "table-1")
+    found: list[Sequence[Comparison]] = []
+    peak = peak_of(lambda: found.append(compare_rows(rows, [Column("m", "M", True)], measured, declared)))
+    assert len(found[0]) == 7_140
+    assert peak < 60e6
+    shown, others = listed(found[0])
+    assert len(shown) == LISTED
+    assert "5,140 of the 7,140 pairs are not listed" in others

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from given_networks import seen_by
 from torch import Tensor
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import Observation
 
@@ -57,4 +59,4 @@ def as_bytes(image: Tensor) -> np.ndarray:
 def observe(
     images: Tensor, conditions: Sequence[Conditions], seer: object, originals: Tensor | None = None
 ) -> Observation:
-    return Observation(images, conditions, seer, originals)  # type: ignore[arg-type]
+    return Observation(images, conditions, seer if isinstance(seer, Networks) else seen_by(seer), originals)

@@ -66,10 +66,10 @@ class Pair(ToyPair):
 class Guide(ToyGuide):
     def __init__(self) -> None:
         super().__init__()
-        double(self.networks["identity"].image)
-        double(self.networks["parser"])
-        double(self.networks["landmarks"])
-        self.networks["text-image"] = Pair()
+        double(self.kinds["identity"].image)
+        double(self.kinds["parser"])
+        double(self.kinds["landmarks"])
+        self.kinds["text-image"] = Pair()
 
 
 class Expert:
@@ -154,20 +154,20 @@ class World:
         """What the authors' tools return for a condition: (B, ...)."""
         images, guide = self.images(x_0), self.bank.guide
         if name == "text":
-            pair = guide.network("text-image")
+            pair = guide.get("text-image")
             return pair.guide_features(images) - pair.text_features([c.text for c in self.conditions])
         if name == "mask":
             wanted = torch.from_numpy(np.stack([c.mask for c in self.conditions]))
-            return guide.network("parser")(images).softmax(dim=1) - nn.functional.one_hot(wanted, 19).movedim(-1, 1)
+            return guide.get("parser")(images).softmax(dim=1) - nn.functional.one_hot(wanted, 19).movedim(-1, 1)
         if name == "identity":
-            embed = guide.network("identity").embed
+            embed = guide.get("identity").embed
             return embed(images) - embed(pictures_of([c.identity for c in self.conditions]))
         if name == "landmarks":
             wanted = torch.from_numpy(np.stack([c.landmarks for c in self.conditions]))
-            return (guide.network("landmarks")(images) - wanted) / SIDE
+            return (guide.get("landmarks")(images) - wanted) / SIDE
         grams = []
         for shown in (images, pictures_of([c.style for c in self.conditions])):
-            (features,) = (f.flatten(2) for f in guide.network("text-image").block_features(shown, (3,)))
+            (features,) = (f.flatten(2) for f in guide.get("text-image").block_features(shown, (3,)))
             grams.append(features @ features.mT / features.shape[2])
         return grams[0] - grams[1]
 

@@ -35,12 +35,12 @@ def write_cache(folder: Path) -> Path:
 
     weights = folder / "weights"
     made = paper_world.write_files(folder / "made")
-    bert = made["collab-256-codiff-mask-text"]["tokenizer"]
+    bert = made["bert-base-uncased"]
     BertTokenizerFast(str(bert / "vocab.txt"), do_lower_case=True).save_pretrained(bert)
     (bert / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (made["stable-diffusion-v1-4"] / "model_index.json").write_text("{}")  # fetched too, and not read
     _put(weights, "celeba-hq-ddpm", made["celeba-hq-ddpm"])
-    _put(weights, "collab-256-codiff-mask-text", made["collab-256-codiff-mask-text"]["codiff"])
+    _put(weights, "collab-256-codiff-mask-text", made["collab-256-codiff-mask-text"])
     shutil.copytree(bert, weights / "bert-base-uncased")
     shutil.copytree(made["stable-diffusion-v1-4"], weights / "stable-diffusion-v1-4")
     for name in ("bisenet", "ir-se50", "mobilefacenet", "clip-vit-b-16"):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ SIZE = 32
 CLIP = "concord-toy-quickgelu"
 
 
-def write_files(folder: Path) -> dict[str, Any]:
-    """Every file, by the name of its manifest, as `PaperBank` takes them."""
+def write_files(folder: Path) -> dict[str, Path]:
+    """Every file, by the name of its manifest, as `Networks` takes them."""
     import collaborative_files as collaborative
     import ldm_layout
     from reference import test_checkpoints_ddpm as ddpm
@@ -42,10 +41,8 @@ def write_files(folder: Path) -> dict[str, Any]:
     torch.save({"state_dict": randomised(MobileFaceNet(width=16)).state_dict()}, folder / "mobilefacenet.pth.tar")
     return {
         "celeba-hq-ddpm": folder / "celeba_hq.ckpt",
-        "collab-256-codiff-mask-text": {
-            "codiff": folder / "256_codiff_mask_text.ckpt",
-            "tokenizer": folder / "bert",
-        },
+        "collab-256-codiff-mask-text": folder / "256_codiff_mask_text.ckpt",
+        "bert-base-uncased": folder / "bert",
         "stable-diffusion-v1-4": folder / "stable-diffusion",
         "bisenet": folder / "79999_iter.pth",
         "ir-se50": folder / "model_ir_se50.pth",

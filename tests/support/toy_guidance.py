@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_params
 from concord.methods.core.schedule import Schedule
 from concord.methods.guidance.context import GuidanceContext
-from concord.methods.guidance.energies import Energy
+from concord.methods.guidance.energies import Energy, Guide
 from concord.methods.guidance.parameters import GuidedParams
 
 SHAPE = (2, 4, 4)
@@ -64,6 +65,12 @@ class ToyPair(nn.Module):
         rows = [[np.cos(len(text) * (k + 1)) for k in range(6)] for text in captions]
         return nn.functional.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
 
+    def guide_features(self, images: Tensor) -> Tensor:
+        return self.image(images)
+
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        return 2 * self.embed_texts(captions)
+
     def block_features(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         return [torch.tanh(nn.functional.avg_pool2d(images, 2))]
 
@@ -76,30 +83,60 @@ class ToyIdentity(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.image(images), dim=1)
 
+    def embed_faces(self, images: Tensor) -> tuple[Tensor, list[str]]:
+        """A picture shows a face unless it is black."""
+        faces = (images.flatten(1).mean(dim=1) > 0.01).tolist()
+        return self.embed(images), ["ok" if face else "no face found" for face in faces]
 
-class ToyGuide:
-    """Guide networks without training; a picture shows a face unless it is black."""
 
-    role, device = "guide", torch.device("cpu")
-
+class ToyParser(nn.Module):
     def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 19, 1)), 9)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+class ToyLandmarks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
         points = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 136), nn.Unflatten(1, (68, 2)))
-        parser = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 19, 1))
-        self.networks: dict[str, nn.Module] = {
-            "text-image": ToyPair(),
-            "identity": ToyIdentity(),
-            "parser": seeded(parser, 9),
-            "landmarks": seeded(points, 10),
-        }
+        self.net = seeded(points, 10)
 
-    def network(self, kind: str) -> Any:
-        return self.networks[kind]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
 
+    def landmark_residual(self, images: Tensor, points: Tensor, squares: object) -> Tensor:
+        return (self(images) - points.to(images.dtype)) / images.shape[-1]
+
+
+class ToyFeatures:
     def style_features(self, images: Tensor) -> list[Tensor]:
         return [torch.sin(3 * images), nn.functional.avg_pool2d(images, 4)]
 
-    def has_face(self, images: Tensor) -> Tensor:
-        return images.flatten(1).mean(dim=1) > 0.01
+
+class ToyGuide(Guide):
+    """Guide networks without training, by kind in `kinds`; tests put others in their place."""
+
+    def __init__(self, side: Literal["guide", "judge"] = "guide") -> None:
+        super().__init__(Networks.of({}), side)
+        kinds = {
+            "text-image": ToyPair(),
+            "identity": ToyIdentity(),
+            "parser": ToyParser(),
+            "landmarks": ToyLandmarks(),
+            "features": ToyFeatures(),
+        }
+        object.__setattr__(self, "kinds", kinds)
+
+    kinds: dict[str, Any]
+
+    def get(self, kind: str, expected: type[Any] = object) -> Any:
+        return self.kinds[kind]
+
+    def has(self, kind: str) -> bool:
+        return kind in self.kinds
 
 
 class ToyAutoencoder:
@@ -126,8 +163,7 @@ class ToyBank:
         self.experts = {"unconditional": ToyUNet(0, False), "text": ToyUNet(1, True)}
         self.autoencoder = ToyAutoencoder()
         self.guide = ToyGuide()
-        self.judge = ToyGuide()
-        self.judge.role = "judge"
+        self.judge = ToyGuide("judge")
 
     def expert(self, name: str) -> ToyUNet:
         return self.experts[name]

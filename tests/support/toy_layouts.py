@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from given_networks import seen_by
 from layout_world import RGB, inside
 
 from concord.data.datasets.layouts.layout import Layout, coco_mig_entries
+from concord.data.networks import Networks
 from concord.methods.base import Batch, Method, Trace
 
 SUITE = """
@@ -85,8 +87,12 @@ class Painter(Method):
 class Eyes:
     """Detector, segmenter and judge of interactions: finds `boxes` whatever is asked for, and sees links alone."""
 
+    side = 64
+
     def __init__(self, boxes: list[tuple[float, ...]]) -> None:
         self.boxes = np.array(boxes)
+        kinds = ("detector", "segmenter", "interactions")
+        self.cards = {kind: {"name": f"toy-{kind}", "sha256": str(k) * 64} for k, kind in enumerate(kinds)}
 
     def detect(self, image: np.ndarray, phrase: str) -> np.ndarray:
         return self.boxes
@@ -98,15 +104,6 @@ class Eyes:
         return "link"
 
 
-class Judges:
+def judges(boxes: list[tuple[float, ...]]) -> Networks:
     """Judges without weights, whose detector finds these boxes."""
-
-    role, device = "judge", torch.device("cpu")
-
-    def __init__(self, boxes: list[tuple[float, ...]]) -> None:
-        self.eyes = Eyes(boxes)
-        self.sha256 = {kind: str(k) * 64 for k, kind in enumerate(("detector", "segmenter", "interactions"))}
-        self.cards = {kind: {"name": f"toy-{kind}", "sha256": digest} for kind, digest in self.sha256.items()}
-
-    def network(self, kind: str) -> Eyes:
-        return self.eyes
+    return seen_by(Eyes(boxes))

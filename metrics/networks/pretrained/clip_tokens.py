@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from concord.data.errors import ConcordError
 from concord.metrics.networks.pretrained.clip import Clip
 
 BLOCK = 2  # of 0..11 in ViT-B/16: FreeDoM's `feats[2]`
 
 
-def style_tokens(clip: nn.Module, images: Tensor) -> Tensor:
+def style_tokens(clip: Clip, images: Tensor) -> Tensor:
     """Tokens (B, N, C) of images (B, 3, H, W) RGB in [0, 1], the class token left out; differentiable.
 
     By FreeDoM's preparation: bicubic (a = -0.75, not antialiased) of the whole picture. N = 196, C = 768 in ViT-B/16.
     """
-    if not isinstance(clip, Clip):
-        raise ConcordError(
-            "metric 'style-token-distance' looks through CLIP ViT-B/16's tokens, which this profile does not have; "
-            "use 'style-distance', or profile 'paper'"
-        )
     images = images.to(clip.mean.device)
     if images.shape[2:] != (clip.size, clip.size):
         images = F.interpolate(images, (clip.size, clip.size), mode="bicubic", align_corners=False)

@@ -27,6 +27,8 @@ NMS = 0.8
 class GroundingDINO(nn.Module):
     """A `concord.metrics.layout.instances.Detector`."""
 
+    side = 512  # pixels at which the benchmark looks at images
+
     def __init__(self, network: nn.Module, processor: Any, threshold: float = THRESHOLD, nms: float = NMS) -> None:
         super().__init__()
         self.network, self.processor = network, processor

@@ -28,9 +28,13 @@ class GuideClip(Clip):
         """Unit vectors (B, E)."""
         return normalize(self.guide_features(images), dim=-1)
 
+    def style_tokens(self, images: Tensor) -> Tensor:
+        """FreeDoM's tokens (B, N, C) of the third block."""
+        return style_tokens(self, images)
+
     def block_features(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """FreeDoM's tokens of the third block, as a map (B, C, N, 1), whichever blocks are named."""
-        return [style_tokens(self, images).mT[..., None]]
+        return [self.style_tokens(images).mT[..., None]]
 
 
 def load_guide_clip(

@@ -38,20 +38,20 @@ def energies(**params: Any) -> dict[str, Any]:
 
 def test_every_energy_is_the_norm_of_its_residual() -> None:
     guide, asked, x = ToyGuide(), requests(3, NAMES), images()
-    pair, found = guide.network("text-image"), {name: energy(x) for name, energy in energies().items()}
+    pair, found = guide.get("text-image"), {name: energy(x) for name, energy in energies().items()}
     for i in range(3):
         c = asked[i].conditions
         text = pair.embed_images(x[i : i + 1]) - pair.embed_texts([c.text])
         torch.testing.assert_close(found["text"][i], torch.linalg.norm(text))
         person = torch.from_numpy(c.identity).movedim(-1, 0)[None] / 255
-        network = guide.network("identity")
+        network = guide.get("identity")
         torch.testing.assert_close(
             found["identity"][i], torch.linalg.norm(network.embed(x[i : i + 1]) - network.embed(person))
         )
-        seen = guide.network("parser")(x[i : i + 1]).softmax(dim=1)
+        seen = guide.get("parser")(x[i : i + 1]).softmax(dim=1)
         wanted = nn.functional.one_hot(torch.from_numpy(c.mask), 19).movedim(-1, 0)
         torch.testing.assert_close(found["mask"][i], torch.linalg.norm(seen - wanted))
-        points = (guide.network("landmarks")(x[i : i + 1])[0] - torch.from_numpy(c.landmarks)) / SIDE
+        points = (guide.get("landmarks")(x[i : i + 1])[0] - torch.from_numpy(c.landmarks)) / SIDE
         torch.testing.assert_close(found["landmarks"][i], torch.linalg.norm(points))
         grams = []
         for picture in (x[i : i + 1], torch.from_numpy(c.style).movedim(-1, 0)[None] / 255):
@@ -61,7 +61,7 @@ def test_every_energy_is_the_norm_of_its_residual() -> None:
 
 
 def test_unit_text_energy_falls_as_the_cosine_rises() -> None:
-    pair, x = ToyGuide().network("text-image"), images()
+    pair, x = ToyGuide().get("text-image"), images()
     cosine = (pair.embed_images(x) * pair.embed_texts(["a", "aa", "aaa"])).sum(dim=1)
     torch.testing.assert_close(energies()["text"](x), (2 - 2 * cosine).sqrt())
 
@@ -75,7 +75,7 @@ def test_mask_energies_are_least_where_the_map_is_right() -> None:
             return 18 * nn.functional.one_hot(labels, 19).movedim(-1, 1).float() * 19 / 18
 
     guide, asked = ToyGuide(), requests(2, ("mask",))
-    guide.networks["parser"] = Sure()
+    guide.kinds["parser"] = Sure()
     right = torch.stack([torch.from_numpy(r.conditions.mask).float() / 18 for r in asked])[:, None].expand(
         -1, 3, -1, -1
     )
@@ -110,14 +110,14 @@ def test_the_papers_networks_are_looked_at_as_freedom_does() -> None:
 
     guide, asked, x = ToyGuide(), requests(2, ("text", "landmarks")), images(4)
     network = SquareLandmarks(MobileFaceNet(width=8)).eval().requires_grad_(False)
-    guide.networks |= {"landmarks": network, "text-image": Pair()}
+    guide.kinds |= {"landmarks": network, "text-image": Pair()}
     found = make_energies(["landmarks"], asked, guide, EnergyParams(), SIDE)["landmarks"](x)  # type: ignore[arg-type]
     for row in range(4):
         points = torch.from_numpy(asked[row % 2].conditions.landmarks)[None]
         squares = [face_square(points[0].numpy())]
         away = network(x[row : row + 1], squares) - landmark_vector(points, squares)
         torch.testing.assert_close(found[row], torch.linalg.norm(away), rtol=1e-4, atol=1e-5)
-    pair, captions = guide.network("text-image"), ["a", "aa"]
+    pair, captions = guide.get("text-image"), ["a", "aa"]
     for kind in ("raw", "unit"):
         energy = make_energies(["text"], asked, guide, EnergyParams(text_residual=kind), SIDE)["text"]  # type: ignore[arg-type]
         seen, told = pair.guide_features(x[:2]), pair.text_features(captions)
@@ -130,7 +130,9 @@ def test_relative_style_is_the_metrics_distance() -> None:
     guide, asked, x = ToyGuide(), requests(3, ("style",)), images()
     found = make_energies(["style"], asked, guide, EnergyParams(style_residual="relative"), SIDE)["style"](x)  # type: ignore[arg-type]
     pictures = torch.stack([torch.from_numpy(r.conditions.style).movedim(-1, 0) / 255 for r in asked])
-    torch.testing.assert_close(found, style_distance(guide.style_features(x), guide.style_features(pictures)))
+    torch.testing.assert_close(
+        found, style_distance(guide.get("features").style_features(x), guide.get("features").style_features(pictures))
+    )
 
 
 def test_energies_of_blocks_are_those_of_their_rows() -> None:
@@ -196,10 +198,11 @@ def test_a_judge_guides_only_with_leave() -> None:
 
 @pytest.mark.parametrize("kind", ["faces", "no faces"])
 def test_the_embedded_guide_knows_a_face_when_it_sees_one(kind: str) -> None:
+    from concord.data.networks import Networks
     from concord.data.synthetic import face
-    from concord.metrics.networks.perception import Perception
+    from concord.metrics.networks.embedded.parser import SynthParser
 
-    guide = Perception("guide")
+    guide = Networks("embedded").get("guide/parser", SynthParser)
     if kind == "faces":
         drawn = [torch.from_numpy(face(27_000 + i).image).movedim(-1, 0).float() / 255 for i in range(24)]
         assert bool(guide.has_face(torch.stack(drawn)).all())

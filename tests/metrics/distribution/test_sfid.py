@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from torch.nn.functional import silu
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.metrics.base import Observation, SetMetric, all_metrics, get_metric
 from concord.metrics.distribution.fd_dinov2 import FDDINOv2
 from concord.metrics.distribution.fid import FID, FIDLegacy, FIDTensorFlow
 from concord.metrics.distribution.sfid import SFID, SFIDTensorFlow
 from concord.metrics.networks.embedded.features import FeatureNetwork
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.embedded.perceptual import SynthFeatures
+from concord.metrics.networks.judges import set_features
 
 
 def network() -> FeatureNetwork:
@@ -47,21 +50,20 @@ def test_views_are_of_one_pass_and_pool_is_as_before(images: torch.Tensor) -> No
     assert views["spatial"][2, (1 * 4 + 3) * 7 + 5] == body[2, 5, 1, 3]  # (row, column, channel)
 
 
-def test_the_embedded_judges_give_them(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    perception = Perception()
+def test_the_embedded_judges_give_them(images: torch.Tensor) -> None:
     made = network().requires_grad_(False)
-    monkeypatch.setitem(perception.networks, "features", made)
-    found = perception.features(images, ("logits", "pool", "spatial"))
+    networks = seen_by(SynthFeatures(made))
+    found = set_features(networks, images, ("logits", "pool", "spatial"))
     assert list(found) == ["logits", "pool", "spatial"]
     nhwc = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(found["pool"], made.features(nhwc))
-    assert list(perception.features(images)) == ["pool"]
-    assert {perception.feature_network(kind) for kind in found} == {"features"}
     for kind in ("pool-tf", "dinov2", "clip-l-336"):
-        with pytest.raises(ConcordError, match=f"features '{kind}': profile 'embedded' has pool, logits, spatial"):
-            perception.features(images, ("pool", kind))
-    observation = Observation(images, [None] * 5, perception, kinds=("pool", "spatial"))  # type: ignore[list-item]
+        with pytest.raises(ConcordError, match=f"has no role 'features/{kind}'; it has .*features/spatial"):
+            set_features(Networks("embedded"), images, ("pool", kind))
+        with pytest.raises(ConcordError, match=f"features '{kind}': the feature network of SynthFaces gives pool, log"):
+            set_features(networks, images, ("pool", kind))
+    observation = Observation(images, [None] * 5, networks, kinds=("pool", "spatial"))  # type: ignore[list-item]
     assert observation.features("pool").shape == (5, 64)
     assert observation.features("spatial").shape == (5, 112)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from face_seer import NO_FACE, FaceSeer, as_bytes, observe, pictures
+from given_networks import seen_by
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
@@ -121,15 +122,13 @@ def test_freedoms_network_is_asked_where_the_profile_has_one() -> None:
             vectors, statuses = super().embed_faces(images)
             return torch.nn.functional.normalize(vectors - 0.2, dim=1), statuses
 
-    class Two(FaceSeer):
-        freedom = Turned()
-
+    two = seen_by(FaceSeer(), freedom=Turned())
     images, wanted = pictures(2), people(pictures(2, seed=1))
     alone = IdentityL2().score(observe(images, wanted, Turned()))
-    assert IdentityL2().score(observe(images, wanted, Two())) == alone
+    assert IdentityL2().score(observe(images, wanted, two)) == alone
     assert alone != IdentityL2().score(observe(images, wanted, FaceSeer()))
     judged = IdentityDistance().score(observe(images, wanted, FaceSeer()))
-    assert IdentityDistance().score(observe(images, wanted, Two())) == judged
+    assert IdentityDistance().score(observe(images, wanted, two)) == judged
 
 
 def test_the_distance_guides_each_sample_by_itself() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from face_seer import FACE, NO_FACE, FaceSeer, observe, pictures
+from given_networks import seen_by
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
@@ -114,11 +115,9 @@ def test_a_network_of_its_own_gets_the_squares() -> None:
             means = images.mean(dim=(1, 2, 3))[:, None].expand(-1, 136)
             return means * torch.tensor([[square.side] for square in squares]), [OK] * len(images)
 
-    class Two(FaceSeer):
-        freedom = Guide()
-
+    two = seen_by(FaceSeer(), freedom=Guide())
     images, originals = pictures(1), pictures(1, seed=1) * 0.5
-    (score,) = LandmarkL2().score(observe(images, wanted(1), Two(), originals))
+    (score,) = LandmarkL2().score(observe(images, wanted(1), two, originals))
     gap = float(abs(images.mean() - originals.mean())) * face_square(FACE.astype(np.float32)).side
     assert score.value == pytest.approx(min(12.0, gap * 136**0.5), rel=1e-5)
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from torch import nn
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Observation, Score
 from concord.metrics.image.lpips import LPIPSAlex, LPIPSVgg
 from concord.metrics.image.perceptual import PerceptualDistance
 from concord.metrics.networks.embedded.features import FeatureNetwork
-from concord.metrics.networks.embedded.perceptual import PERCEPTUAL_LAYERS, perceptual_distance, trunk_activations
-from concord.metrics.networks.perception import Perception
+from concord.metrics.networks.embedded.perceptual import (
+    PERCEPTUAL_LAYERS,
+    SynthFeatures,
+    perceptual_distance,
+    trunk_activations,
+)
 
 
 class Difference(nn.Module):
@@ -31,14 +36,12 @@ class Difference(nn.Module):
         return (images - originals).abs().mean((1, 2, 3)) * self.scale
 
 
-class Judges:
-    def network(self, kind: str) -> nn.Module:
-        assert kind in ("lpips-alex", "lpips-vgg")
-        return Difference()
+def toy() -> Networks:
+    return seen_by(object(), lpips_alex=Difference(), lpips_vgg=Difference())
 
 
-def observe(images: torch.Tensor, originals: torch.Tensor | None, perception: Any) -> Observation:
-    return Observation(images, [Conditions()] * len(images), perception, originals)
+def observe(images: torch.Tensor, originals: torch.Tensor | None, networks: Networks) -> Observation:
+    return Observation(images, [Conditions()] * len(images), networks, originals)
 
 
 def pictures(n: int, seed: int = 0, size: int = 64) -> torch.Tensor:
@@ -48,26 +51,26 @@ def pictures(n: int, seed: int = 0, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("metric", [LPIPSAlex(), LPIPSVgg()])
 def test_lpips_is_asked_for_image_and_original(metric: LPIPSAlex | LPIPSVgg) -> None:
     images = torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.5), torch.ones(3, 8, 8)])
-    scores = metric.score(observe(images, torch.zeros_like(images), Judges()))
+    scores = metric.score(observe(images, torch.zeros_like(images), toy()))
     assert scores[:2] == [Score(0.0), Score(5.0)]
     assert scores[2] == Score(metric.bounds[1])  # 10 is more than LPIPS can be
     images[1, 0, 0, 0] = torch.nan
-    assert metric.score(observe(images, torch.zeros_like(images), Judges()))[1].status == "distance not finite"
+    assert metric.score(observe(images, torch.zeros_like(images), toy()))[1].status == "distance not finite"
 
 
 @pytest.mark.parametrize("metric", [LPIPSAlex(), PerceptualDistance()])
 def test_originals_are_needed_and_of_the_same_size(metric: LPIPSAlex | PerceptualDistance) -> None:
     with pytest.raises(ConcordError, match="compares with the original pictures"):
-        metric.score(observe(pictures(2), None, Judges()))
+        metric.score(observe(pictures(2), None, toy()))
     with pytest.raises(ConcordError, match="images are 64x64 pixels, their originals 32x32"):
-        metric.score(observe(pictures(2), pictures(2, size=32), Judges()))
+        metric.score(observe(pictures(2), pictures(2, size=32), toy()))
 
 
 def test_the_embedded_profile_has_another_name_for_its_distance() -> None:
-    with pytest.raises(ConcordError, match="network 'lpips-alex': profile 'embedded' has parser"):
-        LPIPSAlex().score(observe(pictures(1), pictures(1), Perception()))
+    with pytest.raises(ConcordError, match="profile 'embedded': has no role 'judge/lpips-alex'; it has judge/parser"):
+        LPIPSAlex().score(observe(pictures(1), pictures(1), Networks("embedded")))
     with pytest.raises(ConcordError, match=r"'perceptual-distance'.*use 'lpips-alex'"):
-        PerceptualDistance().score(observe(pictures(1), pictures(1), Judges()))
+        PerceptualDistance().score(observe(pictures(1), pictures(1), toy()))
 
 
 def test_perceptual_distance_is_its_definition() -> None:
@@ -96,12 +99,12 @@ def test_perceptual_distance_ends_are_exact() -> None:
 
 
 @pytest.fixture(scope="module")
-def judges() -> Perception:
+def judges() -> Networks:
     """The committed feature network."""
-    return Perception()
+    return Networks("embedded")
 
 
-def test_perceptual_distance_through_the_judge(judges: Perception) -> None:
+def test_perceptual_distance_through_the_judge(judges: Networks) -> None:
     images, originals = pictures(4), pictures(4, 1)
     originals[3] = images[3]
     scores = PerceptualDistance().score(observe(images, originals, judges))
@@ -114,7 +117,7 @@ def test_perceptual_distance_through_the_judge(judges: Perception) -> None:
     assert alone[0].value == pytest.approx(scores[1].value, rel=1e-5)
 
 
-def test_perceptual_distance_grows_with_the_noise(judges: Perception) -> None:
+def test_perceptual_distance_grows_with_the_noise(judges: Networks) -> None:
     original = pictures(1, 2).repeat(4, 1, 1, 1)
     noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     images = (original + torch.tensor([0.0, 0.02, 0.08, 0.3])[:, None, None, None] * noise).clamp(0, 1)
@@ -136,15 +139,18 @@ def test_trunk_activations_are_the_networks_own() -> None:
         assert torch.equal(activation, kept[layer])
 
 
-def test_perceptual_distance_guides(judges: Perception) -> None:
+def test_perceptual_distance_guides(judges: Networks) -> None:
     """Steps against its gradient bring an image nearer to the original, also after scoring with the same networks."""
     PerceptualDistance().score(observe(pictures(1), pictures(1), judges))
     original, image = pictures(1, 4), pictures(1, 5).requires_grad_(True)
-    distance = judges.perceptual_distance(image, original)
+    distance = judges.get("judge/features", SynthFeatures).perceptual_distance(image, original)
     (gradient,) = torch.autograd.grad(distance.sum(), image)
     assert torch.isfinite(gradient).all()
     nearer = image.detach() - 0.5 * gradient / gradient.abs().max()
-    assert judges.perceptual_distance(nearer.clamp(0, 1), original).item() < distance.item()
+    assert (
+        judges.get("judge/features", SynthFeatures).perceptual_distance(nearer.clamp(0, 1), original).item()
+        < distance.item()
+    )
 
 
 def test_a_missing_trunk_file_is_one_line(tmp_path: Path) -> None:

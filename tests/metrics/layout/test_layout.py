@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layout_world import RGB, Perfect, grid_layout, inside, paint
 
 from concord.data.datasets.layouts.layout import COLOURS, Layout
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Observation, Score
 from concord.metrics.layout.instance_success import InstanceSuccess
@@ -344,14 +346,12 @@ def test_by_level_needs_one_value_an_image() -> None:
 
 
 class Judges:
-    """A perception whose detector and segmenter know the scene by its background's brightness."""
+    """Detector and segmenter that know the scene by its background's brightness."""
+
+    side = 512
 
     def __init__(self, layouts: list[Layout]) -> None:
         self.layouts, self.used = layouts, 0
-
-    def network(self, kind: str) -> Any:
-        assert kind in ("detector", "segmenter")
-        return self
 
     def detect(self, image: np.ndarray, phrase: str) -> np.ndarray:
         self.used += 1
@@ -370,7 +370,7 @@ def observe(layouts: list[Layout], wrong: list[frozenset[int]], order: list[int]
     judges = Judges(layouts)
     images = torch.stack([pictures[i] for i in order])
     conditions = [Conditions(layout=layouts[i]) for i in order]
-    return Observation(images, conditions, judges), judges  # type: ignore[arg-type]
+    return Observation(images, conditions, seen_by(judges)), judges
 
 
 def test_metrics_share_one_look_and_do_not_depend_on_the_batch() -> None:
@@ -388,15 +388,13 @@ def test_metrics_share_one_look_and_do_not_depend_on_the_batch() -> None:
 
 
 def test_a_missing_layout_is_said() -> None:
-    observation = Observation(torch.zeros(1, 3, 8, 8), [Conditions(text="a bird")], Judges([]))  # type: ignore[arg-type]
+    observation = Observation(torch.zeros(1, 3, 8, 8), [Conditions(text="a bird")], seen_by(Judges([])))
     with pytest.raises(ConcordError, match="scores against condition 'layout', which image 0"):
         InstanceSuccess().score(observation)
 
 
 def test_the_embedded_profile_says_what_its_detector_knows() -> None:
-    from concord.metrics.networks.perception import Perception
-
-    observation = Observation(torch.zeros(1, 3, 64, 64), [Conditions(layout=ONE)], Perception())
+    observation = Observation(torch.zeros(1, 3, 64, 64), [Conditions(layout=ONE)], Networks("embedded"))
     with pytest.raises(ConcordError, match="category 'bird': the embedded detector knows ball, car"):
         LayoutMIoU().score(observation)
 
@@ -451,10 +449,6 @@ def test_what_is_not_in_its_place_interacts_with_nothing() -> None:
 
 
 def test_the_whole_layout_needs_all_of_it() -> None:
-    class Seen(Judges):
-        def network(self, kind: str) -> Any:
-            return Judge("holding", 0, 1) if kind == "interactions" else super().network(kind)
-
     one = Layout.of("one", TWO.boxes, TWO.labels, "1", [(0, "holding", 1)])
     plain = Layout.of("none", TWO.boxes, TWO.labels, "1")
     pictures = [paint(TWO), paint(TWO), paint(TWO), paint(TWO, wrong=frozenset({1}))]
@@ -462,7 +456,8 @@ def test_the_whole_layout_needs_all_of_it() -> None:
     for number, picture in enumerate(pictures):
         picture[0, :] = 200 + number  # `Judges` knows a picture by its first row
     images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures])
-    observation = Observation(images, [Conditions(layout=layout) for layout in layouts], Seen(layouts))  # type: ignore[arg-type]
+    networks = seen_by(Judges(layouts), interactions=Judge("holding", 0, 1))
+    observation = Observation(images, [Conditions(layout=layout) for layout in layouts], networks)
     assert [score.value for score in InteractionSuccess().score(observation)] == [50, 100, 100, 100]
     assert [score.value for score in LayoutJoint().score(observation)] == [0, 100, 100, 0]
     assert [score.value for score in InstanceSuccess().score(observation)] == [100, 100, 100, 50]

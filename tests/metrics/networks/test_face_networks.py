@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from concord.data.checkpoints import card_path, weight_path
+from concord.data.networks import Networks
 from concord.data.synthetic import SPLITS, face
 from concord.data.synthetic.faces.geometry import head_pose, landmarks_of, shape_of
 from concord.data.synthetic.faces.world import describe
 from concord.data.synthetic.styles import style_image
 from concord.methods.training import all_tasks
 from concord.methods.training.faces import auc
-from concord.metrics.networks.embedded.identity import IdentityNetwork
-from concord.metrics.networks.embedded.landmarks import LandmarkNetwork
-from concord.metrics.networks.perception import FACE_PARTS, NO_FACE, SURE, Perception
+from concord.metrics.networks.embedded.identity import IdentityNetwork, SynthIdentity
+from concord.metrics.networks.embedded.landmarks import LandmarkNetwork, SynthLandmarks
+from concord.metrics.networks.embedded.parser import FACE_PARTS, SynthParser
+from concord.metrics.networks.protocols import NO_FACE
 
 HELD_OUT = range(SPLITS["validation"].start + 2000, SPLITS["validation"].start + 2024)
 NAMES = [f"faces-{kind}-{role}" for kind in ("identity", "landmarks") for role in ("judge", "guide")]
@@ -99,7 +101,7 @@ def test_cards_hold_what_was_asked_for(name: str) -> None:
 @pytest.mark.parametrize("role", ["judge", "guide"])
 def test_landmarks_of_held_out_faces(faces: torch.Tensor, role: str) -> None:
     """Against the geometry, which no network has seen; the error is divided by the outer eye corners' distance."""
-    found, status = Perception(role).landmarks(faces)  # type: ignore[arg-type]
+    found, status = Networks("embedded").get(f"{role}/landmarks", SynthLandmarks).landmarks(faces)
     assert status == ["ok"] * len(faces)
     truth = []
     for index in HELD_OUT:
@@ -114,8 +116,8 @@ def test_landmarks_of_held_out_faces(faces: torch.Tensor, role: str) -> None:
 
 @pytest.mark.parametrize("role", ["judge", "guide"])
 def test_other_pictures_of_a_person_are_nearer_than_other_persons(faces: torch.Tensor, role: str) -> None:
-    perception = Perception(role)  # type: ignore[arg-type]
-    (first, _), (second, _) = perception.embed_faces(faces), perception.embed_faces(pictures(variant=3))
+    identity = Networks("embedded").get(f"{role}/identity", SynthIdentity)
+    (first, _), (second, _) = identity.embed_faces(faces), identity.embed_faces(pictures(variant=3))
     cosine = (first @ second.T).numpy()
     same = np.eye(len(faces), dtype=bool)
     assert auc(cosine[same], cosine[~same]) > 0.97
@@ -123,15 +125,16 @@ def test_other_pictures_of_a_person_are_nearer_than_other_persons(faces: torch.T
 
 @pytest.mark.parametrize("role", ["judge", "guide"])
 def test_pictures_without_a_face_are_told(faces: torch.Tensor, role: str) -> None:
-    perception = Perception(role)  # type: ignore[arg-type]
-    assert bool(perception.has_face(faces).all())
+    networks = Networks("embedded")
+    parser = networks.get(f"{role}/parser", SynthParser)
+    assert bool(parser.has_face(faces).all())
     noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     styles = torch.from_numpy(np.stack([style_image(i) for i in range(12)])).permute(0, 3, 1, 2).float() / 255
     blank = torch.full((1, 3, 64, 64), 0.5)
     for pictures_ in (noise, styles, blank):
-        assert perception.face_status(pictures_) == [NO_FACE] * len(pictures_)
-        assert perception.embed_faces(pictures_)[1] == [NO_FACE] * len(pictures_)
-        assert perception.landmarks(pictures_)[1] == [NO_FACE] * len(pictures_)
+        assert parser.face_status(pictures_) == [NO_FACE] * len(pictures_)
+        assert networks.get(f"{role}/identity", SynthIdentity).embed_faces(pictures_)[1] == [NO_FACE] * len(pictures_)
+        assert networks.get(f"{role}/landmarks", SynthLandmarks).landmarks(pictures_)[1] == [NO_FACE] * len(pictures_)
 
 
 def test_a_face_without_a_mouth_is_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +144,11 @@ def test_a_face_without_a_mouth_is_no_face(monkeypatch: pytest.MonkeyPatch) -> N
     for kinds, least in FACE_PARTS.items():
         logits[:, kinds[0], row : row + -(-least // 64)] = 18.0
         row += 8
-    perception = Perception("judge")
-    monkeypatch.setattr(perception, "parse", lambda images: logits)
+    monkeypatch.setattr(SynthParser, "parse", lambda self, images: logits)
+    networks = Networks("embedded")
+    judge, guide = (networks.get(f"{role}/parser", SynthParser) for role in ("judge", "guide"))
     image = torch.zeros(1, 3, 64, 64)
-    assert perception.face_status(image) == ["ok"]
+    assert judge.face_status(image) == ["ok"]
     logits[:, 10] = 0.0
-    assert perception.face_status(image) == [NO_FACE]
-    assert 0.5 < SURE["guide"] < SURE["judge"] < 1
+    assert judge.face_status(image) == [NO_FACE]
+    assert 0.5 < guide.confidence < judge.confidence < 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from face_seer import FaceSeer, observe, pictures
+from given_networks import seen_by
 
 from concord.data.errors import ConcordError
 from concord.data.labels import BISENET, CELEBAMASK_HQ, CLASSES, celebamask_to_bisenet
@@ -51,7 +52,7 @@ def maps(n: int = 6, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
 def seen(wanted: np.ndarray, parsed: np.ndarray) -> Observation:
     images = torch.zeros(len(wanted), 3, *wanted.shape[1:])
     conditions = [Conditions(mask=mask) for mask in wanted]
-    return Observation(images, conditions, Parser(parsed), kinds=("pool",))  # type: ignore[arg-type]
+    return Observation(images, conditions, seen_by(Parser(parsed)), kinds=("pool",))
 
 
 # ----------------------------------------------------------------------------------------------------- sums over a set
@@ -125,7 +126,7 @@ def test_classes_are_told_by_name() -> None:
 @pytest.mark.parametrize("metric", SETS, ids=lambda m: m.name)
 def test_a_missing_mask_or_one_of_another_size_is_named(metric: ConfusionMetric) -> None:
     conditions = [Conditions(mask=np.zeros((4, 4), int)), Conditions(text="a face")]
-    without = Observation(torch.zeros(2, 3, 4, 4), conditions, Parser(np.zeros((2, 4, 4), int)))  # type: ignore[arg-type]
+    without = Observation(torch.zeros(2, 3, 4, 4), conditions, seen_by(Parser(np.zeros((2, 4, 4), int))))
     with pytest.raises(ConcordError, match="image 1 of the batch has no condition 'mask'"):
         metric.observe(without)
     wanted, parsed = maps()

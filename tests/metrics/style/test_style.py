@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 from torch import nn
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Observation, Score
 from concord.metrics.image.pairs import pillow_bilinear, style_references
 from concord.metrics.networks.embedded.perceptual import (
     STYLE_LAYERS,
+    SynthFeatures,
     content_distance,
     content_loss,
     gram,
@@ -24,7 +27,6 @@ from concord.metrics.networks.embedded.perceptual import (
     token_gram_distance,
     trunk_activations,
 )
-from concord.metrics.networks.perception import Perception
 from concord.metrics.networks.pretrained.vgg19 import VGG19
 from concord.metrics.style.style import ContentDistance, ContentLoss, StyleDistance, StyleLoss
 from concord.metrics.style.style_tokens import StyleTokens
@@ -137,7 +139,7 @@ def test_content_loss_and_token_distance() -> None:
 
 
 class Judges:
-    """A perception with a VGG19 of five small random convolutions."""
+    """A VGG19 of five small random convolutions, and no other network."""
 
     def __init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -160,9 +162,8 @@ class Judges:
         self.seen: list[int] = []
         self.vgg.register_forward_pre_hook(lambda module, inputs: self.seen.append(len(inputs[0])))
 
-    def network(self, kind: str) -> nn.Module:
-        assert kind == "vgg19"
-        return self.vgg
+    def networks(self) -> Networks:
+        return seen_by(object(), vgg19=self.vgg)
 
 
 @pytest.fixture
@@ -178,8 +179,9 @@ def tensors(*pictures: np.ndarray) -> torch.Tensor:
     return torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1).float() / 255 for p in pictures])
 
 
-def observe(images: torch.Tensor, styles: list[Any], perception: Any, originals: Any = None) -> Observation:
-    return Observation(images, [Conditions(style=style) for style in styles], perception, originals)
+def observe(images: torch.Tensor, styles: list[Any], judges: Judges | Networks, originals: Any = None) -> Observation:
+    networks = judges.networks() if isinstance(judges, Judges) else judges
+    return Observation(images, [Conditions(style=style) for style in styles], networks, originals)
 
 
 def test_vgg19_keeps_the_convolutions_before_their_relu(judges: Judges) -> None:
@@ -245,11 +247,11 @@ def test_a_missing_style_is_said(judges: Judges) -> None:
 
 
 def test_profiles_that_lack_the_network_say_so() -> None:
-    embedded = Perception()
+    embedded = Networks("embedded")
     images, styles = tensors(picture(0, 64, 64)), [picture(1, 64, 64)]
-    with pytest.raises(ConcordError, match="network 'vgg19': profile 'embedded' has parser"):
+    with pytest.raises(ConcordError, match="profile 'embedded': has no role 'judge/vgg19'; it has judge/parser"):
         StyleLoss().score(observe(images, styles, embedded))
-    with pytest.raises(ConcordError, match="'style-token-distance' looks through CLIP"):
+    with pytest.raises(ConcordError, match=r"'style-token-distance'.*use 'style-distance', or profile 'paper'"):
         StyleTokens().score(observe(images, styles, embedded))
     with pytest.raises(ConcordError, match=r"'style-distance'.*use 'style-loss'"):
         StyleDistance().score(observe(images, styles, Judges()))
@@ -259,9 +261,9 @@ def test_profiles_that_lack_the_network_say_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Perception:
+def embedded() -> Networks:
     """The committed feature network."""
-    return Perception()
+    return Networks("embedded")
 
 
 def texture(kind: int, shift: int) -> np.ndarray:
@@ -272,7 +274,7 @@ def texture(kind: int, shift: int) -> np.ndarray:
     return np.clip(colour + 50 * waves[..., None], 0, 255).astype(np.uint8)
 
 
-def test_style_distance_through_the_judge(embedded: Perception) -> None:
+def test_style_distance_through_the_judge(embedded: Networks) -> None:
     images = tensors(*(texture(kind, 0) for kind in range(3)))
     same = StyleDistance().score(observe(images, [texture(kind, 9) for kind in range(3)], embedded))
     other = StyleDistance().score(observe(images, [texture((kind + 1) % 3, 9) for kind in range(3)], embedded))
@@ -283,7 +285,7 @@ def test_style_distance_through_the_judge(embedded: Perception) -> None:
     assert alone[0].value == pytest.approx(other[1].value, rel=1e-4)
 
 
-def test_content_distance_through_the_judge(embedded: Perception) -> None:
+def test_content_distance_through_the_judge(embedded: Networks) -> None:
     """Each image with its own original, by activations taken apart from the metric; far where the pictures differ."""
     images = torch.stack([pillow_bilinear(texture(kind, 1), 64, 64) for kind in range(3)])
     originals = images.roll(1, 0)
@@ -291,7 +293,7 @@ def test_content_distance_through_the_judge(embedded: Perception) -> None:
     found = ContentDistance().score(Observation(images, [Conditions()] * 3, embedded, originals))
     assert found[0] == Score(0.0)
     with torch.inference_mode():
-        sides = [embedded.style_features(x) for x in (images, originals)]
+        sides = [embedded.get("judge/features", SynthFeatures).style_features(x) for x in (images, originals)]
     for image in (1, 2):
         parts = [
             float((a[image] - b[image]).norm() / (a[image].norm() + b[image].norm()))
@@ -303,27 +305,28 @@ def test_content_distance_through_the_judge(embedded: Perception) -> None:
         ContentDistance().score(Observation(images, [Conditions()] * 3, embedded))
 
 
-def test_style_features_are_early_activations(embedded: Perception) -> None:
+def test_style_features_are_early_activations(embedded: Networks) -> None:
     images = tensors(texture(0, 0), texture(1, 0))
-    found = embedded.style_features(images)
+    found = embedded.get("judge/features", SynthFeatures).style_features(images)
     assert [x.shape[2:] for x in found] == [(32, 32), (16, 16), (8, 8)]
-    network: Any = embedded.network("features")
+    network = embedded.get("judge/features", SynthFeatures).network
     for a, b in zip(found, trunk_activations(network, images, STYLE_LAYERS), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_style_distance_guides(embedded: Perception) -> None:
+def test_style_distance_guides(embedded: Networks) -> None:
     """A few steps against its gradient bring an image's style nearer to the reference's; the gradient is its slope."""
-    wanted = embedded.style_features(tensors(texture(1, 0)))
+    features = embedded.get("judge/features", SynthFeatures).style_features
+    wanted = features(tensors(texture(1, 0)))
     image = tensors(texture(0, 0))
-    before = style_distance(embedded.style_features(image), wanted)
+    before = style_distance(features(image), wanted)
     for _ in range(5):
         image = image.detach().requires_grad_(True)
-        distance = style_distance(embedded.style_features(image), wanted)
+        distance = style_distance(features(image), wanted)
         (gradient,) = torch.autograd.grad(distance.sum(), image)
         image = (image - 0.05 * gradient / gradient.abs().max()).clamp(0, 1)
-    after = style_distance(embedded.style_features(image.detach()), wanted)
+    after = style_distance(features(image.detach()), wanted)
     assert after.item() < 0.95 * before.item()
     same = tensors(texture(1, 0)).requires_grad_(True)
-    (flat,) = torch.autograd.grad(style_distance(embedded.style_features(same), wanted).sum(), same)
+    (flat,) = torch.autograd.grad(style_distance(features(same), wanted).sum(), same)
     assert torch.isfinite(flat).all()  # at the minimum, where a norm has a corner

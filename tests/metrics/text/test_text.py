@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
@@ -40,7 +41,7 @@ class Reader:
 
 def observe(images: Any, texts: Any) -> Observation:
     conditions = [Conditions(text=word) for word in WORDS[: len(images)]]
-    return Observation(torch.zeros(len(images), 3, 2, 2), conditions, Reader(images, texts))  # type: ignore[arg-type]
+    return Observation(torch.zeros(len(images), 3, 2, 2), conditions, seen_by(Reader(images, texts)))
 
 
 def features(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +101,7 @@ def test_beyond_the_bound_counts_as_the_worst() -> None:
 def test_a_missing_caption_is_named(metric: SampleMetric) -> None:
     images, texts = features()
     conditions = [Conditions(text=WORDS[0]), Conditions(mask=np.zeros((2, 2), int))]
-    observation = Observation(torch.zeros(2, 3, 2, 2), conditions, Reader(images, texts))  # type: ignore[arg-type]
+    observation = Observation(torch.zeros(2, 3, 2, 2), conditions, seen_by(Reader(images, texts)))
     with pytest.raises(ConcordError, match="condition 'text', which image 1 of the batch does not have"):
         metric.score(observation)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compare_world import METRICS, ROW, SHARE, compared
-from fake_store import LEVELS, write_run, write_store
+from fake_store import LEVELS, unscore, write_run, write_store
 
 from concord.benchmarks.settings import ROOT
 from concord.benchmarks.store.run import Store
@@ -98,11 +98,11 @@ def test_renewal_says_what_changed_and_keeps_what_did_not_run(store: Store, base
 
 def test_trials_and_unscored_rows_do_not_join_a_baseline(store: Store, tmp_path: Path) -> None:
     write_run(store.root, "collaborative+steps=10", levels=LEVELS["collaborative"], images=False)
-    (store.root / "face-generation/composable/score.json").unlink()
+    unscore(store.root / "face-generation/composable")
     renewal = renew(store_side(store, "embedded"), tmp_path / "b", SHARE, facts=METRICS)
     assert set(renewal.side.runs) == {ROW, "face-generation/text-only"}
     for row in ("collaborative", "text-only", "collaborative+steps=10"):
-        (store.root / f"face-generation/{row}/score.json").unlink()
+        unscore(store.root / f"face-generation/{row}")
     with pytest.raises(ConcordError, match="no scored runs to accept"):
         renew(store_side(store, "embedded"), tmp_path / "b", SHARE)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
-from fake_store import FACTS, make_suite, write_run, write_store
+from fake_store import FACTS, make_suite, sign, write_run, write_store
 from rich.console import Console
 from tex_reader import check
 from typer.testing import CliRunner
@@ -48,6 +48,7 @@ def table(store: Store) -> Table:
 
 def change(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    sign(path.parent)
 
 
 def evil_table() -> Table:
@@ -277,6 +278,7 @@ def test_a_stored_score_outside_of_its_bounds_is_refused(tmp_path: Path, metric:
     frame = pd.read_parquet(path)
     frame.loc[frame.index[frame["metric"] == metric][0], "value"] = value
     frame.to_parquet(path, index=False)
+    sign(path.parent)
     with pytest.raises(ConcordError, match=f"{path.name}: '{metric}' has the value {value:g}, expected"):
         build_table(make_suite(), store, "embedded", metric_facts(["fid", "mask-accuracy", "text-similarity"]) | JOINT)
 
@@ -401,12 +403,12 @@ def test_half_written_results_name_the_file(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         (run / name).write_bytes(whole[name])
 
-    fails("scores.parquet", None, r"composable/scores.parquet: not readable")
-    fails("scores.parquet", whole["scores.parquet"][:200], r"composable/scores.parquet: not readable")
-    fails("sets.parquet", b"", r"composable/sets.parquet: not readable")
-    fails("score.json", whole["score.json"][:20], r"composable/score.json")
-    fails("run.json", whole["run.json"][:40], r"composable/run.json")
-    fails("run.json", b"{}", r"composable: run.json, .* has no 'requests': written by another version")
+    fails("scores.parquet", None, r"composable/scores.parquet: is missing, though it was written")
+    fails("scores.parquet", whole["scores.parquet"][:200], r"composable/scores.parquet: has changed")
+    fails("sets.parquet", b"", r"composable/sets.parquet: has changed")
+    fails("score.json", whole["score.json"][:20], r"composable/score.json: not valid JSON")
+    fails("run.json", whole["run.json"][:40], r"composable/run.json: not valid JSON")
+    fails("run.json", b"{}", r"composable/run.json: field 'finished' is missing")
     assert build_table(make_suite(), store, "embedded", FACTS).refusal == ""
 
 
@@ -414,6 +416,14 @@ def test_unfinished_rows_say_how_to_go_on(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     (tmp_path / "face-generation" / "composable" / "score.json").unlink()
     (tmp_path / "face-generation" / "text-only" / "run.json").unlink()
+    table = build_table(make_suite(), store, "embedded", FACTS)
+    gone = "was removed after it was made; `concord run face-generation` makes it again"
+    assert table.row("composable").absent == f"missing: score.json {gone}"
+    assert table.row("text-only").absent == f"missing: run.json {gone}"
+    assert any("are missing" in warning and "Composable" in warning for warning in table.warnings)
+    for row in ("composable", "text-only"):  # as a killed run leaves it
+        (tmp_path / "face-generation" / row / "digests.json").unlink()
+    sign(tmp_path / "face-generation" / "composable")
     table = build_table(make_suite(), store, "embedded", FACTS)
     assert table.row("composable").absent == "made, not scored yet: concord score face-generation composable"
     assert table.row("text-only").absent == "half-made, goes on where it stopped: concord run face-generation"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_store import write_run
+from fake_store import sign, write_run
 from layout_world import Perfect, grid_layout, paint
 
 from concord.benchmarks.store.run import Store
@@ -68,6 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, dict[str, Lay
         for request, level in zip(manifest["requests"], LEVELS, strict=True):
             request["level"] = level
         (path / "run.json").write_text(json.dumps(manifest))
+        sign(path)
     return build_table(suite(), Store(root), "embedded", FACTS), truth, Store(root)
 
 
@@ -162,6 +163,7 @@ def test_without_levels_the_metric_keeps_its_mean_over_images(
         manifest = json.loads(file.read_text())
         manifest["requests"] = [{"id": request["id"]} for request in manifest["requests"]]
         file.write_text(json.dumps(manifest))
+        sign(file.parent)
     table = build_table(suite(), Store(tmp_path / "copy"), "embedded", FACTS)
     assert [column.name for column in table.columns][:2] == ["instance-success", "layout-miou"]
     cell = table.row("interactdiffusion").cells["instance-success"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_store import FACTS, JUDGES, make_suite, write_run, write_store
+from fake_store import FACTS, JUDGES, make_suite, sign, write_run, write_store
 from rich.console import Console
 
 from concord.benchmarks.store.run import Store
@@ -301,6 +301,7 @@ def test_a_reference_of_the_requests_own_images_is_said(tmp_path: Path) -> None:
     for file in tmp_path.glob("*/*/score.json"):
         info = json.loads(file.read_text())
         file.write_text(json.dumps({**info, "reference": {**info["reference"], "own": True}}))
+        sign(file.parent)
     assert said in to_markdown(build_table(make_suite(), store, "embedded", FACTS))
 
 
@@ -326,9 +327,11 @@ def test_missing_and_doubled_scores_are_errors_that_name_the_file(tmp_path: Path
     file = tmp_path / "face-generation" / "composable" / "scores.parquet"
     scores = pd.read_parquet(file)
     scores.iloc[:-3].to_parquet(file)
+    sign(file.parent)
     with pytest.raises(ConcordError, match=r"composable/scores.parquet: 3 of 64 requests have no 'mask-accuracy'"):
         build_table(make_suite(), store, "embedded", FACTS)
     pd.concat([scores, scores.iloc[:1]]).to_parquet(file)
+    sign(file.parent)
     with pytest.raises(ConcordError, match="scored twice"):
         build_table(make_suite(), store, "embedded", FACTS)
 
