@@ -126,6 +126,7 @@ def import_folder(
         origin,
     )
     run = external_run(plan.suite, external, plan.requests, plan.root, plan.options.profile)
+    run = replace(run, suites={suite.name: suite.version for suite in plan.related})  # as later plans have it
     check_folder(run.path, "folder")
     known = external_manifest(run.path / "run.json") if is_current(run) else None
     if known and all(known["external"][key] == getattr(external, key) for key in ("title", "paper", "citation")):

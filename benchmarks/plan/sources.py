@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 OUTPUT = ("concord.benchmarks.run.image_source", "concord.benchmarks.store.shards")
 """What asks a method for images and stores what it gives."""
+BANK = "concord.methods.networks.bank"
+"""What methods ask for their networks; they are handed it, so that no import of theirs names it."""
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 """Whose versions are part of a key: their kernels, networks and resampling make the numbers."""
 
@@ -110,7 +112,7 @@ def method_sources(method: type[Method]) -> Sources:
     """A method's module; of a plugin also the modules that it has brought along, and its data files."""
     from concord.methods.plugins import plugin_files, plugin_modules
 
-    found = module_sources([method])
+    found = module_sources([method]) | Sources(frozenset([BANK]))
     if not found.files:
         return found
     main = found.files[0]

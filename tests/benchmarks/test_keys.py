@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy_world
@@ -19,6 +20,7 @@ from concord.benchmarks.plan.sources import Sources, changed_files, method_sourc
 from concord.benchmarks.planner import make_plan
 from concord.benchmarks.run.generate import generate_run, is_current, run_status, stale_reasons
 from concord.benchmarks.settings import load_settings
+from concord.benchmarks.store.digests import record
 from concord.benchmarks.suite import load_suite
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
@@ -86,6 +88,11 @@ def make(run: RunPlan) -> None:
     generate_run(run, partial(open_image_source, run, "cpu"), 8)
 
 
+def store(folder: Path, manifest: dict[str, Any]) -> None:
+    write_json(folder / "run.json", manifest)
+    record(folder, ["run.json"])
+
+
 def test_a_run_says_why_it_is_to_be_made(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     run = plan.run("toy")
     assert stale_reasons(run) == ["not made yet"]
@@ -97,11 +104,11 @@ def test_a_run_says_why_it_is_to_be_made(plan: Plan, monkeypatch: pytest.MonkeyP
     found = stale_reasons(replace(run, sources=run.sources | Sources(alone=frozenset(["concord.benchmarks.tune"]))))
     assert found == ["code of benchmarks/tune.py is new"]
     manifest = read_json(run.path / "run.json")
-    write_json(run.path / "run.json", {**manifest, "key": "0", "key_parts": {**manifest["key_parts"], "n": 1}})
+    store(run.path, {**manifest, "key": "0", "key_parts": {**manifest["key_parts"], "n": 1}})
     assert stale_reasons(run) == [f"n 1 -> {len(run.requests)}"]
-    write_json(run.path / "run.json", {name: value for name, value in manifest.items() if "key" not in name})
+    store(run.path, {name: value for name, value in manifest.items() if "key" not in name})
     assert stale_reasons(run) == ["made by a version of Concord that did not keep what its images follow from"]
-    write_json(run.path / "run.json", manifest)
+    store(run.path, manifest)
     (run.path / "images/00000.tar").write_bytes(b"")
     assert stale_reasons(run) == ["shard 0 is missing or damaged"]
 

@@ -218,7 +218,7 @@ def test_changed_run_is_made_again(plan: Plan) -> None:
 def test_old_run_stays_until_the_first_new_shard_is_ready(plan: Plan) -> None:
     old = hashes(generate(plan))
     changed = replace(plan.run("toy"), profile="paper")
-    with pytest.raises(ConcordError, match="no generator of profile 'paper' is known"):
+    with pytest.raises(ConcordError, match="generator 'faces': expected one of collaborative-256"):
         generate_run(changed, partial(open_image_source, changed, "cpu"), 32, GRID)
     with pytest.raises(UserCodeError, match=r"^method 'toy' .*request .*: Stop$"):
         generate_run(changed, lambda: stop_after(open_image_source(plan.run("toy"), "cpu"), 1), 32, GRID)

@@ -77,7 +77,7 @@ def test_unknown_suite_lists_the_known() -> None:
         ({"conditions": "conditions: [text, smell]"}, ["unknown condition 'smell'", "mask"]),
         ({"metrics": "metrics: [fid, beauty]", "joint": ""}, ["unknown metric 'beauty'", "kid"]),
         ({"metrics": "metrics: [fid, joint-success]", "joint": ""}, ["joint-success", "joint"]),
-        ({"joint": "joint: {metrics: [kid, lpips], quantile: 0.05}"}, ["joint", "'lpips'"]),
+        ({"joint": "joint: {metrics: [kid, lpips], quantile: 0.05}"}, ["joint", "'lpips-alex'"]),
         ({"joint": "joint: {metrics: [fid, kid], quantile: 0.05}"}, ["joint", "'fid'", "no value per image"]),
         (
             {

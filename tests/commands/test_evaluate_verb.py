@@ -165,6 +165,33 @@ def test_options_that_do_not_fit(folders: Path) -> None:
     assert "give conditions" in refused("--metrics", "text-similarity", "--images", folders / "made")
 
 
+def store_row(row: Path, ids: list[str], shards: list[dict[str, Any]], fingerprint: str = "f") -> None:
+    """A finished row's manifest, as the store writes it."""
+    from concord.benchmarks.store.digests import record
+
+    manifest = {
+        "finished": True,
+        "request_set": "a",
+        "row": row.name,
+        "method": "toy",
+        "profile": "embedded",
+        "params": {},
+        "conditions": ["text"],
+        "n": len(ids),
+        "image_size": 64,
+        "data": {"name": "test", "fingerprint": fingerprint},
+        "provenance": {},
+        "device": "cpu",
+        "seconds_per_image": 0.1,
+        "peak_memory_bytes": 1,
+        "evaluations_per_image": {},
+        "shards": shards,
+        "requests": [{"id": name, "seed": 1} for name in ids],
+    }
+    (row / "run.json").write_text(json.dumps(manifest))
+    record(row, ["run.json"])
+
+
 def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +203,7 @@ def test_stored_row_is_scored_with_its_own_conditions_profile_and_items(
     ids = [f"{item}-{repetition}" for item in range(10) for repetition in range(2)]
     pixels = [np.asarray(Image.open(folders / "made" / f"{k}.png")) for k in range(20)]
     write_shard(row / "images", 0, ids, [encode_png(p) for p in pixels], {})
-    (row / "run.json").write_text(json.dumps({"shards": [{"shard": 0}], "profile": "embedded"}))
+    store_row(row, ids, [{"shard": 0, "requests": ids}])
     from concord.data.request import Conditions
 
     asked: list[list[str]] = []
@@ -234,9 +261,9 @@ def test_conditions_of_a_row_come_from_the_suite_that_plans_the_same_requests(
         opened.clear()
         row = folders / f"row{n}{fingerprint}"
         row.mkdir(exist_ok=True)
-        manifest = {"profile": "embedded", "request_set": "a", "data": {"fingerprint": fingerprint}}
-        (row / "run.json").write_text(json.dumps(manifest))
-        images = SimpleNamespace(names=[f"{k}-0" for k in range(n)])
+        ids = [f"{k}-0" for k in range(n)]
+        store_row(row, ids, [{"shard": 0, "requests": ids}], fingerprint)
+        images = SimpleNamespace(names=ids)
         return [one.text for one in opening.stored_conditions(row, images)]  # type: ignore[arg-type]
 
     assert found(2) == ["caption of 0-0", "caption of 1-0"]

@@ -21,7 +21,7 @@ from concord.methods.composable import Composable
 from concord.methods.core.sampler import ddim
 from concord.methods.core.schedule import Schedule
 
-SHAPE = (2, 4, 4)
+SHAPE = (3, 4, 4)
 NAMES = ("text", "mask", "style")
 
 
@@ -225,7 +225,7 @@ def test_wrong_requests_and_parameters_are_named() -> None:
 def test_nan_is_never_an_image() -> None:
     method = make(Composable, steps=2)
     method.bank.autoencoder = SimpleNamespace(decode=lambda x: x * float("nan"))
-    with pytest.raises(ConcordError, match="NaN or infinity in the image of request 0-0"):
+    with pytest.raises(ConcordError, match="request 0-0: NaN or infinity in the image"):
         method.generate(requests(1))
 
 

@@ -132,7 +132,7 @@ def test_mixing_at_the_ends_is_the_pure_codes() -> None:
 
 def test_the_text_reaches_no_layer_before_the_split() -> None:
     first = requests()
-    second = [replace(r, conditions=replace(r.conditions, text="another caption")) for r in first]
+    second = [replace(r, conditions=r.conditions.replace(text="another caption")) for r in first]
     seen: list[Tensor] = []
     hook = BANK.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
     try:

@@ -122,7 +122,7 @@ def test_what_was_fetched_by_hand_gets_its_note_before_it_is_frozen(
 ) -> None:
     """After `concord fetch --for paper` all files are here and no stage has run: a frozen one would lack its output."""
     monkeypatch.chdir(project)
-    monkeypatch.setattr(generators, "lacking", lambda names: {})
+    monkeypatch.setattr(generators, "lacking", lambda names, profile: {})
     found = matrix(project, ["face-generation"])
     assert found["fetched"] == {}
     noted, *others = found["fetch"].values()
@@ -148,7 +148,7 @@ def test_what_is_here_is_frozen_and_kept_in_the_lock(project: Path, monkeypatch:
     lock: Callable[[], dict[str, Any]] = lambda: yaml.safe_load((project / "dvc.lock").read_text())["stages"]  # noqa: E731
     assert {f"fetch@{name}" for name in found["fetch"]} <= set(lock())
 
-    monkeypatch.setattr(generators, "lacking", lambda names: {})  # everything is here and verified now
+    monkeypatch.setattr(generators, "lacking", lambda names, profile: {})  # everything is here and verified now
     again = matrix(project, ["face-generation"])
     assert again["fetch"] == {}
     assert set(again["fetched"]) == set(found["fetch"])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import edge_condition
 import numpy as np
 import pytest
 import torch
@@ -60,7 +60,10 @@ def edge_map(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     )
     monkeypatch.syspath_prepend(str(info.parent))
     monkeypatch.setattr(base, "_searched", False)
+    metrics._load_all.cache_clear()
     yield
+    metrics._load_all.cache_clear()
+    sys.modules.pop("edge_condition", None)  # what is imported again registers again
     base._KINDS.pop("edge_map", None)
     metrics._METRICS.pop("edge-correlation", None)
     methods._REGISTRY.methods.pop("edge-guided", None)
@@ -80,6 +83,8 @@ def tree(tmp_path: Path) -> Path:
 def test_one_file_is_all_that_a_new_condition_costs(
     edge_map: None, concord: Callable[..., Any], tree: Path, tmp_path: Path
 ) -> None:
+    import edge_condition
+
     def run(*arguments: object) -> str:
         done = concord(*arguments)
         assert done.exit_code == 0, done.output
@@ -163,6 +168,8 @@ def test_options_are_checked(edge_map: None) -> None:
 
 def test_two_conditions_of_one_name(edge_map: None, tmp_path: Path, concord: Callable[..., Any]) -> None:
     """One line that names both files, exit code 2."""
+    import edge_condition
+
     copy = tmp_path / "other_edges.py"
     shutil.copy(edge_condition.__file__, copy)
     assert "edge_map" in all_conditions()

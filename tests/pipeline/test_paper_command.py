@@ -47,7 +47,7 @@ def test_plan_tells_costs_licences_and_everything_that_is_missing(concord: Cli, 
     result = concord("plan", "--profile", "paper", "--suite", "identity-segmentation-text", "--results", tmp_path / "r")
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
-    assert "2,500 images" in text  # five rows of 500
+    assert "3,500 images" in text  # seven rows of 500
     assert "GPU hours: unknown. Nobody has measured" in text
     assert "`concord plan --profile paper --measure` times them" in text
     assert "disk: about" in text
@@ -101,16 +101,16 @@ def test_rows_whose_files_are_missing_are_not_run_and_the_others_are(
     concord: Cli, cache: Path, prepared: Path, tmp_path: Path
 ) -> None:
     place(prepared, cache)
-    mark, results = tmp_path / "mark.json", tmp_path / "results"
+    stamp, results = tmp_path / "stamp.json", tmp_path / "results"
     rest = ["--profile", "paper", "--limit", 2, "--results", results]
     for method, made in (("reference", 2), ("freedom", 0)):
-        result = concord("generate", "segmentation-text", "--methods", method, "--mark", mark, *rest)
+        result = concord("generate", "segmentation-text", "--methods", method, "--stamp", stamp, *rest)
         assert result.exit_code == 0, result.output
-        assert len(json.loads(mark.read_text())["rows"]) == made
-    left = json.loads(mark.read_text())["left"]["segmentation-text/freedom"]
+        assert len(json.loads(stamp.read_text())["rows"]) == made
+    left = json.loads(stamp.read_text())["left"]["segmentation-text/freedom"]
     assert left == (
-        "not run: celeba-hq-ddpm and clip-vit-b-16 and bisenet missing, "
-        "`concord weights fetch celeba-hq-ddpm clip-vit-b-16 bisenet`"
+        "not run: celeba-hq-ddpm and bisenet and clip-vit-b-16 missing, "
+        "`concord weights fetch celeba-hq-ddpm bisenet clip-vit-b-16`"
     )
     assert f"segmentation-text/freedom: {left}" in result.stderr
     rows = {path.name for path in results.glob("paper/*/segmentation-text/*")}

@@ -275,12 +275,12 @@ def test_what_is_missing_is_told_in_its_column_below_it_and_at_the_end(
 def test_a_file_that_is_not_the_expected_one_is_the_reason(world: Path, tmp_path: Path) -> None:
     from concord.benchmarks.generators import metric_reason
 
-    assert metric_reason("mask-accuracy") is None
+    assert metric_reason("mask-accuracy", "paper") is None
     file = world / "cache" / "weights" / "parsenet" / "model.pth"
     kept = file.read_bytes()
     file.write_bytes(kept[:-1])
     try:
-        reason = metric_reason("mask-accuracy") or ""
+        reason = metric_reason("mask-accuracy", "paper") or ""
     finally:
         file.write_bytes(kept)
     assert "SHA-256 is" in reason

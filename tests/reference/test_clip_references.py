@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from face_seer import as_bytes, pictures
+from given_networks import seen_by
 from PIL import Image
 from torch.nn import functional as F
 
@@ -163,15 +164,15 @@ def test_guide_features_are_freedoms_and_differentiable(file: Path, reference: A
 def test_scores_are_the_librarys_cosines(file: Path, reference: Any) -> None:
     clip = load_clip(file, architecture=NAME)
 
-    class Judges:
+    class Judge:
         embed_images, embed_texts = staticmethod(clip.embed_images), staticmethod(clip.embed_texts)
 
-        class freedom:
-            image_features, text_features = staticmethod(clip.guide_features), staticmethod(clip.text_features)
+    class Guide:
+        image_features, text_features = staticmethod(clip.guide_features), staticmethod(clip.text_features)
 
     images = pictures(3, size=64)
     with torch.inference_mode():
-        observation = Observation(images, [Conditions(text=text) for text in TEXTS], Judges())  # type: ignore[arg-type]
+        observation = Observation(images, [Conditions(text=text) for text in TEXTS], seen_by(Judge(), freedom=Guide()))
         image, text = library_features(reference, images)
         cosine = F.cosine_similarity(image, text).tolist()
         length = (clip.guide_features(images) - text).norm(dim=1).tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from given_networks import seen_by
 
 from concord.metrics.distribution.fid import FID, frechet_distance
 from concord.metrics.distribution.kid import KID
@@ -124,6 +125,6 @@ def test_pixel_accuracy_is_torchmetrics() -> None:
         def labels(self, images: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(parsed)
 
-    observation = Observation(torch.zeros(5, 3, 8, 8), [Conditions(mask=mask) for mask in wanted], Parser())  # type: ignore[arg-type]
+    observation = Observation(torch.zeros(5, 3, 8, 8), [Conditions(mask=mask) for mask in wanted], seen_by(Parser()))
     ours = [score.value for score in MaskAccuracy().score(observation)]
     assert ours == pytest.approx((100 * expected).tolist(), rel=1e-6)

@@ -40,10 +40,10 @@ def test_curves_are_drawn_from_the_cards_that_are_there(tmp_path: Path) -> None:
     (drawing,) = drawings("joint-generation", tmp_path)
     assert "n = 128 faces" in drawing.text
     assert "Not trained yet: mt-classifier." in drawing.text
-    assert drawing.content[2] == [("MT-Diffusion-E, fine-tuned", [(0, 60.0), (100, 70.0), (200, 75.0)])]
+    assert drawing.content[1] == [("MT-Diffusion-E, fine-tuned", [(0, 60.0), (100, 70.0), (200, 75.0)])]
     write_card(tmp_path, "mt-classifier", 400, curve=points(10.0, 40.0))
     (both,) = drawings("joint-generation", tmp_path)
-    assert [label for label, _ in both.content[2]] == [
+    assert [label for label, _ in both.content[1]] == [
         "MT-Diffusion-E, fine-tuned",
         "single task, classifier after the output",
     ]
@@ -54,7 +54,7 @@ def test_curves_are_drawn_from_the_cards_that_are_there(tmp_path: Path) -> None:
     assert svg.count("<path") > 4
     write_card(tmp_path, "mt-segmentation", 400, curve=points(10.0, 40.0, key="pixel_accuracy"))
     (masks,) = drawings("mask-from-image", tmp_path)
-    assert masks.content[2] == [("single-task diffusion", [(0, 10.0), (100, 40.0)])]
+    assert masks.content[1] == [("single-task diffusion", [(0, 10.0), (100, 40.0)])]
     assert drawings("face-generation", tmp_path) == []
 
 

@@ -102,4 +102,4 @@ def test_each_protocol_has_its_name_and_its_features() -> None:
     assert len(columns) == len(set(columns))  # no paper's column is answered by two protocols
     sets = [metric for metric in all_metrics().values() if issubclass(metric, SetMetric)]
     for metric in sets:
-        assert metric.name.endswith("-tf") == metric.features.endswith("-tf"), metric.name
+        assert metric.name.endswith(("-tf", "-adm")) == metric.features.endswith("-tf"), metric.name

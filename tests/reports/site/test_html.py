@@ -12,6 +12,7 @@ from click.testing import Result
 from fake_store import FACTS, LEVELS, make_suite, write_run, write_store
 from typer.testing import CliRunner
 
+from concord.benchmarks.store.digests import record
 from concord.benchmarks.store.run import Store
 from concord.benchmarks.suite import Row, load_suite
 from concord.cli import app
@@ -257,6 +258,7 @@ def test_a_guided_suite_shows_its_own_conditions_and_curves(tmp_path: Path) -> N
             "gradient-cosine_names": np.array(["identity|landmarks"]),
         },
     )
+    record(path, ["trace.npz"])
     points = np.full((68, 2), 8.0, np.float32)
     given = Conditions(
         text="a caption",
