@@ -21,7 +21,10 @@ pytest.importorskip("dlib")
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("CONCORD_REAL_SAMPLES", ROOT.parent / "shared" / "real_samples")) / "celebamask_hq"
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no real photographs at {SAMPLES}")
+pytestmark = [
+    pytest.mark.own_files,
+    pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no real photographs at {SAMPLES}"),
+]
 
 
 @pytest.fixture(scope="module")
