@@ -22,7 +22,7 @@ from concord.data.schema import Strict, read_model
 
 RATES = ROOT / "benchmarks" / "rates.yaml"
 PNG_SHARE = 0.6
-"""Of the bytes of an 8-bit picture that its PNG takes: stored 64x64 faces take less, noise about 1."""
+"""Of the bytes of an 8-bit image that its PNG takes: stored 64x64 faces take less, noise about 1."""
 
 
 def evaluations(method: str, params: Mapping[str, Any], conditions: Sequence[str]) -> dict[str, float] | None:

@@ -200,7 +200,7 @@ def metric_reason(name: str, profile: str) -> str | None:
 def unmade_original(names: Iterable[str], original: Run | None, suite: str) -> dict[str, str]:
     """Of these metrics those that compare with a row that is not made -> the one line that says so.
 
-    original: the run of that row; None where metrics of pairs compare with the items' own pictures.
+    original: the run of that row; None where metrics of pairs compare with the items' own images.
     """
     from concord.metrics.base import get_metric
 

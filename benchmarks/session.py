@@ -164,7 +164,7 @@ class Session:
 
     @property
     def originals(self) -> Run | None:
-        """The run whose images metrics of pairs compare with; None where those are the items' own pictures."""
+        """The run whose images metrics of pairs compare with; None where those are the items' own images."""
         named = [suite.originals for suite in self.plan.related if suite.originals is not None]
         return Run(self.plan.root / self.plan.requests.name / named[0]) if named else None
 

@@ -113,7 +113,7 @@ class Suite(Strict):
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
     metrics: MetricNames = Field(min_length=1)
-    originals: str | None = None  # row whose images metrics of pairs compare with, not the items' own pictures
+    originals: str | None = None  # row whose images metrics of pairs compare with, not the items' own images
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from concord.metrics.base import SampleMetric
     from concord.metrics.evaluation import ImageBatch
 
-STRANGENESS = "strangeness"
+MAHALANOBIS = "mahalanobis-distance"
 """Kept with every trial, but no part of the objective: small models' samples are nearer to the mean than real faces."""
 SPREAD = 0.6  # share of the trials that are spread over the whole ranges; the others look around the best
 REACH = 0.12  # how far these look at first, as a share of a range's logarithm; it halves towards the last
@@ -134,7 +134,7 @@ def objective_text(groups: Mapping[str, str], floor: str, given: Mapping[str, fl
     )
 
 
-def strangeness(features: np.ndarray, reference: np.ndarray) -> float:
+def mahalanobis_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """Mean over images of the Mahalanobis distance of features (n, D) from (m, D), by the root of D: about 1 for real.
 
     Unlike FID it has a value for every image, and so compares settings on a few requests; it sees images that are like
@@ -152,7 +152,7 @@ def strangeness(features: np.ndarray, reference: np.ndarray) -> float:
 
 
 @dataclass
-class Workbench:
+class TuningRun:
     """The tuning requests of a suite, and what measures images made for them. Nothing is stored."""
 
     suite: Suite
@@ -208,14 +208,14 @@ class Workbench:
         return found
 
     def values(self, images: Tensor) -> dict[str, float]:
-        """Means over the images (n, 3, H, W) of every metric, and their strangeness."""
+        """Means over the images (n, 3, H, W) of every metric, and the images' Mahalanobis distance."""
         from concord.metrics.evaluation import Scores, score_batches
 
         scores = Scores(len(images))
         for batch in score_batches(self._batches(images), self.metrics, self.judges, kinds=("pool",)):
             scores.add(batch)
         means = {name: float(np.mean(values)) for name, values in scores.values.items()}
-        return {**means, STRANGENESS: strangeness(scores.features["pool"], self.reference)}
+        return {**means, MAHALANOBIS: mahalanobis_distance(scores.features["pool"], self.reference)}
 
     def _batches(self, images: Tensor) -> Iterator[ImageBatch]:
         """Images of the requests with their conditions and the items' own images."""
@@ -253,7 +253,7 @@ class Workbench:
 
     @cached_property
     def ceiling(self) -> dict[str, float]:
-        """Metrics of the items' own pictures, or what the suite counts as met."""
+        """Metrics of the items' own images, or what the suite counts as met."""
         from concord.metrics.evaluation import to_tensor
 
         size = self.requests.image_size

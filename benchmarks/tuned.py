@@ -7,17 +7,28 @@ for the profile that it names; another profile takes the papers' values.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from concord.benchmarks.suite import Row
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, warn
 from concord.data.files import atomic_path
 from concord.data.schema import Strict, read_model
 
 FOLDER = Path(__file__).resolve().parent / "tuned"
+
+
+def _renamed(values: dict[str, float]) -> dict[str, float]:
+    if "strangeness" not in values:
+        return values
+    warn("tuned parameters: the value 'strangeness' is now called 'mahalanobis-distance'; rename it in the file")
+    return {"mahalanobis-distance" if name == "strangeness" else name: value for name, value in values.items()}
+
+
+Values = Annotated[dict[str, float], AfterValidator(_renamed)]
+"""A value for each metric, and the images' Mahalanobis distance."""
 
 
 class Trial(Strict):
@@ -26,7 +37,7 @@ class Trial(Strict):
     params: dict[str, float]
     objective: float
     parts: dict[str, float]
-    values: dict[str, float]  # the metrics themselves, means over the images
+    values: Values  # the metrics themselves, means over the images
     seconds: float
 
 
@@ -56,8 +67,8 @@ class Search(Strict):
     ranges: dict[str, list[float]]
     items: str  # which faces
     objective: str  # in words
-    floor: dict[str, float]  # metrics of the row that a trial is measured from
-    ceiling: dict[str, float]  # of what counts as met
+    floor: Values  # metrics of the row that a trial is measured from
+    ceiling: Values  # of what counts as met
     rows: dict[str, Tuned]
 
 

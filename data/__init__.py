@@ -1,4 +1,4 @@
-"""Datasets, conditions and files: how pictures, captions, masks and layouts get here, and how they are read.
+"""Datasets, conditions and files: how images, captions, masks and layouts get here, and how they are read.
 
 The lowest floor: imports no other package of Concord. From here come `request` (Request, Conditions), `errors`
 (ConcordError), `files` (atomic writes, hashes), `schema` (YAML through pydantic), `lock`, `images`, `labels`,

@@ -1,4 +1,4 @@
-"""Decoding pictures and masks so that nothing broken passes for whole.
+"""Decoding images and masks so that nothing broken passes for whole.
 
 Pillow fills the missing part of a truncated file with grey when some library has asked it to, and takes a PNG without
 its end; so every file is also looked at for its closing mark. EXIF is ignored: the datasets are already upright.
@@ -173,18 +173,18 @@ def _again(formats: tuple[str, ...]) -> str:
 
 
 def read_image(path: Path | str, size: int | None = None) -> np.ndarray:
-    """A square picture as uint8 (size, size, 3) RGB; its own size where none is given.
+    """A square image as uint8 (size, size, 3) RGB; its own size where none is given.
 
     Reduced by box averaging (every source pixel counts by the area it covers), enlarged by Lanczos.
     """
-    picture = decode(path)
-    _expect_mode(path, picture, IMAGE_MODES)
-    _expect_square(path, picture)
-    picture = opaque_rgb(picture, str(path))
-    if size is not None and size != picture.width:
-        how = Image.Resampling.BOX if size < picture.width else Image.Resampling.LANCZOS
-        picture = picture.resize((size, size), how)
-    return np.asarray(picture)
+    image = decode(path)
+    _expect_mode(path, image, IMAGE_MODES)
+    _expect_square(path, image)
+    image = opaque_rgb(image, str(path))
+    if size is not None and size != image.width:
+        how = Image.Resampling.BOX if size < image.width else Image.Resampling.LANCZOS
+        image = image.resize((size, size), how)
+    return np.asarray(image)
 
 
 def opaque_rgb(image: Image.Image, place: str) -> Image.Image:
@@ -217,19 +217,19 @@ def read_part(path: Path | str) -> np.ndarray:
     brightest channel. On the two-valued files of the dataset this is g_mask.py's `!= 0`; an anti-aliased edge is cut
     in its middle; an all-black file is an empty part.
     """
-    picture = decode(path)
-    _expect_mode(path, picture, PART_MODES)
-    _expect_square(path, picture)
-    if picture.mode == "P":  # the palette's colours, brightest channel of each, looked up by index
+    image = decode(path)
+    _expect_mode(path, image, PART_MODES)
+    _expect_square(path, image)
+    if image.mode == "P":  # the palette's colours, brightest channel of each, looked up by index
         colours = np.zeros((256, 3), np.uint8)
-        palette = picture.getpalette() or []
+        palette = image.getpalette() or []
         colours.reshape(-1)[: len(palette)] = palette
-        pixels = colours.max(axis=1)[np.asarray(picture)]
-    elif picture.mode == "RGB":
-        red, green, blue = picture.split()
+        pixels = colours.max(axis=1)[np.asarray(image)]
+    elif image.mode == "RGB":
+        red, green, blue = image.split()
         pixels = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue))
     else:
-        pixels = np.asarray(picture).astype(np.uint8)
+        pixels = np.asarray(image).astype(np.uint8)
     return pixels > int(pixels.max()) // 2
 
 
@@ -238,10 +238,10 @@ def read_index(path: Path | str) -> np.ndarray:
 
     L: the value is the class. P: the index is the class, whatever its colour. RGB: three equal channels.
     """
-    picture = decode(path)
-    _expect_mode(path, picture, INDEX_MODES)
-    _expect_square(path, picture)
-    pixels = np.asarray(picture)
+    image = decode(path)
+    _expect_mode(path, image, INDEX_MODES)
+    _expect_square(path, image)
+    pixels = np.asarray(image)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise BadFile(path, WRONG_MODE, "holds RGB colours, not class numbers", "expected a mask of mode L or P")
@@ -271,12 +271,12 @@ def reduce_labels(mask: np.ndarray, size: int) -> np.ndarray:
     return mask[np.ix_(take, take)]
 
 
-def _expect_mode(path: Path | str, picture: Image.Image, modes: tuple[str, ...]) -> None:
-    if picture.mode not in modes:
-        raise BadFile(path, WRONG_MODE, f"has mode {picture.mode}", f"expected one of {', '.join(modes)}; convert it")
+def _expect_mode(path: Path | str, image: Image.Image, modes: tuple[str, ...]) -> None:
+    if image.mode not in modes:
+        raise BadFile(path, WRONG_MODE, f"has mode {image.mode}", f"expected one of {', '.join(modes)}; convert it")
 
 
-def _expect_square(path: Path | str, picture: Image.Image) -> None:
-    if picture.width != picture.height:
-        fact = f"is {picture.width}x{picture.height}"
+def _expect_square(path: Path | str, image: Image.Image) -> None:
+    if image.width != image.height:
+        fact = f"is {image.width}x{image.height}"
         raise BadFile(path, WRONG_SIZE, fact, "expected a square; crop or replace it")

@@ -5,7 +5,7 @@ TediGAN; every mask inside Concord is in it. BiSeNet's order is the one of face-
 eyes have the same number in both, the other 15 not: a mask in the wrong order looks plausible and scores badly, so
 convert by name.
 
-Left and right are the person's: `l_eye` lies right of the nose in the picture.
+Left and right are the person's: `l_eye` lies right of the nose in the image.
 """
 
 from __future__ import annotations

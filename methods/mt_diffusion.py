@@ -379,11 +379,11 @@ class MTDiffusionX(MultiTask["MTDiffusionX.Params"]):
         from concord.methods.networks.multi_task import Encoders
 
         p = self.params
-        pictures, known = masked_images(batch, self.bank.image_size, self.device)  # all hidden where there is none
+        masked, known = masked_images(batch, self.bank.image_size, self.device)  # all hidden where there is none
         encode = Encoders(self.bank.autoencoder, self.network)
-        z_0, _ = self.joint(batch, {"masked-image": encode.masked_image(pictures, known)})
+        z_0, _ = self.joint(batch, {"masked-image": encode.masked_image(masked, known)})
         images = self.bank.autoencoder.decode(z_0)
-        return torch.where(known[:, None], pictures, images) if p.keep == "paste" else images
+        return torch.where(known[:, None], masked, images) if p.keep == "paste" else images
 
 
 @register
@@ -423,7 +423,7 @@ class MTDiffusionSeg(MultiTask[MultiTask.Params]):
 
 @register
 class MTDiffusionParse(MultiTask[MultiTask.Params]):
-    """Image and segmentation mask: the mask of a known image, as a picture in the colours of data/labels.py."""
+    """Image and segmentation mask: the mask of a known image, as an image in the colours of data/labels.py."""
 
     name, title, modality = "mt-diffusion-parse", "MT-Diffusion (mask of an image)", "mask"
     conditions = frozenset({"source_image"})
@@ -435,8 +435,8 @@ class MTDiffusionParse(MultiTask[MultiTask.Params]):
         from concord.data.labels import PALETTE
         from concord.methods.core.masked import source_images
 
-        pictures = source_images(batch, self.bank.image_size, self.device)
-        _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(pictures))
+        images = source_images(batch, self.bank.image_size, self.device)
+        _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(images))
         colours = torch.from_numpy(PALETTE.copy()).to(self.device)[found["mask"].argmax(1)]  # (B, 64, 64, 3)
         return colours.movedim(-1, 1).float() / 255
 
@@ -476,9 +476,9 @@ class JointLabel(MultiTask["JointLabel.Params"]):
         return self.bank.autoencoder.decode(self.joint(batch, known, head=self.head)[0])
 
     @torch.inference_mode()
-    def classify(self, batch: Batch, pictures: Tensor) -> Tensor:
+    def classify(self, batch: Batch, images: Tensor) -> Tensor:
         """Class probabilities (B, 12) of known images (B, 3, H, W) in [0, 1]."""
-        return self.joint(batch, z_0=self.bank.autoencoder.encode(pictures), head=self.head)[1]["label"]
+        return self.joint(batch, z_0=self.bank.autoencoder.encode(images), head=self.head)[1]["label"]
 
 
 @register

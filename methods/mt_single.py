@@ -8,7 +8,7 @@
 One process each and nothing aggregated: Algorithm 1 without modalities is DDPM's ancestral sampling. Trunk, size, batch
 and first weights are those of MT-Diffusion's network (methods/training/single_task.py); the cards name the steps.
 `single-task-diffusion` reads the class of a pixel by the head that MT-Diffusion's network has, at the last step: the
-autoencoder's picture of a mask would need its colours rounded.
+autoencoder's image of a mask would need its colours rounded.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class ClassConditional(SingleTask["ClassConditional.Params"]):
 
 @register
 class SegmentationDiffusion(SingleTask[SingleTask.Params]):
-    """The mask of an image, as a picture in the colours of data/labels.py."""
+    """The mask of an image, as an image in the colours of data/labels.py."""
 
     name, title, file = "single-task-diffusion", "Single-task diffusion", "mt-segmentation"
     conditions: ClassVar[frozenset[str]] = frozenset({"source_image"})
@@ -135,8 +135,8 @@ class SegmentationDiffusion(SingleTask[SingleTask.Params]):
         from concord.data.labels import PALETTE
         from concord.methods.core.masked import source_images
 
-        pictures = source_images(batch, self.bank.image_size, self.device)
-        found = self.classes(batch, self.bank.autoencoder.encode(pictures))
+        images = source_images(batch, self.bank.image_size, self.device)
+        found = self.classes(batch, self.bank.autoencoder.encode(images))
         return torch.from_numpy(PALETTE.copy()).to(self.device)[found].movedim(-1, 1).float() / 255
 
     def classes(self, batch: Batch, image: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class SDEdit(Method["SDEdit.Params"]):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
-        pictures, known = masked_images(batch, self.bank.image_size, self.device)
-        x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], pictures, GREY))
+        images, known = masked_images(batch, self.bank.image_size, self.device)
+        x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], images, GREY))
         denoise = self.bank.unconditional().bind(batch.conditions, schedule)
         timesteps = p.below_start(schedule.ddim_timesteps(p.steps), schedule.steps)
         x_t = schedule.diffuse(x_0, draw_noise(batch.generators, x_0.shape[1:], self.device), timesteps[0])
@@ -92,5 +92,5 @@ class CleanMasked(Method[Method.Params]):
         return {}
 
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        pictures, known = masked_images(batch, self.bank.image_size, self.device)
-        return torch.where(known[:, None], pictures, GREY)
+        images, known = masked_images(batch, self.bank.image_size, self.device)
+        return torch.where(known[:, None], images, GREY)

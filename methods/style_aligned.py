@@ -3,17 +3,17 @@
     Q^ = AdaIN(Q, Q_r),  K^ = AdaIN(K, K_r)
     Attention(Q^, [K_r; K^], [V_r; V])       in every self-attention layer
 
-AdaIN(x, y) = sigma(y) (x - mu(x)) / sigma(x) + mu(y) over the tokens of one head's channel. The reference is a picture:
+AdaIN(x, y) = sigma(y) (x - mu(x)) / sigma(x) + mu(y) over the tokens of one head's channel. The reference is an image:
 its noisy versions at every timestep come from DDIM inversion, pass through the same network beside
-the sample and are never changed by it. The text-driven model inverts the picture under the empty caption, since a style
-picture comes without one.
+the sample and are never changed by it. The text-driven model inverts the image under the empty caption, since a style
+image comes without one.
 
-Preset "official" is the authors' notebook for a style picture (google/style-aligned at 2faf0af,
+Preset "official" is the authors' notebook for a style image (google/style-aligned at 2faf0af,
 style_aligned_transfer_sdxl.ipynb), which differs by
 
     share_norms          group normalisation takes its statistics over sample and reference together
     score_shift          log 2 is added to the scores of the reference's keys (sa_handler.py, line 89)
-    invert_scale         the picture is inverted with guidance of 2 under the caption that it is given (inversion.py,
+    invert_scale         the image is inverted with guidance of 2 under the caption that it is given (inversion.py,
                          lines 90-117), and passes through the sampler under that caption (`reference_caption`, which
                          no request brings: it is empty unless a row says it, and then the scale changes nothing where
                          the unconditional model is the text-driven one under the empty caption)
@@ -41,12 +41,12 @@ from concord.data.request import Conditions
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import ddim_step
-from concord.methods.guidance.energies import pictures
+from concord.methods.guidance.energies import reference_images
 
 
 @register
 class StyleAligned(Method["StyleAligned.Params"]):
-    """Shared self-attention with an inverted style picture."""
+    """Shared self-attention with an inverted style image."""
 
     name, title, paper = "style-aligned", "StyleAligned", "arXiv:2312.02133"
     citation = "Hertz, Voynov, Fruchter, Cohen-Or: Style Aligned Image Generation via Shared Attention. CVPR 2024"
@@ -61,7 +61,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
         share_norms: bool = False  # group normalisation over sample and reference together
         score_shift: float = 0.0  # added to the scores of the reference's keys in the sample's attention
         invert_scale: float = Field(1.0, ge=0)  # classifier-free guidance of the inversion; 1 has none
-        reference_caption: str = ""  # of the style pictures, in the inversion and in sampling
+        reference_caption: str = ""  # of the style images, in the inversion and in sampling
         reference_offset: int = Field(0, ge=0)  # the noisiest versions of the reference that are skipped
         timesteps: Literal["latent-diffusion", "diffusers"] = "latent-diffusion"  # 981, .., 1 or 980, .., 0 (50 steps)
 
@@ -110,7 +110,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p, schedule = self.params, self.bank.schedule
         timesteps = self._timesteps()
-        reference = self._invert(batch, timesteps)  # x_t of the style pictures, by timestep
+        reference = self._invert(batch, timesteps)  # x_t of the style images, by timestep
         beside = dict(zip(timesteps, self._beside(timesteps), strict=True))
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
         both = [self.bank.expert(name).bind([*told, *batch.conditions], schedule) for name in p.sampling]
@@ -145,13 +145,13 @@ class StyleAligned(Method["StyleAligned.Params"]):
         return [timesteps[min(place, last)] for place in places]
 
     def _invert(self, batch: Batch, timesteps: Sequence[int]) -> dict[int, Tensor]:
-        """x_t (B, C, h, w) of the style pictures at every timestep: DDIM run backwards under the reference caption."""
+        """x_t (B, C, h, w) of the style images at every timestep: DDIM run backwards under the reference caption."""
         p, schedule = self.params, self.bank.schedule
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
         experts = [self.bank.expert(name).bind(told, schedule) for name in p.inverting]
-        x_t = self.bank.autoencoder.encode(pictures(batch.requests, "style", self.bank.image_size, self.device))
+        x_t = self.bank.autoencoder.encode(reference_images(batch.requests, "style", self.bank.image_size, self.device))
         found: dict[int, Tensor] = {}
-        before = 0  # the picture itself, as `ddim_step` ends at abar_0
+        before = 0  # the image itself, as `ddim_step` ends at abar_0
         for t in sorted(timesteps):
             eps, *free = (expert(x_t, t) for expert in experts)  # at the timestep that it leads to
             eps = eps if not free else free[0] + p.invert_scale * (eps - free[0])

@@ -6,7 +6,7 @@
     w  <- argmin |G(w) - x|^2 + a P(G(w), x) + b |w - w_0|^2 + c (1 - cos(I(G(w)), T(text)))   optional, instance-level
 
 Collaborative Diffusion compares with it so (section 4.2, supplement B.2): both conditions projected into W+ and their
-codes mixed; in editing, the codes begin at the inverted code of the picture. Preset "official" is what the released
+codes mixed; in editing, the codes begin at the inverted code of the image. Preset "official" is what the released
 code can do with text and mask: the mask's code, then 200 Adam steps from the mean code with the text's loss, unmixed.
 
 The split of 10 layers after 5 (4x4 to 16x16 from the mask, 32x32 and 64x64 from the text) is our choice: no source
@@ -138,7 +138,7 @@ class TediGAN(Method["TediGAN.Params"]):
         perceptual_weight: float = Field(0.1, ge=0)  # 5e-5 there, on VGG features without unit length: another scale
         code_weight: float = Field(2.0, ge=0)
         text_weight: float = Field(1.0, ge=0)
-        edit: float = Field(0.5, ge=0, le=1)  # share of the conditions' codes in the layers of an inverted picture
+        edit: float = Field(0.5, ge=0, le=1)  # share of the conditions' codes in the layers of an inverted image
         inversion_steps: int = Field(200, ge=1, le=2000)  # the authors' base/invert.py
         inversion_rate: float = Field(0.01, gt=0)
         inversion_code_weight: float = Field(0.01, ge=0)  # 2 there, from an image encoder's code; here from the mean
@@ -194,7 +194,7 @@ class TediGAN(Method["TediGAN.Params"]):
             if text_code is not None and p.diversity > 0:
                 text_code = text_code.lerp(network.plus(network.map(random)), p.diversity)
         target = None
-        if "source_image" in names:  # editing: the codes begin at the inverted picture's (supplement B.2)
+        if "source_image" in names:  # editing: the codes begin at the inverted image's (supplement B.2)
             target = source_images(batch, network.size, self.device)
             mean = Objective(target, average, self.perceptual, code_weight=p.inversion_code_weight)
             inverted, _ = optimise(
@@ -208,9 +208,9 @@ class TediGAN(Method["TediGAN.Params"]):
         code = mix_styles(coarse, fine, p.split)
         if p.steps > 0 and "text" in names:
             with torch.no_grad():
-                picture = synthesize(code) if target is None else target
+                image = synthesize(code) if target is None else target
             objective = Objective(
-                picture,
+                image,
                 code,
                 self.perceptual,
                 self.text_loss(batch),

@@ -31,7 +31,7 @@ them, it also differs by
                             `repeat_last_step`), and noise in the last step (SD:388: `noise_last_step`)
     correction_at           the style's step length takes eps_c - eps_u at x^ (SD:402-404, 416-421)
     strengths               style 0.2 (run.sh)
-    style_reference         the style picture goes from its own size to CLIP's 224 (clip/base_clip.py)
+    style_reference         the style image goes from its own size to CLIP's 224 (clip/base_clip.py)
 """
 
 from __future__ import annotations

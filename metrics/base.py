@@ -115,7 +115,7 @@ class Metric(ABC):
     version: ClassVar[int] = 1  # raised where its values come out otherwise than before: a history breaks there
     minimum_n: ClassVar[int] = 1  # below that the number makes no sense and is refused
     needs: ClassVar[frozenset[str]] = frozenset()  # conditions it scores against
-    needs_originals: ClassVar[bool] = False  # compares with the picture that the conditions were taken from
+    needs_originals: ClassVar[bool] = False  # compares with the image that the conditions were taken from
     networks: ClassVar[tuple[str, ...]] = ()  # which networks networks it uses: 'parser', 'text-image', 'features'
     through_guide: ClassVar[bool] = False  # at the papers' scale it looks through the networks that guide methods
     measures: ClassVar[str | None] = None  # the condition that it measures, where that is not the first of `needs`
@@ -188,7 +188,7 @@ class SampleMetric(Metric):
                 )
         if self.needs_originals and observation.originals is None:
             raise ConcordError(
-                f"metric '{self.name}' compares with the original pictures, which the dataset does not have; "
+                f"metric '{self.name}' compares with the original images, which the dataset does not have; "
                 "leave the metric out, or give a dataset with images"
             )
 

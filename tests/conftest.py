@@ -105,7 +105,7 @@ def concord(toy: str, judges: None) -> Callable[..., Any]:
 
 # ------------------------------------------------------------- small trees of faces in the real datasets' formats
 
-SIDE = 16  # of a mask; pictures have twice that
+SIDE = 16  # of a mask; images have twice that
 
 
 def _boxes(i: int) -> dict[str, tuple[slice, slice]]:

@@ -198,17 +198,17 @@ def readme(export: Export, first: Request) -> str:
     parts = [
         f"# {export.n} requests of suite '{Path(export.suite).stem}'",
         f"For each line of `{REQUESTS}` make one image that agrees with all of its conditions, and write it into this "
-        f"folder as `<id>.png`: **{size}x{size} pixels, 8-bit RGB**. Every request needs its image; a picture of any "
+        f"folder as `<id>.png`: **{size}x{size} pixels, 8-bit RGB**. Every request needs its image; an image of any "
         "other name is refused, other files are left alone.",
         f"    {line}",
         "`seed` is the request's own: draw all noise for the image from it (a generator for each request), so that an "
         "image depends on nothing but its request. Paths are relative to this folder.",
         "## Conditions",
         "\n".join(f"- `{name}`: {kind.format}" for name, kind in kinds.items()),
-        f"Pictures have {size}x{size} pixels unless they say otherwise.",
+        f"Images have {size}x{size} pixels unless they say otherwise.",
         *(kind.note for kind in kinds.values() if kind.note),
         "## What is read of an image",
-        "Grey and palette pictures are taken in their colours, of 16 bits a channel the high byte is kept; a picture "
+        "Grey and palette images are taken in their colours, of 16 bits a channel the high byte is kept; an image "
         "with transparent pixels, of another size, or unreadable is refused, and so is any format but PNG.",
         "## What it cost (optional)",
         f"Write `{RESULT}` beside the images; every key may be left out:",
@@ -270,8 +270,8 @@ def _size_of(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            return picture.size
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -279,7 +279,7 @@ def _size_of(path: Path) -> tuple[int, int] | None:
 def read_answer(path: Path, size: int) -> np.ndarray:
     """An image as uint8 (size, size, 3) RGB, by the rules of `concord.data.datasets.images.image_sets`; ConcordError
     naming it otherwise."""
-    from concord.data.datasets.images.image_sets import picture_to_rgb
+    from concord.data.datasets.images.image_sets import image_to_rgb
     from concord.data.images import UNREADABLE, BadFile, decode_bytes
 
     try:
@@ -288,7 +288,7 @@ def read_answer(path: Path, size: int) -> np.ndarray:
         raise ConcordError(f"{path}: cannot be read ({error.strerror}); write the image again") from None
     if content and not content.startswith(b"\x89PNG"):
         raise BadFile(path, UNREADABLE, "is no PNG", "expected a PNG file; write the image again")
-    image = picture_to_rgb(decode_bytes(content, path), str(path))
+    image = image_to_rgb(decode_bytes(content, path), str(path))
     if image.shape != (size, size, 3):
         raise ConcordError(f"{path}: has {image.shape[1]}x{image.shape[0]} pixels; expected {size}x{size}")
     return image

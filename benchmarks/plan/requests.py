@@ -156,7 +156,7 @@ def make_request_set(
 ) -> RequestSet:
     """The first `n` items that have every condition, in the dataset's order.
 
-    Where some items have a picture, items without one are left out too, so that all rows of the table, the
+    Where some items have an image, items without one are left out too, so that all rows of the table, the
     ground truth included, answer the same requests. What was left out is counted by reason.
     """
     readers = make_conditions(conditions, options)

@@ -58,7 +58,7 @@ def stepper(kind: type[Task], device: torch.device, batch: int) -> Callable[[int
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     task = type(kind.__name__, (kind,), {"faces": FACES})(device)
     parameters = [p for p in task.model.train().parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, task.recipe.rate, betas=task.betas, fused=True)
+    optimizer = torch.optim.AdamW(parameters, task.recipe.lr, betas=task.betas, fused=True)
 
     def step(number: int) -> float:
         wait_for(device)

@@ -44,10 +44,10 @@ def trained(kind: type[TrainMultiTask], steps: int, batch: int, device: torch.de
     task = kind(device)
     task.start()
     parameters = [p for p in task.model.train().parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, task.recipe.rate, betas=task.betas, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(parameters, task.recipe.lr, betas=task.betas, weight_decay=0.01, fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = task.recipe.rate * min(1.0, (step + 1) / 20) * (1 - step / steps)
+            group["lr"] = task.recipe.lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
         loss = task.loss(torch.Generator().manual_seed(step), batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -2,9 +2,9 @@
 
     python -m concord.benchmarks.profiling.prepare_speed                            300 faces in the sizes of
     CelebAMask-HQ
-    python -m concord.benchmarks.profiling.prepare_speed --n 30000 --small          the full count, with small pictures
+    python -m concord.benchmarks.profiling.prepare_speed --n 30000 --small          the full count, with small images
 
-The pictures are shapes with grain, so that a JPEG of 1024x1024 takes about as long to decode as a photograph; a face
+The images are shapes with grain, so that a JPEG of 1024x1024 takes about as long to decode as a photograph; a face
 has 13 parts, as many as CelebAMask-HQ's have on average. Every file is read from disk; the system may have it in
 memory.
 """
@@ -30,7 +30,7 @@ DRAWN = 40  # different faces; the others are links to their files
 
 
 def write_tree(root: Path, n: int, image: int, mask: int) -> Path:
-    """A CelebAMask-HQ tree of `n` faces with pictures of `image` and parts of `mask` pixels."""
+    """A CelebAMask-HQ tree of `n` faces with images of `image` and parts of `mask` pixels."""
     (root / "CelebA-HQ-img").mkdir(parents=True)
     for i in range(n):
         folder = root / "CelebAMask-HQ-mask-anno" / str(i // 2000)
@@ -69,7 +69,7 @@ def main() -> None:
     """Generate, prepare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=300)
-    parser.add_argument("--small", action="store_true", help="pictures of 64x64, parts of 32x32")
+    parser.add_argument("--small", action="store_true", help="images of 64x64, parts of 32x32")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to generate; a temporary folder without it")
     options = parser.parse_args()

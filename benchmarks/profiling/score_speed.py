@@ -37,7 +37,7 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
 def draw(rng: np.random.Generator, size: int) -> Any:
-    """A picture with coarse and fine structure and some noise, so that PNG and networks have something to do."""
+    """An image with coarse and fine structure and some noise, so that PNG and networks have something to do."""
     from PIL import Image
 
     total = np.zeros((size, size, 3))
@@ -340,7 +340,7 @@ def memory(n: int, folder: Path) -> float:
     for shard, start in enumerate(range(0, n, 500)):
         names = [f"{index:06d}" for index in range(start, min(start + 500, n))]
         pixels = [np.asarray(draw(rng, 64)) for _ in names]
-        write_shard(folder / "made", shard, names, [encode_png(picture) for picture in pixels], {})
+        write_shard(folder / "made", shard, names, [encode_png(image) for image in pixels], {})
     reference = np.stack([np.asarray(draw(rng, 64)) for _ in range(500)])
     print(f"{n} images drawn: {_peak():.0f} MiB", flush=True)
 

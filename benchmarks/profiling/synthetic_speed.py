@@ -22,7 +22,7 @@ def main(count: int = 2000) -> None:
     for i in range(20):  # fills the tables of curves
         face(i)
     wall, cpu = time.perf_counter(), time.process_time()
-    pictures = [face(i).image for i in range(few)]
+    images = [face(i).image for i in range(few)]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
         f"render, one core      {few / wall:8.0f} faces/s   {1000 * wall / few:6.2f} ms a face "
@@ -43,7 +43,7 @@ def main(count: int = 2000) -> None:
         write_tree(Path(folder) / "faces", range(count), progress=False)
         wall = time.perf_counter() - wall
     print(f"write_tree            {count / wall:8.0f} faces/s   {1000 * wall / count:6.2f} ms a face")
-    losses = [jpeg_loss(p) for p in pictures[:50]]
+    losses = [jpeg_loss(p) for p in images[:50]]
     print(
         f"JPEG in the tree      {np.mean(losses):8.1f} dB PSNR on average, {np.min(losses):.1f} dB at worst (50 faces)"
     )

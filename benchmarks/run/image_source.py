@@ -1,4 +1,4 @@
-"""What makes the images of a run: a method, or a reference row (the item's own picture, another item's picture)."""
+"""What makes the images of a run: a method, or a reference row (the item's own image, another item's image)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ImageSource(ABC):
 
 
 class GroundTruthSource(ImageSource):
-    """The item's own picture: the ceiling of every metric that asks for agreement."""
+    """The item's own image: the ceiling of every metric that asks for agreement."""
 
     def __init__(self, requests: RequestSet) -> None:
         self.size = requests.image_size
@@ -94,7 +94,7 @@ class GroundTruthSource(ImageSource):
 
 
 class ShuffledSource(GroundTruthSource):
-    """Another item's picture: the floor. Quality is real, agreement with the conditions is chance."""
+    """Another item's image: the floor. Quality is real, agreement with the conditions is chance."""
 
     def __init__(self, requests: RequestSet) -> None:
         super().__init__(requests)

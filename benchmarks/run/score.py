@@ -184,7 +184,7 @@ def score_run(
     networks: called only when there is something to compute.
     reference: None where the dataset has no images; distribution metrics are then refused, with the reason.
     originals: a finished run of the same requests whose images metrics of pairs compare with; None for the items' own
-        pictures. That run itself has no value in them.
+        images. That run itself has no value in them.
     """
     if not Run(run.path).finished:
         raise ConcordError(f"{run.path}: not generated yet; run `concord generate SUITE {run.row.name}` first")

@@ -55,7 +55,9 @@ def remove_failed(folder: Path) -> None:
     """Remove the notes of fetches that failed, so that DVC tries them again."""
     for path in sorted(folder.glob("*.json")):
         try:
-            failed = "not_had" in json.loads(path.read_text(encoding="utf-8"))
+            failed = bool(
+                {"failed", "not_had"} & set(json.loads(path.read_text(encoding="utf-8")))
+            )  # not_had: its former name
         except (OSError, ValueError):
             failed = True
         if failed:
@@ -174,11 +176,11 @@ def _print_costs(cost: Cost, profile: str) -> None:
         typer.echo(f"hours on one device: about {cost.hours:,.1f}, an estimate from {'; '.join(sources)}")
         if cost.without_rate:
             typer.echo(f"not in it, as nobody has measured them: {', '.join(row.row for row in cost.without_rate)}")
-    pictures = sum(row.bytes for row in cost.rows)
+    images = sum(row.bytes for row in cost.rows)
     weights = sum(size or 0 for size in cost.files.values())
     unstated = [name for name, size in cost.files.items() if size is None]
     also = f", and {', '.join(unstated)}, whose size nobody states" if unstated else ""
-    typer.echo(f"disk: about {megabytes(pictures)} of images, {megabytes(weights)} to fetch{also}")
+    typer.echo(f"disk: about {megabytes(images)} of images, {megabytes(weights)} to fetch{also}")
     typer.echo("")
 
 

@@ -106,7 +106,7 @@ def scenes(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace SynthScenes that are there.")] = False,
 ) -> None:
-    """Write SynthScenes, the world of layouts: COCO-MIG's JSON, pictures, instances, interactions, references.
+    """Write SynthScenes, the world of layouts: COCO-MIG's JSON, images, instances, interactions, references.
 
     A folder that already holds these very scenes is left as it is.
     """
@@ -154,7 +154,7 @@ def verify(
 
 
 @app.command(
-    short_help="Write a contact sheet of pictures, masks and captions.",
+    short_help="Write a contact sheet of images, masks and captions.",
     epilog="Examples: concord data preview CelebAMask-HQ --n 8 --out sheet.png | "
     "concord data preview faces64 --ids 0,5,9 | concord data preview faces64 --all | "
     "concord data preview datasets/synthscenes/test --n 12",
@@ -171,9 +171,9 @@ def preview(
     split: Annotated[Split, typer.Option(help="Which faces: the test split or all of the tree.")] = Split.test,
     captions: Annotated[CaptionKind, typer.Option(help="Which captions.")] = CaptionKind.auto,
 ) -> None:
-    """Write a contact sheet: pictures, coloured masks, both together, captions, and a legend of the 19 classes.
+    """Write a contact sheet: images, coloured masks, both together, captions, and a legend of the 19 classes.
 
-    Of layouts: the pictures (blank where there are none) with boxes and labels.
+    Of layouts: the images (blank where there are none) with boxes and labels.
     """
     from concord.data.datasets.faces.open import open_faces
     from concord.data.datasets.faces.preview import contact_sheet, spread, write_sheet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from concord.arguments import Device, ProfileName, grouped
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, warn
 
 if TYPE_CHECKING:
     from concord.data.request import Conditions
@@ -50,15 +50,11 @@ class ConditionOptions:
     masks: Annotated[
         Path | None, typer.Option("--masks", help="A folder of index masks, CelebAMask-HQ order.", show_default=False)
     ] = None
-    people: Annotated[
+    identities: Annotated[
         Path | None,
-        typer.Option(
-            "--identities",
-            "--people",
-            help="Images of the persons asked for: a folder, or one for all.",
-            show_default=False,
-        ),
+        typer.Option("--identities", help="Images of the identities asked for: a folder, or one for all."),
     ] = None
+    people: Annotated[Path | None, typer.Option("--people", hidden=True)] = None
     styles: Annotated[
         Path | None, typer.Option("--styles", help="Style images: a folder, or one for all.", show_default=False)
     ] = None
@@ -177,6 +173,9 @@ def _evaluated(
     generated = open_images(images or results or Path())
     asked: Sequence[Conditions] | None = None
     given = asdict(conditions)
+    if (people := given.pop("people")) is not None:
+        warn("--people is now called --identities")
+        given["identities"] = given["identities"] or people
     if any(given.values()):
         asked = ConditionFiles(generated, **given)
     elif results is not None and any(metric.needs for metric in chosen_metrics(metrics)):

@@ -119,7 +119,7 @@ def prepare_data(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores without it.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Make compact shards of a dataset: masks of class numbers at 512 and 256, pictures at 256, captions, splits.
+    """Make compact shards of a dataset: masks of class numbers at 512 and 256, images at 256, captions, splits.
 
     A stopped run goes on where it was; a tree that has changed since is an error.
     """
@@ -152,7 +152,7 @@ def find_landmarks(
 ) -> None:
     """Find the 68 landmarks of the test faces by 2DFAN-4 and write them beside the faces, as landmarks.npz.
 
-    CelebAMask-HQ states none. Pictures in which no face is found are left out, and with them their requests.
+    CelebAMask-HQ states none. Images in which no face is found are left out, and with them their requests.
     """
     from concord.benchmarks.settings import load_settings
     from concord.data.datasets.faces.open import open_faces
@@ -162,7 +162,7 @@ def find_landmarks(
     place = folder or load_settings().profile("paper").datasets["faces"].items_folder
     items = [item for item in open_faces(place).items if item.has_image][:limit]
     if not items:
-        raise ConcordError(f"{place}: no pictures of faces; expected a dataset, such as `concord data prepare` makes")
+        raise ConcordError(f"{place}: no images of faces; expected a dataset, such as `concord data prepare` makes")
     from concord.metrics.networks.pretrained.fan import load_fan
 
     fan = load_fan(device=resolve_device(device))
@@ -174,7 +174,7 @@ def find_landmarks(
 def write_landmarks(
     folder: Path, items: list[Any], network: Any, progress: Callable[[int, int], None]
 ) -> tuple[int, int]:
-    """Write landmarks.npz of these faces; (faces found, side of the pictures that they are in).
+    """Write landmarks.npz of these faces; (faces found, side of the images that they are in).
 
     network: `landmarks(images)` -> points (B, 68, 2) and a status for each, as the judges have it.
     """
@@ -186,8 +186,8 @@ def write_landmarks(
     indices, points, size = [], [], 256
     for start in range(0, len(items), 16):
         batch = items[start : start + 16]
-        pictures = np.stack([item.image(size) for item in batch])
-        images = torch.from_numpy(pictures).movedim(-1, 1).float() / 255
+        pixels = np.stack([item.image(size) for item in batch])
+        images = torch.from_numpy(pixels).movedim(-1, 1).float() / 255
         seen, statuses = network.landmarks(images)
         for item, place, status in zip(batch, seen.cpu().numpy(), statuses, strict=True):
             if status == "ok":
@@ -291,20 +291,20 @@ def _fetch(
 
 
 def _write_note(note: Path | None, manifests: list[Manifest], cache: Path, failed: dict[str, str]) -> None:
-    """SHA-256 and size of every file that was had, and the reasons for what was not; the same on every machine."""
+    """SHA-256 and size of every file that was fetched, and the reasons for what failed; the same on every machine."""
     if note is None:
         return
     from concord.data.download.manifest import Lock
     from concord.data.files import write_json
 
-    had = {}
+    fetched = {}
     for manifest in manifests:
         if manifest.name not in failed:
             lock = Lock(manifest, cache)
-            had[manifest.name] = {
+            fetched[manifest.name] = {
                 file.name: {key: lock.entry(file).get(key) for key in ("size", "sha256")} for file in manifest.files
             }
-    write_json(note, {"had": had, **({"not_had": failed} if failed else {})})
+    write_json(note, {"fetched": fetched, **({"failed": failed} if failed else {})})
 
 
 def _show(manifests: list[Manifest], fetcher: Fetcher) -> None:

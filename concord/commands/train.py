@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, warn
 
 
 def train(
@@ -20,9 +20,10 @@ def train(
     further: Annotated[
         bool, typer.Option("--further", help="Begin with the weights that are there; --steps says for how long.")
     ] = False,
-    rate: Annotated[
+    lr: Annotated[
         float | None, typer.Option(min=0, help="Instead of the recipe's learning rate.", show_default=False)
     ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=0, hidden=True)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the weights; default: data/weights/embedded.")] = None,
 ) -> None:
@@ -36,7 +37,7 @@ def train(
 
       concord train faces-parser-judge --steps 500 --out my-weights
 
-      concord train faces-text --further --steps 4000 --rate 5e-4
+      concord train faces-text --further --steps 4000 --lr 5e-4
 
       concord train --all --device cuda
     """
@@ -45,6 +46,9 @@ def train(
     if list_:
         _list()
         return
+    if rate is not None:
+        warn("--rate is now called --lr")
+        lr = rate if lr is None else lr
     chosen = list(all_tasks()) if all_ else list(names or [])
     if not chosen:
         raise ConcordError(f"nothing to train: name one of {', '.join(all_tasks())}, or pass --all")
@@ -60,11 +64,11 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     for kind in kinds:
-        missing = [need for need in kind.needs if not weight_path(need).is_file()]
+        missing = [need for need in kind.depends_on if not weight_path(need).is_file()]
         if missing:
             absent = ", ".join(missing)
             raise ConcordError(f"{kind.name} needs {absent}: train that first (`concord train {missing[0]}`)")
-        for card in run(kind(place, out or EMBEDDED), steps, not restart, further=further, rate=rate):
+        for card in run(kind(place, out or EMBEDDED), steps, not restart, further=further, lr=lr):
             size, seconds = f"{card['parameters'] / 1e6:.2f} M parameters", f"{card['seconds']:.0f} s"
             typer.echo(f"{card['name']}: {size}, {seconds}, held out: {card['held_out']}")
 
@@ -80,7 +84,7 @@ def _list() -> None:
 
     table = Table("network", "task", "parameters", "steps", "seconds", "held out", title="Embedded networks")
     for name, kind in all_tasks().items():
-        for file in kind.makes or (name,):
+        for file in kind.output_names or (name,):
             if not card_path(file).is_file():
                 table.add_row(file, name, "-", "-", "-", "not trained yet")
                 continue

@@ -14,7 +14,7 @@ from concord.data.errors import ConcordError
 if TYPE_CHECKING:
     from concord.benchmarks.settings import Profile
     from concord.benchmarks.suite import Suite
-    from concord.benchmarks.tune import Workbench
+    from concord.benchmarks.tune import TuningRun
     from concord.benchmarks.tuned import Trial
 
 RESULTS = Path("results")
@@ -56,17 +56,17 @@ def tune(
     settings = load_settings()
     found = load_suite(suite)
     rows = rows_to_tune(found, None if method == "all" else [method])
-    bench = _workbench(found, settings.profile(profile), profile, data, device, results)
-    spec = bench.tune
+    run = _tuning_run(found, settings.profile(profile), profile, data, device, results)
+    spec = run.tune
     typer.echo(
-        f"{found.title}: {spec.trials} trials of {len(bench.requests)} validation faces for each of "
+        f"{found.title}: {spec.trials} trials of {len(run.requests)} validation faces for each of "
         f"{', '.join(row.name for row in rows)}"
     )
     earlier = read_search(found.request_set, out)
     tuned: dict[str, Tuned] = {}
     for row in rows:
-        tuned[row.name] = bench.search(row, seed, partial(_print_trial, row.name))
-        result = bench.result(profile, seed, tuned, earlier)
+        tuned[row.name] = run.search(row, seed, partial(_print_trial, row.name))
+        result = run.result(profile, seed, tuned, earlier)
         path = write_search(result, out)
     for name, one in tuned.items():
         chosen = ", ".join(f"{key} = {value:g}" for key, value in one.chosen.items())
@@ -77,9 +77,9 @@ def tune(
     typer.echo(f"{path}: written")
 
 
-def _workbench(
+def _tuning_run(
     suite: Suite, settings: Profile, profile: str, data: Path | None, device: str, results: Path
-) -> Workbench:
+) -> TuningRun:
     """The tuning faces and the judges of a suite."""
     if suite.tune is None:
         raise ConcordError(f"suite '{suite.name}' has no key 'tune': nothing says what may be tried")
@@ -95,7 +95,7 @@ def _workbench(
     from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.run.score import Reference
     from concord.benchmarks.settings import ROOT
-    from concord.benchmarks.tune import Workbench
+    from concord.benchmarks.tune import TuningRun
     from concord.data.datasets.faces.open import open_faces
     from concord.data.device import resolve_device
     from concord.data.synthetic.make import ensure_faces
@@ -125,7 +125,7 @@ def _workbench(
         folders.reference_n,
     )
     features = real.features(judges, [FID()])["pool"]
-    return Workbench(suite, requests, judges, features, lambda: Bank.load(profile, place), settings.batch_size)
+    return TuningRun(suite, requests, judges, features, lambda: Bank.load(profile, place), settings.batch_size)
 
 
 def _print_trial(row: str, number: int, trial: Trial) -> None:

@@ -117,7 +117,7 @@ class Condition(BaseModel, Generic[V]):
 
     @classmethod
     def draw(cls, value: V, truth: np.ndarray | None, side: int) -> np.ndarray | None:
-        """The value as people read it, uint8 (H, W, 3) RGB; None where it is no picture.
+        """The value as people read it, uint8 (H, W, 3) RGB; None where it is no image.
 
         truth: the item's own image, uint8 RGB, where there is one. side: pixels of what is drawn with lines; others
         keep their own size.
@@ -183,10 +183,10 @@ def read_png(path: Path, mode: Literal["RGB", "L"]) -> np.ndarray:
     """The pixels of a PNG of that mode; ConcordError naming it otherwise."""
     from concord.data.images import decode
 
-    picture = decode(path)
-    if picture.mode != mode:
-        raise ConcordError(f"{path}: has mode {picture.mode}; expected {mode}, as it was exported: export again")
-    return np.asarray(picture)
+    image = decode(path)
+    if image.mode != mode:
+        raise ConcordError(f"{path}: has mode {image.mode}; expected {mode}, as it was exported: export again")
+    return np.asarray(image)
 
 
 def entry_file(entry: Mapping[str, Any], folder: Path, name: str, key: str = "file") -> Path:

@@ -1,4 +1,4 @@
-"""The person whom an image has to show."""
+"""The identity that an image has to show."""
 
 from __future__ import annotations
 

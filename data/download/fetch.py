@@ -78,7 +78,7 @@ class Fetcher:
             here = max((part.size for part in parts), default=0)
             needed += max(0, (file.bytes_about or 0) - here)
             if file.unpack:
-                needed += file.bytes_about or 0  # pictures and weights hardly shrink in an archive
+                needed += file.bytes_about or 0  # images and weights hardly shrink in an archive
         return needed
 
     # ------------------------------------------------------------------------------------------------------- the verbs

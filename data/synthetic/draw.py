@@ -1,4 +1,4 @@
-"""Drawing tools: a canvas that paints the picture and its label image with one geometry, and smooth curves.
+"""Drawing tools: a canvas that paints the image and its label image with one geometry, and smooth curves.
 
 Everything is drawn on a 256 x 256 canvas (four times the final side) with coordinates to 1/16 of a canvas pixel.
 """
@@ -24,14 +24,14 @@ _VOTE[[3, 4, 5, 6, 7, 10, 11, 12, 15, 16]] = 6
 
 
 class Canvas:
-    """A picture (256, 256, 3) RGB uint8 and a label image (256, 256) uint8, drawn together."""
+    """An image (256, 256, 3) RGB uint8 and a label image (256, 256) uint8, drawn together."""
 
     def __init__(self) -> None:
         self.image = np.zeros((CANVAS, CANVAS, 3), np.uint8)
         self.label = np.zeros((CANVAS, CANVAS), np.uint8)
 
     def fill(self, points: np.ndarray, colour: Colour | None, label: int | None = None) -> None:
-        """Fill a polygon (n, 2), in pixels of the 64 x 64 picture; ``None`` leaves picture or label as it is."""
+        """Fill a polygon (n, 2), in pixels of the 64 x 64 image; ``None`` leaves image or label as it is."""
         fixed = [_fixed(points)]
         if colour is not None:
             cv2.fillPoly(self.image, fixed, colour, cv2.LINE_8, _SHIFT)
@@ -41,7 +41,7 @@ class Canvas:
     def line(
         self, points: np.ndarray, colour: Colour | None, width: float, label: int | None = None, closed: bool = False
     ) -> None:
-        """Draw a polyline (n, 2); ``width`` is in pixels of the 64 x 64 picture."""
+        """Draw a polyline (n, 2); ``width`` is in pixels of the 64 x 64 image."""
         fixed = [_fixed(points)]
         thick = max(1, round(width * SUPER))
         if colour is not None:
@@ -50,7 +50,7 @@ class Canvas:
             cv2.polylines(self.label, fixed, closed, label, thick, cv2.LINE_8, _SHIFT)
 
     def dots(self, points: np.ndarray, colour: Colour, radius: float) -> None:
-        """Filled circles in the picture only."""
+        """Filled circles in the image only."""
         r = max(1, round(radius * SUPER * _FIX))
         for x, y in _fixed(points):
             cv2.circle(self.image, (int(x), int(y)), r, colour, -1, cv2.LINE_8, _SHIFT)
@@ -58,7 +58,7 @@ class Canvas:
     def soft(
         self, points: np.ndarray, colour: Colour, alpha: float, blur: float = 0.0, within: tuple[int, ...] | None = None
     ) -> None:
-        """Blend a polygon with softened edges into the picture, only over the labels ``within`` (all if None)."""
+        """Blend a polygon with softened edges into the image, only over the labels ``within`` (all if None)."""
         spread = round(blur * SUPER)
         fixed = _fixed(points)
         left, top, wide, tall = cv2.boundingRect(fixed)
@@ -83,7 +83,7 @@ class Canvas:
         region[...] = (blend + np.uint16(1) + (blend >> 8)) >> 8
 
     def multiply(self, field: np.ndarray, within: tuple[int, ...]) -> None:
-        """Multiply the picture by a smooth field (64, 64, 3), float in [0, 1.99], over the labels ``within``."""
+        """Multiply the image by a smooth field (64, 64, 3), float in [0, 1.99], over the labels ``within``."""
         coarse = np.clip(field * 128, 0, 255).astype(np.uint8)
         fine = cv2.resize(coarse, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
         lit = cv2.multiply(self.image, fine, scale=1 / 128)
@@ -94,7 +94,7 @@ class Canvas:
         return cv2.LUT(self.label, _table(labels))
 
     def reduce(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture (64, 64, 3) as means of 4 x 4 canvas pixels, and the mask (64, 64) by a weighted vote.
+        """The image (64, 64, 3) as means of 4 x 4 canvas pixels, and the mask (64, 64) by a weighted vote.
 
         The vote: a mask pixel takes the class that covers most of its 4 x 4 canvas pixels, where the thin parts
         (glasses, eyes, brows, mouth, lips, earrings, necklace) count 1.5 times; of equals, the lower number wins.
@@ -125,7 +125,7 @@ def _table(labels: tuple[int, ...]) -> np.ndarray:
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Picture coordinates (pixel centres at .5) to fixed-point canvas coordinates (pixel centres at whole numbers)."""
+    """Image coordinates (pixel centres at .5) to fixed-point canvas coordinates (pixel centres at whole numbers)."""
     return np.rint((np.asarray(points, np.float64) * SUPER - 0.5) * _FIX).astype(np.int32)
 
 

@@ -53,7 +53,7 @@ def palette(rng: np.random.Generator) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------- six ways to lay it down
-# side: the canvas in pixels. Every length is a share of it, so that a larger picture shows the same.
+# side: the canvas in pixels. Every length is a share of it, so that a larger image shows the same.
 
 
 def _strokes(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def _strokes(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.nda
 
 
 def _dots(rng: np.random.Generator, colours: np.ndarray, side: int) -> np.ndarray:
-    """Round dabs side by side, their colour drifting over the picture."""
+    """Round dabs side by side, their colour drifting over the image."""
     canvas = _ground(colours[-1], side)
     drift = _noise(rng, side, 3)
     radius = rng.uniform(0.012, 0.03) * side

@@ -8,8 +8,8 @@ of the batch. What the papers and their authors' code take for r:
 
     text        difference of the image's and the caption's embedding; 'cosine' is no norm but -100 times the cosine,
                 which Universal Guidance's code takes for text and style
-    mask        a parser's logits of a reference picture less those of the image (FreeDoM); 'segmentation maps' compared
-                by the mean squared error (Z-Magic, section 3.6). A request brings the map itself and no picture of it:
+    mask        a parser's logits of a reference image less those of the image (FreeDoM); 'segmentation maps' compared
+                by the mean squared error (Z-Magic, section 3.6). A request brings the map itself and no image of it:
                 r is the map (one-hot) less the image's map in probabilities. 'logits' compares centred logits with a
                 one-hot target of their size instead, 'cross-entropy' is the mean of -log p over the pixels
     identity    difference of unit embeddings of the faces (ArcFace); 'mean-absolute' is the mean of its absolute values
@@ -169,7 +169,7 @@ def _centred(x: Tensor) -> Tensor:
 class IdentityEnergy(Energy):
     """|| e(image) - e(person) || of unit vectors, or the mean of the absolute differences of their numbers.
 
-    IR-SE50 looks at a fixed window of the picture: FreeDoM's is rows 35..222 and columns 32..219 at 256 x 256, that of
+    IR-SE50 looks at a fixed window of the image: FreeDoM's is rows 35..222 and columns 32..219 at 256 x 256, that of
     Z-Magic's authors rows 25..232 and columns 22..229 (their Face-GD/functions/arcface/model.py, line 36).
     """
 
@@ -178,7 +178,7 @@ class IdentityEnergy(Energy):
     def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
         self.network = guide.get("identity", IdentityGuide)
         self.kind, self.window = p.identity_residual, p.identity_window
-        found = pictures(requests, "identity", size, guide.device)
+        found = reference_images(requests, "identity", size, guide.device)
         _require_faces(requests, found, self.network)
         with torch.no_grad():
             self.target = self.embed(found)
@@ -199,7 +199,7 @@ class IdentityEnergy(Energy):
 class LandmarkEnergy(Energy):
     """|| l(image) - l || / side over the 136 coordinates; side is that of the image.
 
-    A network that is shown a part of the picture (`squares`), as FreeDoM's is, sees the wanted face's square in every
+    A network that is shown a part of the image (`squares`), as FreeDoM's is, sees the wanted face's square in every
     image, and side is that of the square.
     """
 
@@ -222,11 +222,11 @@ class StyleEnergy(Energy):
     gram       || G(image) - G(reference) ||_F, G = F F^T / (h w) of features F (C, h w) of an image encoder's block
     relative   the same over the sum of both norms, mean over the layers of the guide's feature network (metric
                style-distance has it too, over the judge's)
-    embedding  || e(image) - e(reference) || of the pictures' unit embeddings (Universal Guidance, in the norm of the
+    embedding  || e(image) - e(reference) || of the images' unit embeddings (Universal Guidance, in the norm of the
                other energies)
     cosine     -100 cos(e(image), e(reference)), as Universal Guidance's code has it
 
-    The reference comes to the size of the samples first, like every picture here, and from there to the encoder's;
+    The reference comes to the size of the samples first, like every image here, and from there to the encoder's;
     style_reference 'encoder' brings it from its own size to CLIP's by Pillow's bilinear filter, as FreeDoM's code does.
     """
 
@@ -234,7 +234,7 @@ class StyleEnergy(Energy):
 
     def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
         self.guide, self.blocks, self.kind = guide, p.style_blocks, p.style_residual
-        found = pictures(requests, "style", size, guide.device)
+        found = reference_images(requests, "style", size, guide.device)
         pair = guide.get("text-image", TextImageGuide) if p.style_reference == "encoder" else None
         if isinstance(pair, TokenFeatures):
             rows = [pillow_bilinear(np.asarray(_given(request, "style")), pair.size, pair.size) for request in requests]
@@ -243,7 +243,7 @@ class StyleEnergy(Energy):
             self.target = self.describe(found)
 
     def describe(self, images: Tensor) -> Tensor:
-        """(R, D): the Gram matrices one after another, or the embedding of the picture."""
+        """(R, D): the Gram matrices one after another, or the embedding of the image."""
         if self.kind == "relative":
             return torch.cat([gram(f).flatten(1) for f in self.features(images)], dim=1)
         pair = self.guide.get("text-image", TextImageGuide)
@@ -318,17 +318,17 @@ def _given(request: Request, name: str) -> Any:
     return value
 
 
-def pictures(requests: Sequence[Request], name: str, size: int, device: torch.device) -> Tensor:
-    """The reference pictures of a condition, float32 (B, 3, size, size) in [0, 1]."""
+def reference_images(requests: Sequence[Request], name: str, size: int, device: torch.device) -> Tensor:
+    """The reference images of a condition, float32 (B, 3, size, size) in [0, 1]."""
     found = []
     for request in requests:
-        picture = np.asarray(_given(request, name))
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        given = np.asarray(_given(request, name))
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
             raise ConcordError(
-                f"request {request.id}: condition '{name}' has shape {picture.shape} and type {picture.dtype}; "
-                "expected a picture, uint8 of shape (H, W, 3)"
+                f"request {request.id}: condition '{name}' has shape {given.shape} and type {given.dtype}; "
+                "expected an image, uint8 of shape (H, W, 3)"
             )
-        image = torch.from_numpy(np.ascontiguousarray(picture)).to(device).movedim(-1, 0)[None].float() / 255
+        image = torch.from_numpy(np.ascontiguousarray(given)).to(device).movedim(-1, 0)[None].float() / 255
         if image.shape[-2:] != (size, size):
             image = interpolate(image, (size, size), mode="bilinear", antialias=True)
         found.append(image)
@@ -342,8 +342,8 @@ def _require_faces(requests: Sequence[Request], images: Tensor, network: Identit
     for request, status in zip(requests, statuses, strict=True):
         if status != "ok":
             raise ConcordError(
-                f"request {request.id}: the picture of condition 'identity' shows no face; expected one face, upright, "
-                "filling most of the picture"
+                f"request {request.id}: the image of condition 'identity' shows no face; expected one face, upright, "
+                "filling most of the image"
             )
 
 

@@ -79,14 +79,14 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 class TrainIdentityJudge(TrainIdentity):
     name = "faces-identity-judge"
-    recipe = Recipe(steps=1500, batch=48, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=1500, batch=48, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 41
 
 
 class TrainIdentityGuide(TrainIdentity):
     name = "faces-identity-guide"
-    recipe = Recipe(steps=2000, batch=48, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=48, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}
     seed = 42
 
@@ -127,13 +127,13 @@ class TrainLandmarks(JudgeTask):
 
 class TrainLandmarksJudge(TrainLandmarks):
     name = "faces-landmarks-judge"
-    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 51
 
 
 class TrainLandmarksGuide(TrainLandmarks):
     name = "faces-landmarks-guide"
-    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}
     seed = 52

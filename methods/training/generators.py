@@ -27,7 +27,7 @@ class TrainAutoencoder(Task):
     """
 
     name = "faces-autoencoder"
-    recipe = Recipe(steps=1500, batch=32, rate=1.5e-3)
+    recipe = Recipe(steps=1500, batch=32, lr=1.5e-3)
     noise = 0.05  # of a latent's unit standard deviation
 
     def build(self) -> nn.Module:
@@ -105,7 +105,7 @@ class TrainExpert(Task):
     """A latent diffusion model: v-prediction with min-SNR weights (Hang et al. 2023, gamma 5)."""
 
     condition: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder",)
+    depends_on: ClassVar[tuple[str, ...]] = ("faces-autoencoder",)
     trunk: ClassVar[str | None] = "faces-unconditional"  # start from these weights where they fit
     gamma = 5.0
 
@@ -183,7 +183,7 @@ class TrainUnconditional(TrainExpert):
     name = "faces-unconditional"
     condition = "unconditional"
     trunk = None
-    recipe = Recipe(steps=3000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=3000, batch=32, lr=1e-3, ema=0.9993)
 
     def encoded(self, index: Tensor) -> Encoded:
         expert = self.model
@@ -195,7 +195,7 @@ class TrainMask(TrainExpert):
     name = "faces-mask"
     condition = "mask"
     seed = 1
-    recipe = Recipe(steps=3500, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=3500, batch=32, lr=1e-3, ema=0.9993)
 
     def encoded(self, index: Tensor) -> Encoded:  # straight from the label maps: the boundary's checks cost more
         expert = self.model
@@ -207,7 +207,7 @@ class TrainText(TrainExpert):
     name = "faces-text"
     condition = "text"
     seed = 2
-    recipe = Recipe(steps=5000, batch=32, rate=1e-3, ema=0.9993)
+    recipe = Recipe(steps=5000, batch=32, lr=1e-3, ema=0.9993)
     unknown = 0.03  # of the words are hidden, so that a word outside the vocabulary does no harm
 
     def encoder_config(self) -> dict[str, Any]:
@@ -233,10 +233,10 @@ class TrainDynamicDiffusers(Task):
 
     name = "faces-dynamic"
     conditions = ("mask", "text")
-    needs = ("faces-autoencoder", "faces-mask", "faces-text")
-    makes = ("faces-dynamic-mask", "faces-dynamic-text")
+    depends_on = ("faces-autoencoder", "faces-mask", "faces-text")
+    output_names = ("faces-dynamic-mask", "faces-dynamic-text")
     seed = 3
-    recipe = Recipe(steps=1200, batch=32, rate=2e-3, ema=0.999)
+    recipe = Recipe(steps=1200, batch=32, lr=2e-3, ema=0.999)
 
     def build(self) -> nn.Module:
         self.data = Latents("train", self.device)
@@ -263,7 +263,7 @@ class TrainDynamicDiffusers(Task):
         predicted = (weight * torch.stack(eps)).sum(dim=0)  # line 10
         return mse_loss(predicted, noise)  # line 11
 
-    def take_up(self) -> None:
+    def warm_start(self) -> None:
         for condition in self.conditions:
             self.diffusers[condition].load_state_dict(load_weights(f"faces-dynamic-{condition}", self.folder)[0])
 

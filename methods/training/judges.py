@@ -107,14 +107,14 @@ class TrainParser(JudgeTask):
 
 class TrainParserJudge(TrainParser):
     name = "faces-parser-judge"
-    recipe = Recipe(steps=1500, batch=32, rate=3e-3, ema=0.998)
+    recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 11
 
 
 class TrainParserGuide(TrainParser):
     name = "faces-parser-guide"
-    recipe = Recipe(steps=1500, batch=32, rate=3e-3, ema=0.998)
+    recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}
     seed = 12
 
@@ -165,14 +165,14 @@ class TrainFeatures(JudgeTask):
 
 class TrainFeaturesJudge(TrainFeatures):
     name = "faces-features-judge"
-    recipe = Recipe(steps=4000, batch=32, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=4000, batch=32, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
     seed = 21
 
 
 class TrainFeaturesGuide(TrainFeatures):
     name = "faces-features-guide"
-    recipe = Recipe(steps=2000, batch=32, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=32, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 22
 
@@ -249,13 +249,13 @@ class TrainTextImage(JudgeTask):
 
 class TrainTextImageJudge(TrainTextImage):
     name = "faces-text-image-judge"
-    recipe = Recipe(steps=1500, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=1500, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
     seed = 31
 
 
 class TrainTextImageGuide(TrainTextImage):
     name = "faces-text-image-guide"
-    recipe = Recipe(steps=2000, batch=64, rate=2e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
     seed = 32

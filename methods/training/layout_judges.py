@@ -20,7 +20,7 @@ class TrainSceneDetector(Task):
 
     name = "scenes-detector-judge"
     world = "SynthScenes"
-    recipe = Recipe(steps=900, batch=32, rate=5e-3, ema=0.99)
+    recipe = Recipe(steps=900, batch=32, lr=5e-3, ema=0.99)
     seed = 61
     config: ClassVar[dict[str, Any]] = {"width": 16}
 
@@ -145,7 +145,7 @@ class TrainSceneSegmenter(Task):
 
     name = "scenes-segmenter-judge"
     world = "SynthScenes"
-    recipe = Recipe(steps=500, batch=32, rate=5e-3, ema=0.99)
+    recipe = Recipe(steps=500, batch=32, lr=5e-3, ema=0.99)
     seed = 62
     config: ClassVar[dict[str, Any]] = {"width": 16}
 
@@ -215,7 +215,7 @@ class TrainSceneInteractions(Task):
 
     name = "scenes-interactions-judge"
     world = "SynthScenes"
-    recipe = Recipe(steps=1500, batch=48, rate=4e-3, ema=0.995)
+    recipe = Recipe(steps=1500, batch=48, lr=4e-3, ema=0.995)
     seed = 63
     config: ClassVar[dict[str, Any]] = {"width": 16}
 

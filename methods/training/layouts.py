@@ -42,10 +42,10 @@ class TrainScenesAutoencoder(TrainAutoencoder):
 
     name = AUTOENCODER
     world = "SynthScenes"
-    needs = ("faces-autoencoder",)
+    depends_on = ("faces-autoencoder",)
     trunk: ClassVar[str | None] = "faces-autoencoder"
     seed = 71
-    recipe = Recipe(steps=640, batch=16, rate=1.5e-3, warmup=40, ema=0.995)
+    recipe = Recipe(steps=640, batch=16, lr=1.5e-3, warmup=40, ema=0.995)
 
     def pictures(self, split: str, limit: int | None = None) -> Scenes:
         return scenes(split, limit)
@@ -108,7 +108,7 @@ class TrainLayoutExpert(TrainExpert):
     """
 
     world = "SynthScenes"
-    needs: ClassVar[tuple[str, ...]] = (AUTOENCODER,)
+    depends_on: ClassVar[tuple[str, ...]] = (AUTOENCODER,)
     trunk: ClassVar[str | None] = None
     channels: ClassVar[tuple[int, ...]] = (48, 64, 64)
     dropped: ClassVar[float] = 0.1  # of the rows: the null condition
@@ -194,7 +194,7 @@ class TrainTrunk(TrainLayoutExpert):
     committed = False
     condition = "interaction"
     seed = 72
-    recipe = Recipe(steps=2500, batch=32, rate=1e-3, ema=0.998)
+    recipe = Recipe(steps=2500, batch=32, lr=1e-3, ema=0.998)
 
 
 class TrainInteraction(TrainLayoutExpert):
@@ -202,10 +202,10 @@ class TrainInteraction(TrainLayoutExpert):
 
     name = "scenes-interaction"
     condition = "interaction"
-    needs = (AUTOENCODER, "scenes-trunk")
+    depends_on = (AUTOENCODER, "scenes-trunk")
     trunk = "scenes-trunk"
     seed = 74
-    recipe = Recipe(steps=2000, batch=32, rate=1e-3, ema=0.998)
+    recipe = Recipe(steps=2000, batch=32, lr=1e-3, ema=0.998)
 
 
 class TrainAttribute(TrainLayoutExpert):
@@ -213,10 +213,10 @@ class TrainAttribute(TrainLayoutExpert):
 
     name = "scenes-attribute"
     condition = "attribute"
-    needs = (AUTOENCODER, "scenes-trunk")
+    depends_on = (AUTOENCODER, "scenes-trunk")
     trunk = "scenes-trunk"
     seed = 73
-    recipe = Recipe(steps=1600, batch=32, rate=1e-3, ema=0.998)
+    recipe = Recipe(steps=1600, batch=32, lr=1e-3, ema=0.998)
 
 
 class TrainStyle(TrainLayoutExpert):
@@ -224,10 +224,10 @@ class TrainStyle(TrainLayoutExpert):
 
     name = "scenes-style"
     condition = "style"
-    needs = (AUTOENCODER, "scenes-interaction")
+    depends_on = (AUTOENCODER, "scenes-interaction")
     trunk = "scenes-interaction"  # the trunk's own file is no part of the repository
     seed = 75
-    recipe = Recipe(steps=1800, batch=32, rate=1e-3, ema=0.998)
+    recipe = Recipe(steps=1800, batch=32, lr=1e-3, ema=0.998)
 
     def latents(self, split: str, limit: int | None = None) -> SceneLatents:
         found = super().latents(split, limit)

@@ -68,8 +68,8 @@ class TrainMultiTask(Task):
 
     name = "mt-faces"
     seed = 31
-    needs: ClassVar[tuple[str, ...]] = ("faces-autoencoder", "faces-unconditional")
-    recipe = Recipe(steps=4200, batch=32, rate=8e-4, ema=0.999)
+    depends_on: ClassVar[tuple[str, ...]] = ("faces-autoencoder", "faces-unconditional")
+    recipe = Recipe(steps=4200, batch=32, lr=8e-4, ema=0.999)
     bits = 8
     trunk: ClassVar[str] = "faces-unconditional"
     weights: ClassVar[Weights] = "bounded"
@@ -198,7 +198,7 @@ class TrainPaperWeights(TrainMultiTask):
     """
 
     name = "mt-faces-paper-weights"
-    recipe = Recipe(steps=600, batch=32, rate=8e-4, ema=0.999)
+    recipe = Recipe(steps=600, batch=32, lr=8e-4, ema=0.999)
     committed = False
     weights: ClassVar[Weights] = "paper"
     further: ClassVar[dict[str, Any]] = {"predicts": "eps"}

@@ -37,7 +37,7 @@ from concord.methods.training.trainer import Recipe, Task
 MULTI_TASK = "mt-faces"
 EVERY = 100  # steps between two points of a curve
 MEASURED = 128  # held-out faces of a point
-FINE_TUNING = Recipe(steps=400, batch=32, rate=8e-4, ema=0.999)
+FINE_TUNING = Recipe(steps=400, batch=32, lr=8e-4, ema=0.999)
 
 
 def take_multi_task(network: MultiTaskUNet) -> None:
@@ -53,7 +53,7 @@ class SingleTask(Task):
 
     recipe = TrainMultiTask.recipe
     bits = TrainMultiTask.bits
-    needs: ClassVar[tuple[str, ...]] = TrainMultiTask.needs
+    depends_on: ClassVar[tuple[str, ...]] = TrainMultiTask.depends_on
     faces: ClassVar[int | None] = None  # how many to learn from; all of them
     trunk: ClassVar[str] = "faces-unconditional"
 
@@ -234,7 +234,7 @@ class TrainMultiTaskClassifier(TrainClassifier):
 
     name = "mt-faces-classifier"
     seed = 35
-    needs: ClassVar[tuple[str, ...]] = (*TrainMultiTask.needs, MULTI_TASK)
+    depends_on: ClassVar[tuple[str, ...]] = (*TrainMultiTask.depends_on, MULTI_TASK)
     recipe = FINE_TUNING
     trunk = MULTI_TASK
 
@@ -245,7 +245,7 @@ class TrainMultiTaskClassifier(TrainClassifier):
 class FineTuning(TrainMultiTask):
     """mt-faces, trained on for fewer modalities."""
 
-    needs: ClassVar[tuple[str, ...]] = (*TrainMultiTask.needs, MULTI_TASK)
+    depends_on: ClassVar[tuple[str, ...]] = (*TrainMultiTask.depends_on, MULTI_TASK)
     recipe = FINE_TUNING
     trunk = MULTI_TASK
 

@@ -86,7 +86,7 @@ class TrainStyleGAN(Task):
 
     name = "faces-stylegan"
     seed = 61
-    recipe = Recipe(steps=8000, batch=16, rate=2.5e-3, weight_decay=0.0, ema=0.999, clip=1e6)
+    recipe = Recipe(steps=8000, batch=16, lr=2.5e-3, weight_decay=0.0, ema=0.999, clip=1e6)
     betas = (0.0, 0.99)
     gamma: ClassVar[float] = 0.3  # of R1, on images in [0, 1]: 1.2 on images in [-1, 1]
     mixing: ClassVar[float] = 0.9  # share of pictures with two codes (StyleGAN, section 3.1)
@@ -121,7 +121,7 @@ class TrainStyleGAN(Task):
             total = total + EVERY * self.gamma / 2 * r1_penalty(self.pair.discriminator, reals)
         return total
 
-    def take_up(self) -> None:
+    def warm_start(self) -> None:
         raise ConcordError(f"{self.name}: its discriminator was not kept; train anew (`concord train {self.name}`)")
 
     def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
@@ -186,10 +186,10 @@ class TrainMaskToCode(TrainStyleEncoder):
     """From a mask to the code of a picture that has it."""
 
     name = "faces-stylegan-mask"
-    needs = ("faces-stylegan", "faces-features-guide", "faces-parser-judge")
+    depends_on = ("faces-stylegan", "faces-features-guide", "faces-parser-judge")
     bits = 8
     seed = 62
-    recipe = Recipe(steps=3000, batch=16, rate=1e-3, weight_decay=0.0)
+    recipe = Recipe(steps=3000, batch=16, lr=1e-3, weight_decay=0.0)
 
     def encoder(self) -> nn.Module:
         return MaskToCode(**self.settings)
@@ -218,9 +218,9 @@ class TrainTextToCode(TrainStyleEncoder):
     """From a caption's embedding to the code of a picture that the text guide finds alike."""
 
     name = "faces-stylegan-text"
-    needs = ("faces-stylegan", "faces-text-image-guide", "faces-text-image-judge")
+    depends_on = ("faces-stylegan", "faces-text-image-guide", "faces-text-image-judge")
     seed = 63
-    recipe = Recipe(steps=2000, batch=16, rate=1e-3, weight_decay=0.0)
+    recipe = Recipe(steps=2000, batch=16, lr=1e-3, weight_decay=0.0)
     trimmed = 0.6  # share of batches with captions of beard and age alone, which suites ask for
 
     def encoder(self) -> nn.Module:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from concord.data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, warn
 from concord.data.files import atomic_path, read_json
 from concord.data.progress import bar
 
@@ -32,7 +32,7 @@ class Recipe:
 
     steps: int
     batch: int = 32
-    rate: float = 1e-3
+    lr: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.01
     ema: float = 0.999  # decay of the averaged weights, reached gradually
@@ -48,8 +48,8 @@ class Task(ABC):
     world: ClassVar[str] = "SynthFaces"
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)  # of the optimiser; a GAN's first one is 0
     committed: ClassVar[bool] = True  # False: the repository holds its card at most, no weights
-    needs: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
-    makes: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
+    depends_on: ClassVar[tuple[str, ...]] = ()  # networks that must have been trained before
+    output_names: ClassVar[tuple[str, ...]] = ()  # weight files it writes; its own name by default
     trunk: ClassVar[str | None] = None  # weights that it starts from where they are there, for the card
     bits: ClassVar[int] = 16  # of its stored weights (data/checkpoints.py)
     measured_every: ClassVar[int] = 0  # steps between two points of the card's `held_out.curve`; 0: there is none
@@ -75,7 +75,7 @@ class Task(ABC):
     def start(self) -> None:  # noqa: B027 - most tasks have nothing to prepare
         """Called once before a fresh training, never on resume: closed-form parts, a trunk's weights."""
 
-    def take_up(self) -> None:
+    def warm_start(self) -> None:
         """Called instead of `start` to train further: the weights that were kept become the first ones."""
         (name,) = self.outputs(self.model)
         self.model.load_state_dict(load_weights(name, self.folder)[0])
@@ -97,74 +97,74 @@ def train(
     every_seconds: float = 120.0,
     progress: bool = True,
     further: bool = False,
-    rate: float | None = None,
+    lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Train a task to its end and write weights and cards; returns the cards.
 
-    steps, rate: override the recipe's numbers. A checkpoint is written every `every_seconds`; with `resume` the newest
+    steps, lr: override the recipe's numbers. A checkpoint is written every `every_seconds`; with `resume` the newest
     one of the same recipe is taken up. further: begin with the weights that are there, not anew.
     """
-    changes = {"steps": steps, "rate": rate}
+    changes = {"steps": steps, "lr": lr}
     recipe = Recipe(**{**asdict(task.recipe), **{k: v for k, v in changes.items() if v is not None}})
     earlier = _earlier(task) if further else []
     before = sum(part["recipe"]["steps"] for part in earlier)
     state_file, log_file = checkpoints / f"{task.name}.pt", checkpoints / f"{task.name}.log.jsonl"
     model = task.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, recipe.rate, betas=task.betas, weight_decay=recipe.weight_decay, fused=True
-    )
-    averaged = [p.detach().clone() for p in parameters]
-    first, seconds, recent = 0, 0.0, 0.0
+    optimizer = torch.optim.AdamW(parameters, recipe.lr, betas=task.betas, weight_decay=recipe.weight_decay, fused=True)
+    ema_params = [p.detach().clone() for p in parameters]
+    first, seconds, loss_ema = 0, 0.0, 0.0
     curve: list[dict[str, Any]] = []
     if resume and state_file.is_file():
-        saved = torch.load(state_file, map_location=task.device, weights_only=True)
+        saved = _renamed(torch.load(state_file, map_location=task.device, weights_only=True), state_file)
         if saved["recipe"] != asdict(recipe) or saved["before"] != before:
             remedy = "pass --restart to begin anew, or the same --steps"
             raise ConcordError(f"{state_file}: made by another recipe; {remedy}")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        averaged = [a.to(task.device) for a in saved["averaged"]]
-        first, seconds, recent = saved["step"], saved["seconds"], saved["recent"]
+        ema_params = [a.to(task.device) for a in saved["ema_params"]]
+        first, seconds, loss_ema = saved["step"], saved["seconds"], saved["loss_ema"]
         curve = saved.get("curve", [])
     else:
-        task.take_up() if further else task.start()
-        averaged = [p.detach().clone() for p in parameters]
+        task.warm_start() if further else task.start()
+        ema_params = [p.detach().clone() for p in parameters]
         log_file.unlink(missing_ok=True)
         if task.measured_every:
-            curve.append({"step": before, **_measured(task, model, averaged)})
+            curve.append({"step": before, **_measured(task, model, ema_params)})
 
     began = saved_at = time.monotonic()
     with bar(task.name, show=progress) as report:
         for step in range(first, recipe.steps):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate * _rate(step, recipe)
+                group["lr"] = recipe.lr * _lr_factor(step, recipe)
             loss = task.loss(_generator(task.seed, before + step), recipe.batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             decay = min(recipe.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
+            torch._foreach_lerp_(ema_params, [p.detach() for p in parameters], 1 - decay)
             value = float(loss.detach())
             if value != value:
                 raise ConcordError(f"training {task.name}: the loss became NaN at step {step}; lower the learning rate")
-            recent = value if step == 0 else 0.99 * recent + 0.01 * value
-            report(step + 1, recipe.steps, f"loss {recent:.4f}")
+            loss_ema = value if step == 0 else 0.99 * loss_ema + 0.01 * value
+            report(step + 1, recipe.steps, f"loss {loss_ema:.4f}")
             now = time.monotonic()
             last = step + 1 == recipe.steps
             if task.measured_every and (last or (step + 1) % task.measured_every == 0):
-                curve.append({"step": before + step + 1, **_measured(task, model, averaged)})
+                curve.append({"step": before + step + 1, **_measured(task, model, ema_params)})
             if step % 50 == 0 or last:
-                _log(log_file, {"step": step + 1, "loss": value, "recent": recent, "seconds": seconds + now - began})
+                _log(
+                    log_file, {"step": step + 1, "loss": value, "loss_ema": loss_ema, "seconds": seconds + now - began}
+                )
             if now - saved_at > every_seconds or last:
                 spent = seconds + now - began
-                _save(state_file, model, optimizer, averaged, step + 1, spent, recent, recipe, before, curve)
+                _save(state_file, model, optimizer, ema_params, step + 1, spent, loss_ema, recipe, before, curve)
                 saved_at = now
     seconds += time.monotonic() - began
 
     with torch.no_grad():
-        for parameter, average in zip(parameters, averaged, strict=True):
+        for parameter, average in zip(parameters, ema_params, strict=True):
             parameter.copy_(average)
     model.eval()
     if task.bits != 16:  # what is measured is what is kept
@@ -175,7 +175,7 @@ def train(
         "data_seed": _world_seed(task.world),
         "seed": task.seed,
         "recipe": asdict(recipe),
-        "loss": round(recent, 6),
+        "loss": round(loss_ema, 6),
         "seconds": round(seconds, 1),
         "device": _device(task.device),
         "torch": torch.__version__,
@@ -192,12 +192,22 @@ def train(
     return cards
 
 
-def _measured(task: Task, model: nn.Module, averaged: list[Tensor]) -> dict[str, Any]:
+def _renamed(saved: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint under the names of today, with a warning where an earlier version wrote it."""
+    if "averaged" not in saved:
+        return saved
+    warn(f"{path}: has an earlier version's names; the next checkpoint has those of today")
+    recipe = {"lr" if name == "rate" else name: value for name, value in saved["recipe"].items()}
+    former = {"averaged": "ema_params", "recent": "loss_ema"}
+    return {former.get(name, name): value for name, value in saved.items()} | {"recipe": recipe}
+
+
+def _measured(task: Task, model: nn.Module, ema_params: list[Tensor]) -> dict[str, Any]:
     """A point of the curve by the averaged weights, which a training ends with; then it goes on with its own."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     own = [p.detach().clone() for p in parameters]
     with torch.no_grad():
-        for parameter, average in zip(parameters, averaged, strict=True):
+        for parameter, average in zip(parameters, ema_params, strict=True):
             parameter.copy_(average)
         found = task.measure(model.eval())
         for parameter, kept in zip(parameters, own, strict=True):
@@ -208,7 +218,7 @@ def _measured(task: Task, model: nn.Module, averaged: list[Tensor]) -> dict[str,
 
 def _earlier(task: Task) -> list[dict[str, Any]]:
     """How the weights that are to be trained further were made, oldest part first, from their card."""
-    name = next(iter(task.makes or (task.name,)))
+    name = next(iter(task.output_names or (task.name,)))
     if not card_path(name, task.folder).is_file():
         raise ConcordError(f"{card_path(name, task.folder)}: no such weights to train further; leave out --further")
     card = read_json(card_path(name, task.folder))
@@ -225,7 +235,7 @@ def _told(card: dict[str, Any], *more: str) -> dict[str, Any]:
     return {key: card[key] for key in kept if key in card}
 
 
-def _rate(step: int, recipe: Recipe) -> float:
+def _lr_factor(step: int, recipe: Recipe) -> float:
     import math
 
     if step < recipe.warmup:
@@ -242,10 +252,10 @@ def _save(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    averaged: list[Tensor],
+    ema_params: list[Tensor],
     step: int,
     seconds: float,
-    recent: float,
+    loss_ema: float,
     recipe: Recipe,
     before: int,
     curve: list[dict[str, Any]],
@@ -253,10 +263,10 @@ def _save(
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "averaged": averaged,
+        "ema_params": ema_params,
         "step": step,
         "seconds": seconds,
-        "recent": recent,
+        "loss_ema": loss_ema,
         "recipe": asdict(recipe),
         "before": before,
         "curve": curve,

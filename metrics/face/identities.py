@@ -1,4 +1,4 @@
-"""What the identity metrics share: embeddings of the images' faces and of the people whom the conditions show."""
+"""What the identity metrics share: embeddings of the images' faces and of the identities that the conditions show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def identities(role: str) -> Callable[[Observation], tuple[Tensor, list[str]]]:
 
 @cache
 def target_identities(role: str) -> Callable[[Observation], tuple[Tensor, list[str]]]:
-    """The step that embeds the people whom the conditions show, by the same network; unit vectors (B, D), statuses."""
+    """Embeddings of the identities that the conditions show, by the same network: unit vectors (B, D), statuses."""
 
     def step(observation: Observation) -> tuple[Tensor, list[str]]:
         vectors, _ = observation.memo(identities(role))

@@ -1,9 +1,9 @@
 """Identity distance: one minus the cosine between the face in an image and the person that it should show.
 
-    1 - cos(face network(image), face network(picture of the person))                       0 .. 2, lower is better
+    1 - cos(face network(image), face network(image of the person))                       0 .. 2, lower is better
 
 Through ArcFace (Deng et al. 2019) in the paper profile: faces found, aligned by five points, compared (insightface's
-buffalo_l). An image without a face is a failure with the worst value, counted apart; so is an item whose own picture
+buffalo_l). An image without a face is a failure with the worst value, counted apart; so is an item whose own image
 shows none, which then fails alike for every method. Z-Magic prints another distance: `identity-l2`.
 """
 

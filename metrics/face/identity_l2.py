@@ -1,6 +1,6 @@
 """Identity L2: FreeDoM's distance between the face embeddings of a fixed window, without looking for the face.
 
-    || f(window of the image) - f(window of the person's picture) ||_2,  f unit vectors     0 .. 2, lower is better
+    || f(window of the image) - f(window of the person's image) ||_2,  f unit vectors     0 .. 2, lower is better
 
 The energy that FreeDoM (Yu et al., ICCV 2023) and Z-Magic are guided by, over IR-SE50
 (metrics/networks/pretrained/ir_se50.py has the window), and most likely what Z-Magic's tables call "ID Distance":

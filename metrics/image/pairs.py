@@ -21,7 +21,7 @@ def paired(observation: Observation, metric: str) -> tuple[Tensor, Tensor]:
     """Images and originals, float32 (B, 3, H, W) of one size; resizing would change the score, so it is never done."""
     images, originals = observation.images, observation.originals
     if originals is None:
-        raise ConcordError(f"metric '{metric}' compares with the original pictures, which were not given")
+        raise ConcordError(f"metric '{metric}' compares with the original images, which were not given")
     if images.shape != originals.shape:
         sizes = (f"{x.shape[3]}x{x.shape[2]}" for x in (images, originals))
         raise ConcordError(
@@ -45,7 +45,7 @@ def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndar
         if style is None or style.ndim != 3 or style.shape[2] != 3 or style.dtype != np.uint8:
             given = "missing" if style is None else f"of shape {style.shape} and type {style.dtype}"
             raise ConcordError(
-                f"condition 'style' of image {number} of the batch is {given}; expected a picture uint8 (H, W, 3) RGB"
+                f"condition 'style' of image {number} of the batch is {given}; expected an image uint8 (H, W, 3) RGB"
             )
         key = str(style.shape).encode() + style.tobytes()
         if key not in rows:
@@ -55,14 +55,14 @@ def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndar
     return torch.stack(made), torch.tensor(index)
 
 
-def pillow_bilinear(picture: np.ndarray, height: int, width: int) -> Tensor:
+def pillow_bilinear(image: np.ndarray, height: int, width: int) -> Tensor:
     """uint8 (H, W, 3) RGB -> float32 (3, height, width) in [0, 1], resized by Pillow (antialiased) where it differs."""
     import torch
     from PIL import Image
 
-    if picture.shape[:2] != (height, width):
-        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float().div(255)
+    if image.shape[:2] != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).float().div(255)
 
 
 def network_of(observation: Observation, role: str, kind: type[T], metric: str, instead: str) -> T:

@@ -3,7 +3,7 @@
     -10 log10( mean over pixels and channels of (x - y)^2 ),   x and y in [0, 1]         0 .. 100, higher is better
 
 Per image (torchmetrics); over RGB, as most papers do (some take the luminance alone, which gives more).
-The same image has an infinite PSNR. It counts as 100 dB, and so does every error below 1e-10 (in an 8-bit picture of
+The same image has an infinite PSNR. It counts as 100 dB, and so does every error below 1e-10 (in an 8-bit image of
 256 x 256 pixels, a single value off by one has 101 dB): tables stay finite, and no mean hides behind one image.
 """
 

@@ -2,7 +2,7 @@
 
     -10 log10( mean over known pixels and channels of (x - y)^2 ),   x and y in [0, 1]      0 .. 100, higher is better
 
-Per image, against the original (metrics/image/psnr.py has the whole picture, and says why 100 dB is the most). An
+Per image, against the original (metrics/image/psnr.py has the whole image, and says why 100 dB is the most). An
 image of
 which nothing is known has nothing to keep: it is counted as failed.
 """

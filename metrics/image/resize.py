@@ -5,7 +5,7 @@
     legacy       pytorch-fid: two-tap bilinear, output pixel i read at (i + 1/2) * in / out - 1/2
     pillow       dgm-eval (FD-DINOv2): as `clean`, rounded to 8 bits after each of the two passes
 
-They differ by several grey levels on the same picture, so a FID made with one never stands beside a FID made with
+They differ by several grey levels on the same image, so a FID made with one never stands beside a FID made with
 another: each has a metric name of its own. Parmar, Zhang & Zhu, "On Aliased Resizing" (CVPR 2022).
 
 `clean` is a product with two constant matrices, which Pillow itself makes by resizing the identity: it runs on any
@@ -57,7 +57,7 @@ def bicubic_matrix(size: int, side: int) -> np.ndarray:
     """float32 (side, size): how much each input pixel counts in each output pixel, along one axis."""
     from PIL import Image
 
-    identity = Image.fromarray(np.eye(size, dtype=np.float32))  # column k: the picture of pixel k alone
+    identity = Image.fromarray(np.eye(size, dtype=np.float32))  # column k: the image of pixel k alone
     return np.array(identity.resize((size, side), Image.Resampling.BICUBIC))
 
 
@@ -91,6 +91,6 @@ def pillow(images: Tensor, side: int) -> Tensor:
     import torch
     from PIL import Image
 
-    pictures = images.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    small = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in pictures]
+    arrays = images.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    small = [Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC) for p in arrays]
     return torch.from_numpy(np.stack([np.asarray(p) for p in small])).permute(0, 3, 1, 2).to(images)

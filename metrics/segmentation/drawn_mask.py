@@ -1,4 +1,4 @@
-"""Segmentation scores of a picture that *is* a mask, in the colours of data/labels.py: what a labelling method makes.
+"""Segmentation scores of an image that *is* a mask, in the colours of data/labels.py: what a labelling method makes.
 
 Each pixel's class is that of the palette's nearest colour. The three numbers of MT-Diffusion's Table 4 (pix2pix's, Long
 et al. 2015), as there; pixels are pooled over the set and no parser looks at anything.

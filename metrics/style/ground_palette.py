@@ -5,8 +5,8 @@
 W_1 is the Wasserstein distance between the values of one channel of CIELAB in the ground's pixels of image and
 original, so that a ground of one colour gets CIE 1976's colour difference (2.3 is said to be just noticeable), and
 stripes have to have both of their colours and may lie anywhere. The ground is what no box of the layout covers; where
-boxes cover all (their things do not), the whole picture stands for it. No network looks. Ours: AMDM, which joins a
-style model to its layout models, shows the outcome in pictures alone.
+boxes cover all (their things do not), the whole image stands for it. No network looks. Ours: AMDM, which joins a
+style model to its layout models, shows the outcome in images alone.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ WORST = 1e6  # where a loss has no upper end: what a failed measurement counts a
 
 def _references(observation: Observation) -> tuple[Tensor, Tensor]:
     height, width = observation.images.shape[2:]
-    return style_references(observation.conditions, lambda picture: pillow_bilinear(picture, height, width))
+    return style_references(observation.conditions, lambda image: pillow_bilinear(image, height, width))
 
 
 @register

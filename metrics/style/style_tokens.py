@@ -42,7 +42,7 @@ class StyleTokens(SampleMetric):
         with torch.inference_mode():
             found = clip.style_tokens(observation.on_device)
             references, index = style_references(
-                observation.conditions, lambda picture: pillow_bilinear(picture, clip.size, clip.size)
+                observation.conditions, lambda image: pillow_bilinear(image, clip.size, clip.size)
             )
             wanted = clip.style_tokens(references.to(found.device))[index.to(found.device)]
             # In float64: the sums over tokens are large and their difference is small.

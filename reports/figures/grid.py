@@ -1,6 +1,6 @@
 """Figures made from the store: the same conditions across methods, and the influence maps over time.
 
-Drawn with matplotlib's object interface (no global state, no display). Pictures are enlarged by a whole factor before
+Drawn with matplotlib's object interface (no global state, no display). Images are enlarged by a whole factor before
 they are placed: photographs with Lanczos, masks with NEAREST, so that a 64-pixel face looks as it is.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 160  # figures are laid out in units of 1/100 inch and saved with 1.6 pixels a unit
-TILE = 160  # side of one picture in units: 256 pixels, four times a 64-pixel face
+TILE = 160  # side of one image in units: 256 pixels, four times a 64-pixel face
 GAP = 8
 INK, FAINT, PAPER = "#1c2128", "#59616b", "#ffffff"
 GRID, EDGE = "#e4e7eb", "#c4c9d0"
@@ -70,7 +70,7 @@ def legend(shown: Sequence[GridRow]) -> list[tuple[str, str]]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------------- images
 
 
 def pixels(units: float = TILE) -> int:
@@ -147,11 +147,11 @@ def save_plot(figure: Figure, path: Path) -> None:
         temporary.write_text(text[:start] + style + text[start:], encoding="utf-8")
 
 
-def _place(figure: Figure, picture: np.ndarray, left: float, top: float, size: float, **style: Any) -> None:
-    """A picture with its upper left corner at (left, top); `style` goes to imshow (colour map and range of a map)."""
+def _place(figure: Figure, image: np.ndarray, left: float, top: float, size: float, **style: Any) -> None:
+    """An image with its upper left corner at (left, top); `style` goes to imshow (colour map and range of a map)."""
     width, height = figure.get_size_inches() * 100
     axes = figure.add_axes((left / width, 1 - (top + size) / height, size / width, size / height))
-    axes.imshow(picture, aspect="auto", interpolation="nearest", **style)
+    axes.imshow(image, aspect="auto", interpolation="nearest", **style)
     axes.set_axis_off()
 
 
@@ -172,14 +172,14 @@ def sample_grid(shown: Sequence[GridRow], columns: Sequence[tuple[str, str]], ti
     with_truth = any(s.truth is not None for s in shown)
     text_width = 190 if with_text else 0
     given = [*condition_columns(shown), *[("truth", "Ground truth")] * with_truth]
-    pictures = [*given, *columns]
+    images = [*given, *columns]
     break_at = len(given) * (TILE + GAP)  # conditions left of it, methods right
     margin, head, foot, aside = 18, 74, 44, 14
-    width = 2 * margin + text_width + len(pictures) * (TILE + GAP) + aside
+    width = 2 * margin + text_width + len(images) * (TILE + GAP) + aside
     height = head + len(shown) * (TILE + GAP) + foot
     figure = new_figure(width, height)
     _write(figure, margin, 14, title, 13, weight="bold")
-    for index, (name, heading) in enumerate(pictures):
+    for index, (name, heading) in enumerate(images):
         left = margin + text_width + index * (TILE + GAP) + (aside if index * (TILE + GAP) >= break_at else 0)
         lines = textwrap.wrap(heading, 21)[:2]
         _write(
@@ -195,9 +195,9 @@ def sample_grid(shown: Sequence[GridRow], columns: Sequence[tuple[str, str]], ti
         )
         for position, request in enumerate(shown):
             top = head + position * (TILE + GAP)
-            picture = _image_of(request, name)
-            if picture is not None:
-                _place(figure, picture, left, top, TILE)
+            image = _image_of(request, name)
+            if image is not None:
+                _place(figure, image, left, top, TILE)
             else:
                 _write(figure, left + TILE / 2, top + TILE / 2, "none", 9, ha="center", va="center", color=FAINT)
     for position, request in enumerate(shown):
@@ -286,11 +286,11 @@ def influence_figure(
     for position, request in enumerate(chosen):
         top = head + position * block
         maps = influence[traced.index(request.id)]
-        pictures = {"mask": _image_of(request, "mask", size), "image": _image_of(request, row, size)}
-        for column, (label, picture) in enumerate(pictures.items()):
-            if picture is not None:
+        images = {"mask": _image_of(request, "mask", size), "image": _image_of(request, row, size)}
+        for column, (label, image) in enumerate(images.items()):
+            if image is not None:
                 x = margin + column * (size + gap)
-                _place(figure, picture, x, top, size)
+                _place(figure, image, x, top, size)
                 _write(figure, x + size / 2, top + size + 4, label, 9.5, ha="center", color=FAINT)
         _write(
             figure,

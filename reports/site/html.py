@@ -1,7 +1,7 @@
-"""The report: one static folder of pages, tables and pictures that needs nothing from outside it.
+"""The report: one static folder of pages, tables and images that needs nothing from outside it.
 
     index.html  methods.html  papers.html       overview; every method; every table of the papers
-    <suite>.html  <suite>/                      a suite's page, its figures, samples, picture sheets and scores
+    <suite>.html  <suite>/                      a suite's page, its figures, samples, image sheets and scores
     <paper>-<table>.html  method-<name>.html    a table that no suite answers; a method
     <table>.md .tex .csv .parquet               every table as files (reports/tables/export.py)
     assets/                                     style and scripts
@@ -79,8 +79,8 @@ def write_report(
         pages.append(page)
     alone = unanswered_tables(profile)
     for page in pages:
-        pictures = [("The same requests across methods", page.grid)] if page.grid else []
-        export.write_table(page.table, folder, [*pictures, *((one.title, one.file) for one in page.figures)])
+        images = [("The same requests across methods", page.grid)] if page.grid else []
+        export.write_table(page.table, folder, [*images, *((one.title, one.file) for one in page.figures)])
     export.write_tables([page.table for page in pages], alone, folder)
     _render(pages, alone, suites, store, profile, folder)
     return pages

@@ -10,7 +10,7 @@ from concord.reports.tables.table import BEST, Table
 
 @dataclass
 class Sample:
-    """One line of the sample grid. files: column -> picture, relative to the report folder."""
+    """One line of the sample grid. files: column -> image, relative to the report folder."""
 
     id: str
     text: str

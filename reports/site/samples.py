@@ -63,7 +63,7 @@ def method_columns(table: Table, shown: Sequence[GridRow]) -> list[tuple[str, st
 
 
 def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Path) -> None:
-    """Fill the page's grid and write its pictures; pictures of an earlier grid are removed."""
+    """Fill the page's grid and write its images; images of an earlier grid are removed."""
     conditions = figures.condition_columns(shown)
     truth = [("truth", "Ground truth")] if any(s.truth is not None for s in shown) else []
     page.sample_columns = [*conditions, *truth, *method_columns(page.table, shown)]
@@ -88,14 +88,14 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Pa
     remove_own(folder / suite.name / "samples", THUMBNAIL_NAME, kept)
 
 
-def _thumbnail(folder: Path, suite: str, picture: np.ndarray, exact: bool) -> str:
-    """A small picture file; its name follows from its content, so that it is written only when it is new."""
+def _thumbnail(folder: Path, suite: str, pixels: np.ndarray, exact: bool) -> str:
+    """A small image file; its name follows from its content, so that it is written only when it is new."""
     from PIL import Image
 
-    digest = hashlib.sha256(picture.tobytes() + f"{picture.shape}{exact}{THUMBNAIL}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(pixels.tobytes() + f"{pixels.shape}{exact}{THUMBNAIL}".encode()).hexdigest()[:16]
     place = f"{suite}/samples/{digest}.{'png' if exact else 'webp'}"
     if not (folder / place).is_file():
-        image = Image.fromarray(picture)
+        image = Image.fromarray(pixels)
         content = io.BytesIO()
         if exact:  # enlarged by the browser without smoothing
             image.save(content, "PNG", optimize=True)

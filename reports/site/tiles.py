@@ -1,4 +1,4 @@
-"""Picture sheets of the viewer: 64 requests side by side in one file, so that 10,000 samples are 157 files a row.
+"""Image sheets of the viewer: 64 requests side by side in one file, so that 10,000 samples are 157 files a row.
 
 A sheet is drawn once: tiles.json holds, for each column of a request set, what its sheets were drawn from (the
 SHA-256 of the shards, or the bytes of the data, and the code that draws), and a column that has not changed is left as
@@ -69,14 +69,14 @@ class Sheets:
     def of_condition(
         self, name: str, run: Run, given: Iterable[tuple[str, Conditions]] | None, truth: Run | None
     ) -> Tiles | None:
-        """One condition as pictures. given: every request's conditions; without them only what is drawn already."""
+        """One condition as images. given: every request's conditions; without them only what is drawn already."""
         key = condition_key(run, name)
         kind = get_condition(name)
         size = DRAWN if kind.drawing == "lines" else min(int(run.manifest["image_size"]), LARGEST)
         if given is None:
             return self._kept(GIVEN + name, key, size)
         over = truth if kind.over_truth and truth is not None and truth.ids == run.ids else None
-        return self._column(GIVEN + name, key, size, _pictures(name, given, over))
+        return self._column(GIVEN + name, key, size, _condition_images(name, given, over))
 
     def texts(self, run: Run, given: Mapping[str, Conditions]) -> list[str]:
         """The caption of every request; kept beside the sheets, as the dataset may not be read the next time."""
@@ -101,12 +101,12 @@ class Sheets:
         whole = all((self.folder / file).is_file() for file in files)
         return Tiles(files, size, _is_exact(name)) if whole else None
 
-    def _column(self, name: str, key: str, size: int, pictures: Iterable[np.ndarray | None]) -> Tiles | None:
+    def _column(self, name: str, key: str, size: int, images: Iterable[np.ndarray | None]) -> Tiles | None:
         kept = self._kept(name, key, size)
         if kept is not None:
             return kept
         kind, count = "png" if _is_exact(name) else "webp", 0
-        for count, sheet in enumerate(_sheets(pictures, size, _is_exact(name)), start=1):
+        for count, sheet in enumerate(_sheets(images, size, _is_exact(name)), start=1):
             file = f"{self.request_set}/tiles/{name}-{count - 1:04d}.{kind}"
             with atomic_path(self.folder / file) as temporary:
                 temporary.write_bytes(_encode(sheet, kind))
@@ -160,21 +160,23 @@ def _stamp(run: Run, shard: int) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
-def _pictures(name: str, given: Iterable[tuple[str, Conditions]], truth: Run | None) -> Iterator[np.ndarray | None]:
+def _condition_images(
+    name: str, given: Iterable[tuple[str, Conditions]], truth: Run | None
+) -> Iterator[np.ndarray | None]:
     faces = iter(truth.images()) if truth is not None else None  # in the order of the requests: one at a time in memory
     for _, conditions in given:
         face = next(faces)[1] if faces is not None else None
         yield figures.condition_image(name, conditions, face, DRAWN)
 
 
-def _sheets(pictures: Iterable[np.ndarray | None], size: int, exact: bool) -> Iterator[np.ndarray]:
+def _sheets(images: Iterable[np.ndarray | None], size: int, exact: bool) -> Iterator[np.ndarray]:
     """Sheets (8 * size, 8 * size, 3); the last one is cut below its last row of tiles."""
     side = round(SHEET**0.5)
     sheet, used = _blank(side, size), 0
-    for picture in pictures:
+    for image in images:
         row, column = divmod(used, side)
-        if picture is not None:
-            fitted = picture if picture.shape[:2] == (size, size) else _fit(picture, size, exact)
+        if image is not None:
+            fitted = image if image.shape[:2] == (size, size) else _fit(image, size, exact)
             sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = fitted
         used += 1
         if used == SHEET:
@@ -188,10 +190,10 @@ def _blank(side: int, size: int) -> np.ndarray:
     return np.full((side * size, side * size, 3), 238, np.uint8)
 
 
-def _fit(picture: np.ndarray, size: int, exact: bool) -> np.ndarray:
+def _fit(pixels: np.ndarray, size: int, exact: bool) -> np.ndarray:
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS))
 
 

@@ -124,9 +124,9 @@ def render(table: Table, format: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def write_table(table: Table, folder: Path, pictures: Iterable[tuple[str, str]] = ()) -> None:
-    """<table>.md, .tex, .csv and .parquet in the folder; pictures: (title, file) put under the Markdown."""
-    drawn = "".join(f"\n![{no_link(printable(title))}]({file})\n" for title, file in pictures)
+def write_table(table: Table, folder: Path, images: Iterable[tuple[str, str]] = ()) -> None:
+    """<table>.md, .tex, .csv and .parquet in the folder; images: (title, file) put under the Markdown."""
+    drawn = "".join(f"\n![{no_link(printable(title))}]({file})\n" for title, file in images)
     _write(folder / f"{table.name}.md", to_markdown(table) + drawn)
     _write(folder / f"{table.name}.tex", to_latex(table))
     _write_frame(to_frame(table), folder / table.name)

@@ -31,7 +31,7 @@ def scored_by_own_guide(fact: MetricFacts, run: Run) -> bool:
 def column_protocol(
     fact: MetricFacts | None, key: str, declared: PublishedTable, runs: Mapping[str, Run], n: int | None
 ) -> str:
-    """'paper: how, n = ...; here: networks, picture size, n = ...'; '' where the paper has no such column."""
+    """'paper: how, n = ...; here: networks, image size, n = ...'; '' where the paper has no such column."""
     if not key:
         return ""
     words, count = declared.measured.get(key, ""), declared.n.get(key)

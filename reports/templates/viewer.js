@@ -2,7 +2,7 @@
 //
 // Its data lie in a script of their own (<suite>/viewer.js), because a page opened from a folder may load scripts but
 // may not fetch files. They are asked for when the viewer comes near the window, scores are decoded when they are
-// first needed, and pictures come as sheets of 64 tiles: a page with 10,000 samples opens as fast as one with ten.
+// first needed, and images come as sheets of 64 tiles: a page with 10,000 samples opens as fast as one with ten.
 "use strict";
 
 // Little-endian float32 from base64; a request without a value is NaN.
@@ -36,7 +36,7 @@ class Viewer {
     this.root = root;
     this.data = null;
     this.scores = new Map();  // decoded once
-    this.sheets = new Map();  // picture sheets: path -> Promise of an image
+    this.sheets = new Map();  // image sheets: path -> Promise of an image
     this.position = 0;
     this.order = [];
     this.part = name => root.querySelector(`[data-part="${name}"]`);
@@ -144,7 +144,7 @@ class Viewer {
     const hidden = new Set([...this.root.querySelectorAll("[data-column]:not(:checked)")].map(box => box.dataset.column));
     const shown = data.columns.filter(column => !hidden.has(column.name));
     this.part("tiles").replaceChildren(...shown.map(column => this.tile(column, index, request, metric)));
-    if (this.position + 1 < this.order.length) {  // the next picture is there before it is asked for
+    if (this.position + 1 < this.order.length) {  // the next image is there before it is asked for
       for (const column of [...data.given, ...shown]) this.sheet(column, this.order[this.position + 1]);
     }
   }
@@ -205,7 +205,7 @@ class Viewer {
       pen.font = "24px sans-serif";
       pen.textAlign = "center";
       pen.fillStyle = getComputedStyle(canvas).color;
-      pen.fillText("no picture", canvas.width / 2, canvas.height / 2);
+      pen.fillText("no image", canvas.width / 2, canvas.height / 2);
       return;
     }
     const place = index % this.data.sheet, side = Math.round(Math.sqrt(this.data.sheet));

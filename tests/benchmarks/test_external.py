@@ -283,7 +283,7 @@ BAD_ANSWERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda f: spoil_png(f / "2-0.png", "empty"), r"2-0.png: is empty"),
     "cut": (lambda f: spoil_png(f / "2-0.png", "cut"), r"2-0.png: (is truncated|cannot be decoded)"),
     "noise": (lambda f: spoil_png(f / "2-0.png", "noise"), r"2-0.png: cannot be decoded"),
-    "no picture": (lambda f: spoil_png(f / "2-0.png", "text"), r"2-0.png: is no PNG"),
+    "no image": (lambda f: spoil_png(f / "2-0.png", "text"), r"2-0.png: is no PNG"),
     "a JPEG called PNG": (lambda f: spoil_png(f / "2-0.png", "jpeg"), r"2-0.png: is no PNG; expected a PNG"),
     "costs": (lambda f: declare(f, '{"second": 1}'), r"result.json: unknown key 'second'; known keys: s"),
     "negative": (lambda f: declare(f, '{"seconds_per_image": -1}'), r"result.json: 'seconds_per_im"),

@@ -275,7 +275,7 @@ def test_identity_landmarks_and_style_come_with_the_items(drawn_tree: Path) -> N
     other, truth = face(27_000, variant=1), face(27_000)
     assert first.identity is not None
     assert np.abs(first.identity.astype(int) - other.image).mean() < 4  # the reference, but for JPEG's rounding
-    assert np.abs(first.identity.astype(int) - truth.image).mean() > 8  # not the item's own picture
+    assert np.abs(first.identity.astype(int) - truth.image).mean() > 8  # not the item's own image
     np.testing.assert_array_equal(first.landmarks, truth.landmarks)
     np.testing.assert_array_equal(first.style, style_image(style_of("27000")))
     first.identity[:] = 0  # whoever changes what it was given changes no other's
@@ -320,7 +320,7 @@ def test_bad_references_are_known_before_any_image_is_made(drawn_tree: Path, tmp
 
 
 def test_a_tree_without_second_pictures(toy_tree: Path, drawn_tree: Path, tmp_path: Path) -> None:
-    """Real people are told by their own picture; drawn ones have none until it is drawn."""
+    """Real people are told by their own image; drawn ones have none until it is drawn."""
     item = open_faces(toy_tree)["3"]
     np.testing.assert_array_equal(item.identity(64), item.image(64))
     assert not item.has_landmarks

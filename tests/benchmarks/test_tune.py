@@ -18,18 +18,18 @@ from concord.benchmarks.planner import make_plan, row_with
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
 from concord.benchmarks.tune import (
-    Workbench,
+    TuningRun,
     best,
+    mahalanobis_distance,
     objective,
     progress_made,
     rows_to_tune,
     search,
     stale_tunings,
-    strangeness,
 )
 from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
 from concord.data.datasets.faces.open import open_faces
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, ConcordWarning
 from concord.reports.tables.tuning import tuning_notes
 
 # ----------------------------------------------------------------------------------------------------------- the search
@@ -107,17 +107,17 @@ def test_a_condition_with_two_metrics_counts_once() -> None:
         objective({"iou": 1.0}, {"iou": 1.0}, {"iou": 1.0}, {"iou": "mask"}, higher)
 
 
-def test_strangeness_is_the_mahalanobis_distance() -> None:
+def test_it_is_the_mahalanobis_distance() -> None:
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(6, 6))
     real = (rng.normal(size=(4000, 6)) @ mix + 3).astype(np.float32)
-    assert strangeness(real[:500], real) == pytest.approx(0.96, abs=0.03)  # mean of chi / sqrt(6)
+    assert mahalanobis_distance(real[:500], real) == pytest.approx(0.96, abs=0.03)  # mean of chi / sqrt(6)
     covariance = np.cov(real.T.astype(np.float64))
     covariance += 1e-3 * np.trace(covariance) / 6 * np.eye(6)
     away = real.mean(0) + np.float32(2)
     off = away.astype(np.float64) - real.mean(0, dtype=np.float64)
     expected = math.sqrt(off @ np.linalg.inv(covariance) @ off / 6)
-    assert strangeness(away[None], real) == pytest.approx(expected, rel=1e-6)
+    assert mahalanobis_distance(away[None], real) == pytest.approx(expected, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
@@ -150,6 +150,14 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("budget:", "bugdet:"))
     with pytest.raises(ConcordError, match=r"toys\.yaml: unknown key 'bugdet'"):
         read_search("toys", tmp_path)
+
+
+def test_a_search_of_an_earlier_version_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = write_search(a_search(floor={"mahalanobis-distance": 0.9}), tmp_path)
+    path.write_text(path.read_text().replace("mahalanobis-distance:", "strangeness:"))
+    with pytest.warns(ConcordWarning, match="'strangeness' is now called 'mahalanobis-distance'"):
+        found = read_search("toys", tmp_path)
+    assert found == a_search(floor={"mahalanobis-distance": 0.9})
 
 
 def test_a_row_takes_its_values_for_the_tuned_profile_only(tmp_path: Path) -> None:
@@ -297,15 +305,15 @@ class ABank:
 
 
 @pytest.fixture
-def bench(dial: None, toy_tree: Path, tmp_path: Path) -> Workbench:
+def bench(dial: None, toy_tree: Path, tmp_path: Path) -> TuningRun:
     (tmp_path / "toys.yaml").write_text(SUITE)
     suite = load_suite(str(tmp_path / "toys.yaml"))
     requests = make_request_set("toys-tuning", open_faces(toy_tree), suite.conditions, 64, 4)
     reference = np.random.default_rng(0).random((60, 48)).astype(np.float32)
-    return Workbench(suite, requests, seen_by(toy_world.make_judges()), reference, ABank, batch_size=3)
+    return TuningRun(suite, requests, seen_by(toy_world.make_judges()), reference, ABank, batch_size=3)
 
 
-def test_a_search_finds_what_is_best(bench: Workbench, tmp_path: Path) -> None:
+def test_a_search_finds_what_is_best(bench: TuningRun, tmp_path: Path) -> None:
     told: list[int] = []
     (row,) = rows_to_tune(bench.suite, None)
     tuned = bench.search(row, 0, lambda number, _: told.append(number))
@@ -315,21 +323,21 @@ def test_a_search_finds_what_is_best(bench: Workbench, tmp_path: Path) -> None:
     assert abs(math.log(tuned.chosen["strengths.mask"] / 3)) < 0.7
     assert tuned.objective == max(one.objective for one in tuned.trials) > 0.4
     assert tuned.weights == ABank().sha256
-    assert {"mask-accuracy", "mask-miou", "strangeness"} == set(tuned.trials[0].values)
-    assert set(tuned.trials[0].parts) == {"mask-accuracy", "mask-miou"}  # strangeness is kept, not sought
+    assert {"mask-accuracy", "mask-miou", "mahalanobis-distance"} == set(tuned.trials[0].values)
+    assert set(tuned.trials[0].parts) == {"mask-accuracy", "mask-miou"}  # the distance is kept, not sought
     result = bench.result("embedded", 0, {row.name: tuned})
     write_search(result, tmp_path)
     assert read_search("toys", tmp_path) == result
     assert "mask: mask-accuracy, mask-miou" in result.objective
 
 
-def test_the_floor_row_lies_at_zero(bench: Workbench) -> None:
+def test_the_floor_row_lies_at_zero(bench: TuningRun) -> None:
     reached, parts = objective(bench.floor, bench.floor, bench.ceiling, bench.groups, bench.higher)
     assert reached == 0
     assert set(parts.values()) == {0.0}
 
 
-def test_ranges_are_shares_of_the_methods_own_values(bench: Workbench) -> None:
+def test_ranges_are_shares_of_the_methods_own_values(bench: TuningRun) -> None:
     row = bench.suite.row("dial").model_copy(update={"params": {"strengths": {"mask": 5.0}}})
     assert bench.ranges(row) == {"strengths.mask": [0.5, 500.0], "strengths.text": [0.1, 10.0]}
     alone = row.model_copy(update={"conditions": ["mask"]})
@@ -338,7 +346,7 @@ def test_ranges_are_shares_of_the_methods_own_values(bench: Workbench) -> None:
         bench.ranges(row.model_copy(update={"conditions": []}))
 
 
-def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: Workbench) -> None:
+def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: TuningRun) -> None:
     entry = a_search().rows["dial"]
     earlier = bench.result("embedded", 0, {"other": entry})
     assert set(bench.result("embedded", 0, {"dial": entry}, earlier).rows) == {"other", "dial"}
@@ -348,7 +356,7 @@ def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: Workbench) -> None
 
 
 def test_parameters_that_other_code_has_tuned_are_told(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: TuningRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "tuned"
     monkeypatch.setattr("concord.benchmarks.tuned.FOLDER", folder)
@@ -369,7 +377,7 @@ def test_parameters_that_other_code_has_tuned_are_told(
     assert stale_tunings(bench.suite, "embedded") == []
 
 
-def test_only_tuned_rows_are_tuned(bench: Workbench) -> None:
+def test_only_tuned_rows_are_tuned(bench: TuningRun) -> None:
     assert [row.name for row in rows_to_tune(bench.suite, ["dial"])] == ["dial"]
     with pytest.raises(ConcordError, match=r"nothing to tune for plain: its tuned rows are dial"):
         rows_to_tune(bench.suite, ["plain"])

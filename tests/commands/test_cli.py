@@ -208,7 +208,7 @@ def test_folders_that_hold_nothing(run: Cli, tmp_path: Path) -> None:
 
 
 def test_bad_files_of_a_dataset(run: Cli, tmp_path: Path) -> None:
-    tree = toy_world.write_tree(tmp_path / "picture", 6)
+    tree = toy_world.write_tree(tmp_path / "image", 6)
     picture = tree / "CelebA-HQ-img/4.jpg"
     picture.write_bytes(picture.read_bytes()[:300])
     refused(run(data=tree), "CelebA-HQ-img/4.jpg")

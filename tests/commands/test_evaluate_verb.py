@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from concord.cli import app as concord
 from concord.commands.evaluate import evaluate
-from concord.data.errors import ConcordError
+from concord.data.errors import ConcordError, ConcordWarning
 from concord.metrics.cache import read_statistics
 from concord.metrics.networks import judges
 from concord.reports import statistics as st
@@ -28,7 +28,7 @@ app.command()(evaluate)
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """made/ and real/ of 60 pictures each, captions.txt, and the toy judges."""
+    """made/ and real/ of 60 images each, captions.txt, and the toy judges."""
     for seed, name in enumerate(("made", "real")):
         (tmp_path / name).mkdir()
         coarse = np.random.default_rng(seed).integers(0, 256, (60, 4, 4, 3), dtype=np.uint8)
@@ -336,3 +336,11 @@ def test_an_interval_of_equal_values_is_no_rates(folders: Path) -> None:
     facts = json.loads(score("--images", few, "--reference", few, "--metrics", "psnr", "--json").stdout)
     assert facts["metrics"][0]["value"] == 100
     assert facts["intervals"]["psnr"] == [100, 100]
+
+
+def test_people_is_the_former_name_of_identities(folders: Path) -> None:
+    same = ("--images", folders / "made", "--metrics", "identity-distance")
+    with pytest.warns(ConcordWarning, match="^--people is now called --identities$"):
+        message = refused(*same, "--people", folders / "nowhere")
+    assert message == refused(*same, "--identities", folders / "nowhere")
+    assert "nowhere" in message

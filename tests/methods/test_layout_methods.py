@@ -59,7 +59,7 @@ def requests(count: int = 2) -> list[Request]:
 
 
 def styled(count: int = 2, layouts: bool = True) -> list[Request]:
-    """The same with a reference picture, or with that alone."""
+    """The same with a reference image, or with that alone."""
     pictures = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
     asked = [one.conditions.layout if layouts else None for one in requests(count)]
     given = [Conditions(layout=each, style=picture) for each, picture in zip(asked, pictures, strict=True)]
@@ -150,7 +150,7 @@ def test_an_added_model_costs_its_share_of_the_steps(guidance: float, rows: int)
 
 
 def test_a_third_model_lends_too() -> None:
-    """With a reference picture three models go together; each added one costs s steps, and changes the image."""
+    """With a reference image three models go together; each added one costs s steps, and changes the image."""
     s, n = 2, 2
     method = make(AmdmLayouts, aggregation_steps=s)
     counter = EvaluationCounter(method.denoisers())

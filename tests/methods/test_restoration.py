@@ -102,7 +102,7 @@ def test_a_suite_says_how_many(tmp_path: Path) -> None:
 
 
 class FlatBank:
-    """Latents are pictures of 8x8; the denoiser finds no noise."""
+    """Latents are images of 8x8; the denoiser finds no noise."""
 
     device, schedule, image_size = torch.device("cpu"), Schedule.scaled_linear(), 8
     autoencoder = SimpleNamespace(encode=lambda x: x * 2 - 1, decode=lambda z: (z + 1) / 2)
@@ -221,7 +221,7 @@ def test_a_drawn_mask_of_another_size_is_refused() -> None:
 
 
 def test_grids_show_what_was_masked_and_what_was_to_be_parsed(tmp_path: Path) -> None:
-    """The pictures of the request set again, for the grid and for every request; kept beside the report as they are."""
+    """The images of the request set again, for the grid and for every request; kept beside the report as they are."""
     from concord.reports.figures.conditions import dataset_conditions, keep_conditions, kept_conditions
     from concord.reports.figures.grid import condition_image
 

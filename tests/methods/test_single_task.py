@@ -138,7 +138,7 @@ def test_budgets_of_captions_are_those_of_known_networks() -> None:
     from concord.reports.tables.trainings import STEPS
 
     named = {name for suite in suite_names() for name in STEPS.findall((FOLDER / f"{suite}.yaml").read_text("utf-8"))}
-    made = {file for name, task in all_tasks().items() for file in (task.makes or (name,))}
+    made = {file for name, task in all_tasks().items() for file in (task.output_names or (name,))}
     assert {"mt-faces", "mt-segmentation", "mt-unconditional", "mt-class-conditional"} <= named <= made
 
 
@@ -263,9 +263,9 @@ def test_equal_recipes() -> None:
     """Single tasks have the recipe of the network that they are compared with, and start from the same trunk."""
     joint = multi.TrainMultiTask
     for kind in (single.TrainClassConditional, single.TrainSegmentation, single.TrainClassifier):
-        assert (kind.recipe, kind.trunk, kind.needs) == (joint.recipe, joint.trunk, joint.needs)
+        assert (kind.recipe, kind.trunk, kind.depends_on) == (joint.recipe, joint.trunk, joint.depends_on)
     for tuned in (single.TrainMultiTaskGeneration, single.TrainMultiTaskClassifier, single.TrainMultiTaskSegmentation):
-        assert (tuned.trunk, tuned.needs[-1]) == ("mt-faces", "mt-faces")
+        assert (tuned.trunk, tuned.depends_on[-1]) == ("mt-faces", "mt-faces")
     sizes = [
         sum(p.numel() for p in MultiTaskUNet(**config).parameters())
         for config in ({}, {"modalities": ["label"], "heads": False}, {"modalities": ["mask"], "planes": ["image"]})

@@ -16,7 +16,7 @@ from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, make_params
 from concord.methods.core.sampler import ddim, ddim_step
 from concord.methods.core.schedule import Schedule
-from concord.methods.guidance.energies import pictures
+from concord.methods.guidance.energies import reference_images
 from concord.methods.style_aligned import StyleAligned, adain, shared_attention
 
 WIDTH = 8
@@ -146,10 +146,10 @@ def test_shared_norms_take_statistics_over_both(bank: SmallBank) -> None:
 
 
 def test_inversion_leads_back_to_the_picture(bank: SmallBank) -> None:
-    """DDIM from the last inverted latent ends at the picture's latent, the nearer the more steps there are."""
+    """DDIM from the last inverted latent ends at the image's latent, the nearer the more steps there are."""
     asked, errors = requests(2, ("text", "style")), []
     batch = Batch(asked, [torch.Generator()] * 2, torch.device("cpu"))
-    z = bank.autoencoder.encode(pictures(asked, "style", 8, torch.device("cpu")))
+    z = bank.autoencoder.encode(reference_images(asked, "style", 8, torch.device("cpu")))
     denoise = bank.expert("text").bind([Conditions()] * 2, bank.schedule)
     for steps in (10, 100):
         timesteps = bank.schedule.ddim_timesteps(steps)

@@ -1,4 +1,4 @@
-"""TediGAN on a toy generator of 16x16 pictures: mixing, optimisation, inversion, batches, and bad input."""
+"""TediGAN on a toy generator of 16x16 images: mixing, optimisation, inversion, batches, and bad input."""
 
 from __future__ import annotations
 
@@ -325,11 +325,11 @@ def test_the_tasks_can_be_trained_by_name() -> None:
     assert [name for name in tasks if name in networks] == networks
     assert get_task("faces-stylegan") is training.TrainStyleGAN
     for name in networks[1:]:
-        assert "faces-stylegan" in tasks[name].needs
+        assert "faces-stylegan" in tasks[name].depends_on
 
 
 class Faces:
-    """Eight pictures of noise in place of the corpus."""
+    """Eight images of noise in place of the corpus."""
 
     def __len__(self) -> int:
         return 8
@@ -391,7 +391,7 @@ def test_adversarial_training_resumes_and_keeps_both_networks(tmp_path: Path, mo
 
 
 class SomeFaces:
-    """Eight noisy pictures of 64x64 with masks and captions, in place of the corpus."""
+    """Eight noisy images of 64x64 with masks and captions, in place of the corpus."""
 
     beard_and_age: ClassVar[list[str]] = [f"a face with a beard, {age} years old" for age in range(20, 60, 5)]
     overall = beard_and_age

@@ -78,9 +78,9 @@ def test_a_fetch_that_fails_leaves_a_note_and_is_tried_again(concord: Cli, cache
     result = concord("weights", "fetch", "parsenet", "--note", note)
     assert result.exit_code == 0, result.output
     assert "not fetched: parsenet: licence not accepted" in result.stderr
-    assert "licence not accepted" in json.loads(note.read_text())["not_had"]["parsenet"]
+    assert "licence not accepted" in json.loads(note.read_text())["failed"]["parsenet"]
     result = concord("weights", "fetch", "parsenet", "--yes", "--note", note)
-    assert "connections are off" in json.loads(note.read_text())["not_had"]["parsenet"]
+    assert "connections are off" in json.loads(note.read_text())["failed"]["parsenet"]
     assert concord("weights", "fetch", "parsenet").exit_code == 2  # by hand it is an error
     rest = ["--profile", "paper", "--suite", "face-generation", "--results", tmp_path / "r"]
     assert concord("plan", *rest).exit_code == 0
@@ -93,8 +93,8 @@ def test_what_was_had_is_in_the_note(concord: Cli, cache: Path, tmp_path: Path) 
     file.write_bytes(b"weights")
     note = tmp_path / "note.json"
     assert concord("weights", "fetch", "parsenet", "--yes", "--note", note).exit_code == 0
-    (had,) = json.loads(note.read_text())["had"]["parsenet"].values()
-    assert had["size"] == 7
+    (fetched,) = json.loads(note.read_text())["fetched"]["parsenet"].values()
+    assert fetched["size"] == 7
 
 
 def test_rows_whose_files_are_missing_are_not_run_and_the_others_are(
@@ -132,7 +132,7 @@ def test_a_suite_whose_conditions_are_missing_is_left_out(
     from concord.data.datasets.faces.open import open_faces
 
     class Finder:
-        """A face in two of the three pictures."""
+        """A face in two of the three images."""
 
         def landmarks(self, images):  # type: ignore[no-untyped-def]
             import torch
@@ -169,12 +169,12 @@ def test_pictures_without_masks_and_captions_of_others(concord: Cli, cache: Path
     masks = tmp_path / "tree" / "CelebAMask-HQ-mask-anno"
     kept = masks.rename(tmp_path / "kept")
     result = concord("data", "prepare", "celebamask-hq", "--from", tmp_path / "tree", "--out", tmp_path / "out")
-    refused(result, "3 pictures but no masks", "expected CelebAMask-HQ-mask-anno/", "looks like")
+    refused(result, "3 images but no masks", "expected CelebAMask-HQ-mask-anno/", "looks like")
     kept.rename(masks)
     other = {f"{i}.jpg": {"Beard_and_Age": "Somebody."} for i in range(500, 506)}
     (tmp_path / "captions.json").write_text(json.dumps(other))
     rest = ["--from", tmp_path / "tree", "--out", tmp_path / "out", "--captions", tmp_path / "captions.json"]
-    refused(concord("data", "prepare", "celebamask-hq", *rest), "captions.json", "captions of other pictures")
+    refused(concord("data", "prepare", "celebamask-hq", *rest), "captions.json", "captions of other images")
     assert not list((tmp_path / "out").glob("*.tar"))
 
 

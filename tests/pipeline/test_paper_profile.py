@@ -42,7 +42,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(suite: Suite) -> Suite:
-    """The suite with its pictures at toy size."""
+    """The suite with its images at toy size."""
     part = suite.part("paper").model_copy(update={"image_size": paper_world.SIZE})
     return suite.model_copy(update={"profiles": {"paper": part}})
 

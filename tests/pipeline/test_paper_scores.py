@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with paper_judges.toy_world(manifests), pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONCORD_CACHE", str(root / "cache"))
         patch.setenv("CONCORD_OFFLINE", "1")
-        for name in ("fid", "fid-legacy", "kid"):  # four pictures are too few for anything but seeing that it runs
+        for name in ("fid", "fid-legacy", "kid"):  # four images are too few for anything but seeing that it runs
             patch.setattr(type(get_metric(name)), "minimum_n", 2)
         paper_judges.write_cache(root / "cache")
         folder = root / "cache" / "data" / "celebamask-hq"

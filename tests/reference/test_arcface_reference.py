@@ -20,7 +20,7 @@ from concord.metrics.networks.pretrained.weights import NO_FACE, to_uint8
 def write_buffalo(folder: Path) -> Path:
     """ONNX files of the published form with random weights: a detector with 9 outputs, an embedder of 112 x 112.
 
-    The detector's scores depend on contrast alone: on a black picture nothing reaches its threshold.
+    The detector's scores depend on contrast alone: on a black image nothing reaches its threshold.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -85,7 +85,7 @@ def arcface(buffalo: Path) -> Any:
 
 
 def faces_to_find() -> Tensor:
-    """Two pictures with coarse contrast, and a black one."""
+    """Two images with coarse contrast, and a black one."""
     coarse = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 3, 8, 8)).astype(np.float32) / 255)
     images = F.interpolate(coarse, 96, mode="nearest")
     return torch.cat([images, torch.zeros(1, 3, 96, 96)])

@@ -170,7 +170,7 @@ def test_the_schedule_is_stable_diffusions(loaded: stable.StableDiffusion) -> No
 
 
 class PlainGuide:
-    """Shows guided methods the picture's pixels, at half the size, as the features of its style."""
+    """Shows guided methods the image's pixels, at half the size, as the features of its style."""
 
     def block_features(self, images: Tensor, blocks: Any) -> list[Tensor]:
         return [torch.nn.functional.avg_pool2d(images, 2) - 0.5]
@@ -259,7 +259,7 @@ def test_style_aligned_shares_the_one_unet_once(files: Path) -> None:
 
 
 def test_a_gradient_reaches_x_t_through_unet_and_decoder(loaded: stable.StableDiffusion) -> None:
-    """What guidance by a style picture differentiates."""
+    """What guidance by a style image differentiates."""
     x = noise(1, 4, 8, 8).requires_grad_(True)
     bound = loaded.expert("text").bind([Conditions(text="sea")], loaded.schedule)
     image = loaded.autoencoder.decode(loaded.schedule.x0_from_eps(bound(x, 501), x, 501))

@@ -51,7 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def reference() -> Any:
-    """open_clip's own network with random weights; scaled so that features differ between pictures."""
+    """open_clip's own network with random weights; scaled so that features differ between images."""
     model = open_clip.create_model(NAME, pretrained=None).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def file(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def library_features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """By the calls of open_clip's README: preprocess each picture, encode_image, tokenizer, encode_text."""
+    """By the calls of open_clip's README: preprocess each image, encode_image, tokenizer, encode_text."""
     _, _, preprocess = open_clip.create_model_and_transforms(NAME, pretrained=None)
     batch = torch.stack([preprocess(Image.fromarray(as_bytes(image))) for image in images])
     with torch.inference_mode():
@@ -144,7 +144,7 @@ def test_preparation_is_pillows_bicubic_of_the_shortest_side_and_a_centre_crop(f
 
 
 def test_guide_features_are_freedoms_and_differentiable(file: Path, reference: Any) -> None:
-    """Pictures in [-1, 1] by torch's bicubic to the network's size, normalised with (2 mean - 1, 2 deviation)."""
+    """Images in [-1, 1] by torch's bicubic to the network's size, normalised with (2 mean - 1, 2 deviation)."""
     clip = load_clip(file, architecture=NAME)
     images = pictures(2, size=64).requires_grad_()
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)

@@ -65,7 +65,7 @@ class Sure(Perfect):
 
 
 def swatches(layout):
-    """A picture whose first row shows, one pixel each, the colours that the layout asks for."""
+    """An image whose first row shows, one pixel each, the colours that the layout asks for."""
     picture = np.full((8, 8, 3), 200, np.uint8)
     picture[0, : layout.level] = [RGB[colour] for colour in layout.colours]
     return picture

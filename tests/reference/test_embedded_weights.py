@@ -18,7 +18,7 @@ from concord.methods.training import all_tasks
 from concord.metrics.networks.embedded.perceptual import SynthFeatures
 from concord.metrics.networks.protocols import Parser, TextImage
 
-FILES = [file for name, kind in all_tasks().items() if kind.committed for file in (kind.makes or (name,))]
+FILES = [file for name, kind in all_tasks().items() if kind.committed for file in (kind.output_names or (name,))]
 N = 96
 
 
@@ -121,4 +121,4 @@ def test_diffusion_models_denoise_and_read_their_condition() -> None:
     assert errors["unconditional"][0] < 0.5 * nothing
     assert errors["text"][0] < errors["text"][1]
     assert errors["mask"][0] < errors["mask"][1]
-    assert errors["mask"][0] < errors["unconditional"][0]  # the mask says much about the picture
+    assert errors["mask"][0] < errors["unconditional"][0]  # the mask says much about the image

@@ -150,7 +150,7 @@ def test_bisenets_classes_come_out_in_celebamask_order() -> None:
 
 
 def test_bisenet_is_prepared_as_freedom_prepares_it(bisenet_file: Path) -> None:
-    """FreeDoM normalises pictures in [-1, 1] with (2 mean - 1, 2 deviation) after a bicubic resize."""
+    """FreeDoM normalises images in [-1, 1] with (2 mean - 1, 2 deviation) after a bicubic resize."""
     parser, images = load_bisenet(bisenet_file), pictures(1, size=32)
     seen: list[Tensor] = []
     parser.network.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
@@ -204,7 +204,7 @@ def test_parsenet_from_its_file_is_the_network_written_again(tmp_path: Path) -> 
 
 
 def test_parsenet_sees_the_picture_as_its_test_script_shows_it() -> None:
-    """NEAREST by Pillow to 512, (x - 0.5) / 0.5; and its classes at the picture's own size."""
+    """NEAREST by Pillow to 512, (x - 0.5) / 0.5; and its classes at the image's own size."""
     images = pictures(1, size=100)
     parser = ParsenetParser(randomised(Parsenet(width=4)))  # type: ignore[arg-type]
     seen: list[Tensor] = []
@@ -347,7 +347,7 @@ def test_squares_are_cut_as_freedom_cuts_them_and_completed_with_black() -> None
 
 @pytest.fixture(scope="module")
 def freedom(tmp_path_factory: pytest.TempPathFactory, bisenet_file: Path) -> Iterator[Networks]:
-    """The four but CLIP; IR-SE50 at a quarter of its width, as the published one takes seconds a picture here."""
+    """The four but CLIP; IR-SE50 at a quarter of its width, as the published one takes seconds an image here."""
     folder = tmp_path_factory.mktemp("freedom")
     identity = saved(randomised(IRSE50(width=16)), folder / "model_ir_se50.pth")
     network = randomised(MobileFaceNet())

@@ -18,12 +18,12 @@ from concord.metrics.face.landmark_nme import CELLS, crop_of, quantised
 from concord.metrics.networks.pretrained.fan import load_fan
 from concord.metrics.networks.pretrained.weights import NO_FACE, to_uint8
 
-pytestmark = pytest.mark.slow  # FAN takes seconds a picture
+pytestmark = pytest.mark.slow  # FAN takes seconds an image
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TORCH_HOME with 2DFAN-4 and S3FD of random weights; S3FD sees a face at the top left of any picture."""
+    """TORCH_HOME with 2DFAN-4 and S3FD of random weights; S3FD sees a face at the top left of any image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from face_alignment.detection.sfd.net_s3fd import s3fd

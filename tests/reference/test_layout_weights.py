@@ -70,7 +70,7 @@ def test_the_interaction_model_knows_interactions_and_no_colours() -> None:
 
 @cache
 def styled(name: str, style: bool, **params: Any) -> torch.Tensor:
-    """Images with or without the reference picture of each scene."""
+    """Images with or without the reference image of each scene."""
     asked = [
         Request.make(
             "weights",

@@ -261,7 +261,7 @@ def clip() -> Any:
 
 
 def third_block(visual: Any, x: torch.Tensor) -> torch.Tensor:
-    """Patch tokens of prepared pictures after three blocks, written out from the weights."""
+    """Patch tokens of prepared images after three blocks, written out from the weights."""
     patches = nn.functional.conv2d(x, visual.conv1.weight, stride=8).flatten(2).mT  # (B, 16, 32)
     start = visual.class_embedding.expand(len(x), 1, -1)
     x = torch.cat([start, patches], dim=1) + visual.positional_embedding
@@ -283,7 +283,7 @@ def test_style_tokens_are_those_after_the_third_block(clip: Any) -> None:
     images = pictures(2, 10, 48)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-    # FreeDoM prepares pictures in [-1, 1], with the mean and deviation of that range.
+    # FreeDoM prepares images in [-1, 1], with the mean and deviation of that range.
     small = nn.functional.interpolate(images * 2 - 1, size=(32, 32), mode="bicubic")
     expected = third_block(clip.model.visual, (small - (mean * 2 - 1)) / (deviation * 2))
     found = style_tokens(clip, images)

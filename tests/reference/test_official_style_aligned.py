@@ -1,4 +1,4 @@
-"""StyleAligned's preset "official" against the authors' notebook for a style picture, over all steps in float64.
+"""StyleAligned's preset "official" against the authors' notebook for a style image, over all steps in float64.
 
 SA = google/style-aligned at 2faf0af: sa_handler.py, inversion.py and style_aligned_transfer_sdxl.ipynb. As there, one
 request is a batch of two rows, reference and sample, and classifier-free guidance doubles it: empty captions first.
@@ -22,7 +22,7 @@ from toy_guidance import ToyAutoencoder, requests
 from concord.data.request import Conditions
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.core.schedule import Schedule
-from concord.methods.guidance.energies import pictures
+from concord.methods.guidance.energies import reference_images
 from concord.methods.style_aligned import StyleAligned
 
 CLOSE, WIDTH, SIDE = 1e-9, 8, 8
@@ -148,7 +148,7 @@ def guided(bank: Bank, x: Tensor, t: int, captions: Sequence[str], scale: float)
 
 
 def notebook(bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int) -> Tensor:
-    """The notebook's cells for one style picture latent (1, C, h, w) and one prompt from x (1, C, h, w)."""
+    """The notebook's cells for one style image latent (1, C, h, w) and one prompt from x (1, C, h, w)."""
     alphas = bank.schedule.alphas_cumprod
     stride = 1000 // steps
     timesteps = list(range(0, stride * steps, stride))[::-1]  # diffusers' DDIMScheduler, 'leading', steps_offset 0
@@ -181,7 +181,7 @@ def test_it_is_the_authors_notebook(steps: int, offset: int, caption: str) -> No
     with mock.patch("concord.methods.style_aligned.draw_noise", Stream(LATENTS)):
         found = method.sample(Batch(asked, [torch.Generator()] * 2, bank.device), Trace())
     noise = Stream(LATENTS)()
-    encoded = bank.autoencoder.encode(pictures(asked, "style", SIDE, bank.device))
+    encoded = bank.autoencoder.encode(reference_images(asked, "style", SIDE, bank.device))
     differences = []
     for row, request in enumerate(asked):
         one = slice(row, row + 1)

@@ -70,7 +70,7 @@ def test_left_is_the_persons_left_and_parts_lie_where_faces_have_them(tree):
 
 
 def test_skin_is_skin_coloured_and_lips_are_redder(tree):
-    """The mask lies on its picture: the mean colours of the parts differ as they do in faces."""
+    """The mask lies on its image: the mean colours of the parts differ as they do in faces."""
     for face in open_faces(tree):
         image, mask = face.image(512).astype(float), face.mask(512)
         mean = {name: image[mask == INDEX[name]].mean(axis=0) for name in ("skin", "hair", "l_lip", "l_brow")}
@@ -94,4 +94,4 @@ def test_the_folder_of_index_masks_opens():
 def test_the_contact_sheet_of_the_real_faces(tree):
     sheet = contact_sheet(open_faces(tree).items, "real faces")
     assert sheet.size[0] > 1300
-    assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 5000  # pictures, not flat colours alone
+    assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 5000  # images, not flat colours alone

@@ -1,4 +1,4 @@
-"""A stand-in for the perception networks of faces: it sees what a picture's own pixels tell."""
+"""A stand-in for the perception networks of faces: it sees what an image's own pixels tell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACE.setflags(write=False)
 
 
 class FaceSeer:
-    """Identity: where the picture is bright; landmarks: what the test puts there; a black picture has no face."""
+    """Identity: where the image is bright; landmarks: what the test puts there; a black image has no face."""
 
     def __init__(self, points: np.ndarray | None = None) -> None:
         self.points = points
@@ -46,13 +46,13 @@ class FaceSeer:
 
 
 def pictures(n: int, seed: int = 0, size: int = 64) -> Tensor:
-    """Random pictures float32 (n, 3, size, size) at 8 bits."""
+    """Random images float32 (n, 3, size, size) at 8 bits."""
     levels = np.random.default_rng(seed).integers(1, 256, (n, 3, size, size))
     return torch.from_numpy(levels.astype(np.float32) / 255)
 
 
 def as_bytes(image: Tensor) -> np.ndarray:
-    """A picture (3, H, W) at 8 bits as uint8 (H, W, 3)."""
+    """An image (3, H, W) at 8 bits as uint8 (H, W, 3)."""
     return (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 

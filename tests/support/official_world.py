@@ -115,7 +115,7 @@ class Bank:
 
     @property
     def schedule(self) -> Schedule:
-        """The authors' abar, for pixels behind one more entry: the clean picture."""
+        """The authors' abar, for pixels behind one more entry: the clean image."""
         abar = torch.cumprod(1 - self.betas, dim=0)
         return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), abar]) if self.pixels else abar)
 

@@ -30,7 +30,7 @@ def colour_of(seed: int, caption: str) -> bytes:
 
 
 def paint(colour: bytes, size: int = 64) -> bytes:
-    """A picture of one colour with a black left half."""
+    """An image of one colour with a black left half."""
     row = bytes(3) * (size // 2) + colour * (size - size // 2)
     return png([row] * size, size)
 

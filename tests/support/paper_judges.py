@@ -98,7 +98,7 @@ def _write_judges(weights: Path) -> None:
 
 
 def _seeing() -> dict[str, Any]:
-    """S3FD that sees a face at one scale of any picture."""
+    """S3FD that sees a face at one scale of any image."""
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     detector = s3fd()

@@ -1,6 +1,6 @@
 """The papers' networks at toy width: random weights in the official files, for tests that run profile 'paper'.
 
-Pictures are 32x32. The architectures that loaders expect are replaced while `toy_networks` lasts; the loaders are real.
+Images are 32x32. The architectures that loaders expect are replaced while `toy_networks` lasts; the loaders are real.
 """
 
 from __future__ import annotations

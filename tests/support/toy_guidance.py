@@ -84,7 +84,7 @@ class ToyIdentity(nn.Module):
         return nn.functional.normalize(self.image(images), dim=1)
 
     def embed_faces(self, images: Tensor) -> tuple[Tensor, list[str]]:
-        """A picture shows a face unless it is black."""
+        """An image shows a face unless it is black."""
         faces = (images.flatten(1).mean(dim=1) > 0.01).tolist()
         return self.embed(images), ["ok" if face else "no face found" for face in faces]
 

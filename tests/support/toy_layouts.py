@@ -41,7 +41,7 @@ def write_suite(folder: Path, **changes: str) -> Path:
 
 
 def write_layouts(folder: Path, levels: list[int], interactions: dict[str, Any] | None = None) -> Path:
-    """A folder with a COCO-MIG file of layouts of these levels, their boxes side by side, and no pictures."""
+    """A folder with a COCO-MIG file of layouts of these levels, their boxes side by side, and no images."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(RGB)
     layouts = {}

@@ -4,7 +4,7 @@
   {"0.jpg": {"attribute_wise_captions": {...}, "overall_caption": "..."}}
 - beard-and-age: Collaborative Diffusion's captions_hq_beard_and_age_2022-08-19.json,
   {"0.jpg": {"Beard_and_Age": "..."}}
-- plain: a user's own, {"0": "..."}; the key may carry the picture's suffix
+- plain: a user's own, {"0": "..."}; the key may carry the image's suffix
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class FaceItem(Item):
     root: Path
     image_file: str | None  # these are relative to root: half a million Path objects would slow the opening
     mask_files: tuple[tuple[int, str], ...]  # (class, part file) in the order of drawing; (-1, file of class numbers)
-    identity_file: str | None = None  # a picture of the same person: another one, or where there is none its own
+    identity_file: str | None = None  # an image of the same person: another one, or where there is none its own
     landmark_row: int | None = None  # in landmarks.npz
 
     @property
@@ -51,9 +51,9 @@ class FaceItem(Item):
         return self.landmark_row is not None
 
     def image(self, size: int | None = None) -> np.ndarray:
-        """The picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
+        """The image, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
         if self.image_file is None:
-            raise ConcordError(f"face {self.id}: has no picture; expected {IMAGE_FOLDERS[0]}/{self.id}.jpg")
+            raise ConcordError(f"face {self.id}: has no image; expected {IMAGE_FOLDERS[0]}/{self.id}.jpg")
         return read_image(self.root / self.image_file, size)
 
     def mask(self, size: int | None = None) -> np.ndarray:
@@ -68,15 +68,13 @@ class FaceItem(Item):
         return mask if size is None else reduce_labels(mask, size)
 
     def identity(self, size: int | None = None) -> np.ndarray:
-        """A picture of this person, uint8 (size, size, 3) RGB, reduced as `image` is."""
+        """An image of this person, uint8 (size, size, 3) RGB, reduced as `image` is."""
         if self.identity_file is None:
-            raise ConcordError(
-                f"face {self.id}: has no picture of its person; expected {REFERENCE_FOLDER}/{self.id}.jpg"
-            )
-        return read_image(self.root / self.identity_file, size).copy()  # a picture of Pillow's cannot be written to
+            raise ConcordError(f"face {self.id}: has no image of its person; expected {REFERENCE_FOLDER}/{self.id}.jpg")
+        return read_image(self.root / self.identity_file, size).copy()  # an image of Pillow's cannot be written to
 
     def landmarks(self, size: int | None = None) -> np.ndarray:
-        """The 68 points in iBUG order, float32 (68, 2), in pixels of a picture of that size (pixel centres at .5)."""
+        """The 68 points in iBUG order, float32 (68, 2), in pixels of an image of that size (pixel centres at .5)."""
         if self.landmark_row is None:
             raise ConcordError(f"face {self.id}: has no landmarks; expected a row in {LANDMARK_FILE}")
         points, side = read_landmarks(self.root / LANDMARK_FILE)
@@ -94,7 +92,7 @@ class FaceItem(Item):
 
 
 def read_landmarks(path: Path) -> tuple[np.ndarray, int | None]:
-    """The points float32 (N, 68, 2) of a landmark file, and the side of the pictures that they were placed in, if said.
+    """The points float32 (N, 68, 2) of a landmark file, and the side of the images that they were placed in, if said.
 
     Raises ConcordError when the file is broken, of another shape, or holds numbers that are not finite.
     """
@@ -180,7 +178,7 @@ class FaceDataset(Dataset[FaceItem]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the names and sizes of the faces' files, their captions and landmarks; decodes no picture."""
+        """SHA-256 over the names and sizes of the faces' files, their captions and landmarks; decodes no image."""
         digest = hashlib.sha256()
         for face in self.items:
             digest.update(f"\x01{face.id}\x00{face.text if face.text is not None else chr(2)}\x00".encode())

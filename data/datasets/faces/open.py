@@ -60,7 +60,7 @@ def open_faces(root: Path | str, split: str = "test", captions: str = "auto") ->
         if known is not None and item not in texts:
             missing.append(Missing(item, "caption", known.path.name))
         if image is not None or files:
-            # a drawn tree without references would make a person recognise the very picture: it has none then
+            # a drawn tree without references would make a person recognise the very image: it has none then
             person = listing.references.get(item, None if drawn else image)
             items.append(FaceItem(item, texts.get(item), listing.root, image, files, person, rows.get(item)))
     return FaceDataset(listing.root, listing.root.resolve().name, split, known.kind if known else None, items, missing)

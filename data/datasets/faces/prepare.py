@@ -10,10 +10,10 @@ A tar is uncompressed and holds, for each face i, `images/i.png` (256x256 RGB), 
 the CelebAMask-HQ order) and `masks-256/i.png`: unpacked, it is a folder that data/datasets/faces/dataset.py reads.
 
 Masks: the parts, later over earlier, composed at 512 and reduced by NEAREST, so that no class appears that was not
-there. Pictures: 256x256 is the mean of each 4x4 block of the 1024x1024 original ('area', Pillow's BOX, which rounds
+there. Images: 256x256 is the mean of each 4x4 block of the 1024x1024 original ('area', Pillow's BOX, which rounds
 after each axis). Collaborative Diffusion reads `image_256_downsampled_from_hq_1024`, but neither its text nor its code
 states the filter; the mean uses every pixel once, has no ringing, and is what `FaceItem.image(256)` gives of the tree
-itself, so that shards and tree are interchangeable to the bit at 256 (smaller pictures are reduced twice, and differ by
+itself, so that shards and tree are interchangeable to the bit at 256 (smaller images are reduced twice, and differ by
 up to two levels). A test keeps that so.
 
 A shard is written under a temporary name and counts only with its JSON. A stopped run goes on with the shards that are
@@ -77,8 +77,8 @@ def prepare(
     """Make the shards of a tree of faces that are not there yet; returns the dataset that they are.
 
     source, captions: a tree and a caption file; what was fetched where None. progress: faces done, of how many.
-    Raises ConcordError for a folder of another shape (saying what it looks like), pictures without masks, captions of
-    other pictures, a broken file, no space; finished shards stay.
+    Raises ConcordError for a folder of another shape (saying what it looks like), images without masks, captions of
+    other images, a broken file, no space; finished shards stay.
     """
     root = source or _fetched(DATASET, cache)
     out = out or cache / "data" / DATASET / "prepared"
@@ -112,7 +112,7 @@ def _fetched(name: str, cache: Path) -> Path:
 
 
 def _list(root: Path) -> Listing:
-    """The tree's files; ConcordError that says what it looks like when it is no tree of pictures with masks."""
+    """The tree's files; ConcordError that says what it looks like when it is no tree of images with masks."""
     from concord.data.download.unpack import describe
 
     try:
@@ -123,9 +123,9 @@ def _list(root: Path) -> Listing:
         raise ConcordError(f"{error}; it looks like {describe(root)}") from None
     masks = len(listing.parts.keys() | listing.masks.keys())
     if not masks or not listing.images:
-        has, lacks = ("pictures", PART_FOLDERS[0]) if listing.images else ("masks", IMAGE_FOLDERS[0])
+        has, lacks = ("images", PART_FOLDERS[0]) if listing.images else ("masks", IMAGE_FOLDERS[0])
         raise ConcordError(
-            f"{root}: {len(listing.ids):,} {has} but no {'masks' if listing.images else 'pictures'}; "
+            f"{root}: {len(listing.ids):,} {has} but no {'masks' if listing.images else 'images'}; "
             f"expected {lacks}/ beside them; it looks like {describe(root)}"
         )
     return listing
@@ -159,7 +159,7 @@ def _read_captions(path: Path) -> Captions:
 
 
 def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dict[str, FaceItem]:
-    """The faces with a picture and a mask, by id; ConcordError when the captions are those of other pictures."""
+    """The faces with an image and a mask, by id; ConcordError when the captions are those of other images."""
     there = listing.ids
     faces = {}
     for item in there:
@@ -169,7 +169,7 @@ def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dic
     lost = len(there) - len(faces)
     if lost:
         first = next(item for item in there if item not in faces)
-        say(f"{lost:,} of {len(there):,} faces lack a picture or a mask and are left out, the first is {first}")
+        say(f"{lost:,} of {len(there):,} faces lack an image or a mask and are left out, the first is {first}")
     common = sum(item in known.texts for item in faces)
     other = (
         len(known.texts) > 1.5 * len(there) and listing.is_celebamask_hq and len(there) >= FULL_SET
@@ -177,7 +177,7 @@ def _faces(listing: Listing, known: Captions, say: Callable[[str], None]) -> dic
     if 2 * common < len(faces) or other:
         keys, ids = ", ".join(islice(known.texts, 3)), ", ".join(islice(faces, 3))
         raise ConcordError(
-            f"{known.path}: captions of other pictures: {len(known.texts):,} of them ({keys}, ...), {common:,} for "
+            f"{known.path}: captions of other images: {len(known.texts):,} of them ({keys}, ...), {common:,} for "
             f"the {len(faces):,} faces of {listing.root} ({ids}, ...); give the caption file of these faces"
         )
     if common < len(faces):
@@ -332,7 +332,7 @@ def encode(face: FaceItem) -> tuple[bytes, bytes, bytes]:
 def _png(pixels: np.ndarray) -> bytes:
     """PNG bytes of uint8 (H, W), or (H, W, 3) in the order blue, green, red.
 
-    Run-length deflate over rows minus the row above: for a 256x256 picture 2 ms against Pillow's 8 at its fastest, and
+    Run-length deflate over rows minus the row above: for a 256x256 image 2 ms against Pillow's 8 at its fastest, and
     2 % smaller.
     """
     import cv2

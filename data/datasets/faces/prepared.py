@@ -28,24 +28,24 @@ Places = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class PreparedItem(FaceItem):
-    """A face in a shard. Pictures come at 256x256 or smaller, masks at 512x512 or smaller."""
+    """A face in a shard. Images come at 256x256 or smaller, masks at 512x512 or smaller."""
 
     shard: str = ""
     places: tuple[tuple[int, int], ...] = ()
 
     def image(self, size: int | None = None) -> np.ndarray:
-        """The picture, uint8 (size, size, 3) RGB, box-averaged; 256x256 where no size is given."""
+        """The image, uint8 (size, size, 3) RGB, box-averaged; 256x256 where no size is given."""
         from PIL import Image
 
         if size is not None and size > IMAGE_SIZE:
             raise ConcordError(
-                f"{self.root}: its pictures are {IMAGE_SIZE}x{IMAGE_SIZE}, {size}x{size} was asked for; "
+                f"{self.root}: its images are {IMAGE_SIZE}x{IMAGE_SIZE}, {size}x{size} was asked for; "
                 "give the CelebAMask-HQ tree itself"
             )
-        picture = Image.fromarray(self._read(0))
-        if size is not None and size != picture.width:
-            picture = picture.resize((size, size), Image.Resampling.BOX)
-        return np.asarray(picture)
+        image = Image.fromarray(self._read(0))
+        if size is not None and size != image.width:
+            image = image.resize((size, size), Image.Resampling.BOX)
+        return np.asarray(image)
 
     def mask(self, size: int | None = None) -> np.ndarray:
         """The classes, int64 (size, size), CelebAMask-HQ order; 512x512 where no size is given."""
@@ -55,7 +55,7 @@ class PreparedItem(FaceItem):
         return mask if size is None else reduce_labels(mask, size)
 
     def identity(self, size: int | None = None) -> np.ndarray:
-        """The picture itself: the dataset has no other of the same person."""
+        """The image itself: the dataset has no other of the same person."""
         return self.image(size)
 
     def _read(self, which: int) -> np.ndarray:
@@ -67,8 +67,8 @@ class PreparedItem(FaceItem):
             with open(path, "rb") as tar:
                 tar.seek(offset)
                 content = tar.read(length)
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-                return np.array(picture)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                return np.array(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise ConcordError(f"{path}: face {self.id} cannot be read ({error}); prepare the dataset again") from None
 

@@ -1,4 +1,4 @@
-"""A contact sheet of faces: picture, mask in colours, one laid over the other, caption, and the classes' legend."""
+"""A contact sheet of faces: image, mask in colours, one laid over the other, caption, and the classes' legend."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
 from concord.data.labels import CELEBAMASK_HQ, HUMAN_NAMES, PALETTE, colourise
 
-TILE = 208  # side of a picture on the sheet, pixels
+TILE = 208  # side of an image on the sheet, pixels
 MOST_FACES = 600  # a sheet of 1400 x 90,000 pixels, 0.4 GiB while it is drawn
 _GAP, _MARGIN, _PAD = 6, 28, 14
 _TEXT, _HEAD, _SMALL = 15, 22, 14  # font sizes, pixels
 _PAPER, _CARD, _INK, _GREY, _EMPTY = (242, 243, 246), (255, 255, 255), (28, 30, 36), (112, 118, 130), (226, 228, 233)
-_OVERLAY = 0.45  # how much of the colour covers the picture
+_OVERLAY = 0.45  # how much of the colour covers the image
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Item = TypeVar("Item")
 
 
 def contact_sheet(faces: Sequence[FaceItem], title: str, columns: int | None = None) -> Image.Image:
-    """An RGB picture with a card for each face, `columns` to a row (two, or one for a single face), and the legend.
+    """An RGB image with a card for each face, `columns` to a row (two, or one for a single face), and the legend.
 
     Classes that none of the faces has are hollow in the legend. ConcordError naming the file when one cannot be read.
     """
@@ -83,37 +83,37 @@ def spread(items: Sequence[Item], n: int) -> list[Item]:
 
 
 def _paste_panes(sheet: Image.Image, face: FaceItem, mask: np.ndarray | None, at: tuple[int, int], panes: int) -> None:
-    """Picture, coloured mask, and the mask over the picture; a grey tile that says so where something is missing."""
-    picture = Image.fromarray(face.image()) if face.has_image else None
+    """Image, coloured mask, and the mask over the image; a grey tile that says so where something is missing."""
+    image = Image.fromarray(face.image()) if face.has_image else None
     colours = Image.fromarray(colourise(mask)) if mask is not None else None
     tiles = [_tile(colours, "no mask", smooth=False)]
     if panes == 3:
         both = None
-        if picture is not None and colours is not None and mask is not None:
-            both = _overlay(picture, colours, mask)
-        tiles = [_tile(picture, "no picture"), *tiles, _tile(both, "")]
+        if image is not None and colours is not None and mask is not None:
+            both = _overlay(image, colours, mask)
+        tiles = [_tile(image, "no image"), *tiles, _tile(both, "")]
     for number, tile in enumerate(tiles):
         sheet.paste(tile, (at[0] + number * (TILE + _GAP), at[1]))
 
 
-def _overlay(picture: Image.Image, colours: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with the parts tinted in their colours and the background left as it is."""
-    base = _tile(picture, "")
+def _overlay(image: Image.Image, colours: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The image with the parts tinted in their colours and the background left as it is."""
+    base = _tile(image, "")
     tinted = Image.blend(base, _tile(colours, "", smooth=False), _OVERLAY)
     parts = Image.fromarray((mask > 0).astype(np.uint8) * 255).resize(base.size, Image.Resampling.NEAREST)
     return Image.composite(tinted, base, parts)
 
 
-def _tile(picture: Image.Image | None, absent: str, smooth: bool = True) -> Image.Image:
-    """The picture at TILE x TILE, or a grey tile with a word in it; labels are never smoothed."""
-    if picture is None:
+def _tile(image: Image.Image | None, absent: str, smooth: bool = True) -> Image.Image:
+    """The image at TILE x TILE, or a grey tile with a word in it; labels are never smoothed."""
+    if image is None:
         tile = Image.new("RGB", (TILE, TILE), _EMPTY)
         ImageDraw.Draw(tile).text((TILE / 2, TILE / 2), absent, fill=_GREY, font=_font(_TEXT), anchor="mm")
         return tile
     how = Image.Resampling.NEAREST
     if smooth:
-        how = Image.Resampling.BOX if picture.width > TILE else Image.Resampling.BICUBIC
-    return picture.resize((TILE, TILE), how)
+        how = Image.Resampling.BOX if image.width > TILE else Image.Resampling.BICUBIC
+    return image.resize((TILE, TILE), how)
 
 
 def _legend(width: int, present: set[int]) -> Image.Image:

@@ -51,7 +51,7 @@ class Listing:
     masks: dict[str, str] = field(default_factory=dict)  # id -> file of class numbers
     image_folder: str | None = None
     mask_folder: str | None = None
-    references: dict[str, str] = field(default_factory=dict)  # id -> another picture of the same person
+    references: dict[str, str] = field(default_factory=dict)  # id -> another image of the same person
     strays: list[tuple[str, str, str]] = field(default_factory=list)  # (file, 'unknown name' | 'duplicate', what)
 
     @property
@@ -88,7 +88,7 @@ class Listing:
 
     @property
     def ids(self) -> list[str]:
-        """Every face with a picture or a mask; numbers first, in their order."""
+        """Every face with an image or a mask; numbers first, in their order."""
         return sorted(self.images.keys() | self.parts.keys() | self.masks.keys(), key=_natural)
 
     def mask_files(self, item: str) -> tuple[tuple[int, str], ...]:

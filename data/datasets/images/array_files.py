@@ -1,4 +1,4 @@
-"""Images as arrays: in memory, on a device, or mapped from .npy and .npz files; checked picture by picture."""
+"""Images as arrays: in memory, on a device, or mapped from .npy and .npz files; checked image by image."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def channels_last(array: np.ndarray, label: str, first: bool = False) -> np.ndar
     return array
 
 
-def checked(picture: np.ndarray, place: str) -> np.ndarray:
+def checked(image: np.ndarray, place: str) -> np.ndarray:
     """uint8 as it is, floats as float32; ConcordError for NaN, for values outside of [0, 1] and for other types."""
-    if picture.dtype == np.uint8:
-        return np.ascontiguousarray(picture)
-    if not np.issubdtype(picture.dtype, np.floating):
-        raise ConcordError(f"{place}: pixels of type {picture.dtype}; expected uint8, or floats in 0..1")
-    broken = int((~np.isfinite(picture)).any(axis=2).sum())
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ConcordError(f"{place}: pixels of type {image.dtype}; expected uint8, or floats in 0..1")
+    broken = int((~np.isfinite(image)).any(axis=2).sum())
     if broken:
         raise ConcordError(f"{place}: {broken} pixels are NaN or infinite; expected floats in 0..1")
-    low, high = float(picture.min()), float(picture.max())
+    low, high = float(image.min()), float(image.max())
     if low < -1e-4 or high > 1 + 1e-4:
         raise ConcordError(f"{place}: pixels from {low:.4g} to {high:.4g}; expected floats in 0..1 (or uint8)")
-    return np.clip(picture, 0, 1).astype(np.float32)
+    return np.clip(image, 0, 1).astype(np.float32)
 
 
-def digest_of(picture: np.ndarray) -> bytes:
-    head = f"{picture.shape}{picture.dtype.str}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(picture).tobytes()).digest()
+def digest_of(image: np.ndarray) -> bytes:
+    head = f"{image.shape}{image.dtype.str}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).digest()
 
 
 def map_array(path: Path) -> np.ndarray:

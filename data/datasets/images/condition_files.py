@@ -1,8 +1,8 @@
-"""Conditions beside a folder of images: captions in a file, masks and pictures in folders, each read when needed.
+"""Conditions beside a folder of images: captions in a file; masks, reference images in folders; read when needed.
 
-    captions        a file of any of the kinds of captions.py
-    masks           index masks (data/images.py), CelebAMask-HQ order, brought to the images' size by NEAREST
-    people, styles  pictures: one for each image, or one for all
+    captions            a file of any of the kinds of captions.py
+    masks               index masks (data/images.py), CelebAMask-HQ order, brought to the images' size by NEAREST
+    identities, styles  reference images: one for each image, or one for all
 
 What is named meets its image by name (pairing.py); what is not, in order.
 """
@@ -25,21 +25,21 @@ from concord.data.request import Conditions
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """One picture for each image, or a single one for all."""
+class ConditionImages:
+    """A reference image for each image, or a single one for all."""
 
     images: ImageSet
     places: np.ndarray
 
     @classmethod
-    def beside(cls, path: Path, images: ImageSet) -> Pictures:
+    def beside(cls, path: Path, images: ImageSet) -> ConditionImages:
         found = open_images(path)
         return cls(found, np.zeros(len(images), np.int64) if len(found) == 1 else pair(images, found))
 
     def load(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB."""
-        picture = self.images.load(int(self.places[index]))
-        return picture if picture.dtype == np.uint8 else (picture * 255).round().astype(np.uint8)
+        image = self.images.load(int(self.places[index]))
+        return image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
 
 
 class ConditionFiles(Sequence[Conditions]):
@@ -50,14 +50,14 @@ class ConditionFiles(Sequence[Conditions]):
         images: ImageSet,
         captions: Path | None = None,
         masks: Path | None = None,
-        people: Path | None = None,
+        identities: Path | None = None,
         styles: Path | None = None,
     ) -> None:
         self.images = images
         self.captions = None if captions is None else read_captions(captions, images)
         self.masks = None if masks is None else _files(masks, images)
-        self.people = None if people is None else Pictures.beside(people, images)
-        self.styles = None if styles is None else Pictures.beside(styles, images)
+        self.identities = None if identities is None else ConditionImages.beside(identities, images)
+        self.styles = None if styles is None else ConditionImages.beside(styles, images)
         self.size = images.load(0).shape[0] if masks is not None else 0
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class ConditionFiles(Sequence[Conditions]):
         return Conditions(
             text=None if self.captions is None else self.captions[index],
             mask=None if self.masks is None else reduce_labels(read_index(self.masks[index]), self.size),
-            identity=None if self.people is None else self.people.load(index),
+            identity=None if self.identities is None else self.identities.load(index),
             style=None if self.styles is None else self.styles.load(index),
         )
 

@@ -8,11 +8,11 @@
     .npy, .npz        an array (N, H, W, 3), read from the disk as it is needed; of an .npz, `arr_0` (as ADM writes it)
     arrays, tensors   (N, H, W, 3) or (N, 3, H, W), or a list of images of any sizes; uint8, or floats in [0, 1]
 
-What becomes of a picture that is not 8-bit RGB, the same everywhere:
+What becomes of an image that is not 8-bit RGB, the same everywhere:
 
     grey, 1-bit, palette      its colours, in three channels
     16 bits a channel         the high byte is kept
-    alpha                     dropped where every pixel is opaque; a picture that shows its background is refused
+    alpha                     dropped where every pixel is opaque; an image that shows its background is refused
     CMYK JPEG                 Pillow's conversion, which is said; ICC profiles and EXIF orientation are ignored, as by
                               clean-fid
     MPO (of phones)           its first image
@@ -61,13 +61,13 @@ if TYPE_CHECKING:
 Source = Union[str, Path, np.ndarray, "Tensor", Sequence[Any], "ImageSet"]
 
 PIXELS = 1 << 23
-"""Most pixels of a batch, 32 pictures of 512 x 512: what bounds the memory of one batch whatever the sizes."""
+"""Most pixels of a batch, 32 images of 512 x 512: what bounds the memory of one batch whatever the sizes."""
 AHEAD = 2  # batches that are decoded before they are asked for
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one size.
+    """Images of one size.
 
     indices: int64 (B,), their places in the set.
     images: (B, H, W, 3) RGB, uint8 or float32 in [0, 1].
@@ -78,11 +78,11 @@ class Batch:
 
 
 class ImageSet(ABC):
-    """A finite sequence of pictures. `label` is what errors call the set; `names` are the pictures' own."""
+    """A finite sequence of images. `label` is what errors call the set; `names` are the images' own."""
 
     label: str
     names: Sequence[str]
-    named = True  # whether the names say which picture is which, so that two sets can be paired by them
+    named = True  # whether the names say which image is which, so that two sets can be paired by them
     is_row = False  # whether the names are those of requests: '<item>-<repetition>'
 
     def __len__(self) -> int:
@@ -90,40 +90,40 @@ class ImageSet(ABC):
 
     @abstractmethod
     def load(self, index: int) -> np.ndarray:
-        """Picture (H, W, 3) RGB, uint8 or float32 in [0, 1]; ConcordError naming it where it cannot be used."""
+        """Image (H, W, 3) RGB, uint8 or float32 in [0, 1]; ConcordError naming it where it cannot be used."""
 
     @abstractmethod
     def digest(self, index: int) -> bytes:
-        """SHA-256 of the picture as it is kept (of an encoded file: of its bytes), without decoding it."""
+        """SHA-256 of the image as it is kept (of an encoded file: of its bytes), without decoding it."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the pictures' own, in order."""
+        """SHA-256 over the images' own, in order."""
         total = hashlib.sha256()
         for index in range(len(self)):
             total.update(self.digest(index))
         return total.hexdigest()
 
     def batches(self, size: int = 32, workers: int | None = None) -> Iterator[Batch]:
-        """All pictures, each once, in batches of one size and type, at most `size` pictures or `PIXELS` pixels each.
+        """All images, each once, in batches of one size and type, at most `size` images or `PIXELS` pixels each.
 
-        Where all have one size, batches are in order. Else a picture waits for others of its size; when more than
+        Where all have one size, batches are in order. Else an image waits for others of its size; when more than
         two batches' worth wait, the fullest group goes.
         """
         waiting: dict[tuple[Any, ...], tuple[list[int], list[np.ndarray]]] = {}
-        for index, picture in enumerate(self._decoded(AHEAD * size, workers)):
-            indices, pictures = waiting.setdefault((picture.shape, picture.dtype.str), ([], []))
+        for index, image in enumerate(self._decoded(AHEAD * size, workers)):
+            indices, images = waiting.setdefault((image.shape, image.dtype.str), ([], []))
             indices.append(index)
-            pictures.append(picture)
-            if len(indices) >= fitting(size, picture):
-                yield _stack(waiting.pop((picture.shape, picture.dtype.str)))
+            images.append(image)
+            if len(indices) >= fitting(size, image):
+                yield _stack(waiting.pop((image.shape, image.dtype.str)))
             elif len(waiting) > 1 and _worth(waiting, size) > 2:
                 yield _stack(waiting.pop(max(waiting, key=lambda key: len(waiting[key][0]))))
         for group in waiting.values():
             yield _stack(group)
 
     def _decoded(self, ahead: int, workers: int | None) -> Iterator[np.ndarray]:
-        """Pictures in order; threads decode those that come next (Pillow works outside of Python's lock)."""
+        """Images in order; threads decode those that come next (Pillow works outside of Python's lock)."""
         workers = min(4, os.cpu_count() or 1) if workers is None else workers
         if workers < 1 or len(self) < 2:
             yield from (self.load(index) for index in range(len(self)))
@@ -142,13 +142,13 @@ class ImageSet(ABC):
                     future.cancel()
 
 
-def fitting(size: int, picture: np.ndarray) -> int:
-    """How many pictures like this one make a batch."""
-    return max(1, min(size, PIXELS // (picture.shape[0] * picture.shape[1])))
+def fitting(size: int, image: np.ndarray) -> int:
+    """How many images like this one make a batch."""
+    return max(1, min(size, PIXELS // (image.shape[0] * image.shape[1])))
 
 
 def _worth(waiting: dict[tuple[Any, ...], tuple[list[int], list[np.ndarray]]], size: int) -> float:
-    return sum(len(indices) / fitting(size, pictures[0]) for indices, pictures in waiting.values())
+    return sum(len(indices) / fitting(size, images[0]) for indices, images in waiting.values())
 
 
 def _stack(group: tuple[list[int], list[np.ndarray]]) -> Batch:
@@ -253,7 +253,7 @@ def _open_list(source: Sequence[Any], label: str) -> ImageSet:
 
 
 class FileSet(ImageSet):
-    """Encoded pictures, in files or in tars."""
+    """Encoded images, in files or in tars."""
 
     def __init__(self, entries: list[Entry], label: str) -> None:
         self.entries, self.label = entries, label
@@ -281,26 +281,26 @@ class FileSet(ImageSet):
 
 
 def to_rgb(content: bytes, place: str) -> np.ndarray:
-    """An encoded picture as uint8 (H, W, 3), by the rules at the head of this file; BadFile where they refuse it."""
+    """An encoded image as uint8 (H, W, 3), by the rules at the head of this file; BadFile where they refuse it."""
     if content[:6] in (b"GIF87a", b"GIF89a"):
-        raise BadFile(place, WRONG_MODE, "is a GIF", f"{EXPECTED}; convert it, one picture a file")
-    picture = decode_bytes(content, place, SET_FORMATS)
-    return picture_to_rgb(picture, place)
+        raise BadFile(place, WRONG_MODE, "is a GIF", f"{EXPECTED}; convert it, one image a file")
+    image = decode_bytes(content, place, SET_FORMATS)
+    return image_to_rgb(image, place)
 
 
-def picture_to_rgb(picture: Image.Image, place: str) -> np.ndarray:
-    """`to_rgb` of a picture that Pillow has decoded."""
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":
-        raise BadFile(place, WRONG_MODE, f"is animated ({frames} frames)", f"{EXPECTED} of one picture; convert it")
-    mode = picture.mode
+def image_to_rgb(image: Image.Image, place: str) -> np.ndarray:
+    """`to_rgb` of an image that Pillow has decoded."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise BadFile(place, WRONG_MODE, f"is animated ({frames} frames)", f"{EXPECTED} of one image; convert it")
+    mode = image.mode
     if mode.startswith("I;16"):
-        return _grey(np.asarray(picture) >> 8)
+        return _grey(np.asarray(image) >> 8)
     if mode == "I":  # what older Pillows call 16-bit grey
-        return _grey(np.asarray(picture).clip(0, 65535) >> 8)
+        return _grey(np.asarray(image).clip(0, 65535) >> 8)
     if mode not in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBA", "LA", "PA"):
         raise BadFile(place, WRONG_MODE, f"has mode {mode}", f"{EXPECTED} in RGB or grey; convert it")
-    return np.asarray(opaque_rgb(picture, place))
+    return np.asarray(opaque_rgb(image, place))
 
 
 def _grey(levels: np.ndarray) -> np.ndarray:
@@ -329,7 +329,7 @@ class ArraySet(ImageSet):
 
 
 class ListSet(ImageSet):
-    """Pictures of any sizes: arrays, tensors, or Pillow's images."""
+    """Images of any sizes: arrays, tensors, or Pillow's images."""
 
     named = False
 
@@ -342,9 +342,9 @@ class ListSet(ImageSet):
         item, place = self.items[index], f"{self.label}[{index}]"
         if isinstance(item, Image.Image):
             with self.lock:
-                return picture_to_rgb(item, place)
+                return image_to_rgb(item, place)
         if not hasattr(item, "shape"):
-            raise ConcordError(f"{place}: a {type(item).__name__}; expected an array, a tensor or a picture")
+            raise ConcordError(f"{place}: a {type(item).__name__}; expected an array, a tensor or a Pillow image")
         array = to_numpy(item)
         if array.ndim == 2:
             array = np.repeat(array[..., None], 3, axis=2)

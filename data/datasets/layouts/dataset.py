@@ -1,9 +1,9 @@
-"""Layouts as the items of a dataset: COCO-MIG's own file, or a drawn tree with pictures and interactions beside it.
+"""Layouts as the items of a dataset: COCO-MIG's own file, or a drawn tree with images and interactions beside it.
 
     mig_bench.json        the layouts (data/datasets/layouts/layout.py); this file alone makes a dataset without
-    pictures
-    images/{id}.png       a layout's own picture, by its `image_id`
-    styles/{id}.png       the reference picture that its request is given for palette and texture
+    images
+    images/{id}.png       a layout's own image, by its `image_id`
+    styles/{id}.png       the reference image that its request is given for palette and texture
     interactions.json     {"0": [[subject, "link", object], ...], ...}: instances by their number
 
 The items come level by level in turn (an L2, an L3, ..., an L6, the next L2, ...), in the file's order within a level,
@@ -66,9 +66,9 @@ class LayoutItem(Item):
         return self.image_file is not None
 
     def image(self, size: int | None = None) -> np.ndarray:
-        """The layout's own picture, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
+        """The layout's own image, uint8 (size, size, 3) RGB, box-averaged; in its own size where none is given."""
         if self.image_file is None:
-            raise ConcordError(f"layout {self.id}: has no picture; expected {IMAGES}/{self.layout.image_id}.png")
+            raise ConcordError(f"layout {self.id}: has no image; expected {IMAGES}/{self.layout.image_id}.png")
         return read_image(self.root / self.image_file, size)
 
     def style(self, size: int) -> np.ndarray:
@@ -107,7 +107,7 @@ class LayoutDataset(Dataset[LayoutItem]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the layouts with their interactions, and the names and sizes of their pictures."""
+        """SHA-256 over the layouts with their interactions, and the names and sizes of their images."""
         digest = hashlib.sha256()
         for item in self.items:
             layout = item.layout
@@ -126,7 +126,7 @@ class LayoutDataset(Dataset[LayoutItem]):
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of every picture; unchanged files are not read again."""
+        """SHA-256 over the fingerprint and the bytes of every image; unchanged files are not read again."""
         files = [name for item in self.items for name in (item.image_file, item.style_file) if name is not None]
         return content_digest(self.fingerprint, self.root, files)
 

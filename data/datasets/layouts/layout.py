@@ -66,7 +66,7 @@ class Layout:
     boxes: float64 (N, 4): x1, y1, x2, y2 in [0, 1], x1 < x2 and y1 < y2; read-only.
     labels: N phrases ("a red bird"); `colours` (one of `COLOURS`, or None where none is asked for) and
         `categories` ("bird") are their parts.
-    image_id: of the picture that the boxes were taken from.
+    image_id: of the image that the boxes were taken from.
     interactions: (subject, kind, object), the instances by their number: such as (0, "holding", 2); COCO-MIG has none.
 
     Raises ConcordError where there is no box, a box is empty or outside the image, or an interaction names an instance

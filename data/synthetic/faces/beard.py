@@ -1,4 +1,4 @@
-"""The five beards, which change the picture and never the mask."""
+"""The five beards, which change the image and never the mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def paint_beard(
     level: int,
     age: int,
 ) -> None:
-    """The five beards. They change the picture only: every pixel keeps the label of what lies beneath.
+    """The five beards. They change the image only: every pixel keeps the label of what lies beneath.
 
     1 stubble: an even dark (on dark skin: darker; in old age pale) shade with dots. 2 short: a thin solid band along
     the jaw. 3 medium: the whole jaw and a moustache. 4 bushy: also far beyond the jaw, ragged. 5 long: hangs over the

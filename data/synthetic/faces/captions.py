@@ -361,7 +361,7 @@ OVERALL = (
     "{Noun} with {hair} and {bangs}. {He} {wears}{has} and {smile}.",
     "This is {noun} {with}. {He} has {hair} and {bangs}, {wears}and {smile}.",
     "{He} is {noun} with {hair} and {bangs}. {He} {has}, {wears}and {smile}.",
-    "The picture shows {noun} who {wears}{smile}. {He} has {hair} with {bangs} and {has}.",
+    "The image shows {noun} who {wears}{smile}. {He} has {hair} with {bangs} and {has}.",
 )
 
 _SEX_WORDS = {

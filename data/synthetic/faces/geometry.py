@@ -1,8 +1,8 @@
 """Where everything is: the shapes of one face, in face units, its pose, and the 68 landmarks.
 
-Face units are pixels of the 64 x 64 picture around the middle of the face (x right, y down) before the pose is
-applied. 'Right' and 'left' here are those of the picture; the mask classes follow CelebAMask-HQ, where ``l_eye`` is the
-eye on the picture's right side (the person's own left).
+Face units are pixels of the 64 x 64 image around the middle of the face (x right, y down) before the pose is
+applied. 'Right' and 'left' here are those of the image; the mask classes follow CelebAMask-HQ, where ``l_eye`` is the
+eye on the image's right side (the person's own left).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from concord.data.synthetic.faces.person import Person, Scene
 
 @dataclass(frozen=True)
 class Pose:
-    """Maps face units to pixels of the picture: yaw (features slide over the head), tilt, scale, shift."""
+    """Maps face units to pixels of the image: yaw (features slide over the head), tilt, scale, shift."""
 
     origin: tuple[float, float]
     scale: float
@@ -50,7 +50,7 @@ class Shape:
     chin: float  # y of the chin
     hairline: float  # y of the middle of the hairline
     outline: np.ndarray  # (n, 2) whole face, clockwise from the top
-    jaw: np.ndarray  # (17, 2) from the picture's left ear over the chin to the right ear
+    jaw: np.ndarray  # (17, 2) from the image's left ear over the chin to the right ear
     eye_x: float
     eye_y: float
     eye_rx: float
@@ -162,7 +162,7 @@ def eye_ring(s: Shape, side: int) -> np.ndarray:
 
 
 def brow_curve(s: Shape, side: int) -> np.ndarray:
-    """Five points along the middle of a brow, from the picture's left to its right."""
+    """Five points along the middle of a brow, from the image's left to its right."""
     t = np.linspace(0, 1, 5)  # 0 at the nose, 1 at the temple
     x = s.eye_x - s.eye_rx * 0.95 + t * s.eye_rx * 2.05
     y = s.brow_y - s.brow_arch * np.sin(np.pi * t**1.25) + 0.5 * (1 - t) + 0.9 * t**3
@@ -183,7 +183,7 @@ def brow_patch(s: Shape, side: int) -> np.ndarray:
 
 
 def mouth_edges(s: Shape) -> dict[str, np.ndarray]:
-    """The four edges of the mouth, each (13, 2) from the picture's left corner to its right one.
+    """The four edges of the mouth, each (13, 2) from the image's left corner to its right one.
 
     top (of the upper lip), upper (its lower edge), lower (upper edge of the lower lip), bottom.
     """
@@ -221,10 +221,10 @@ def nose_patch(s: Shape) -> np.ndarray:
 
 
 def landmarks_of(s: Shape, pose: Pose) -> np.ndarray:
-    """The 68 landmarks in iBUG order, float32 (68, 2), in pixels of the picture (pixel centres at .5).
+    """The 68 landmarks in iBUG order, float32 (68, 2), in pixels of the image (pixel centres at .5).
 
     0-16 jaw, 17-21 and 22-26 brows, 27-35 nose, 36-41 and 42-47 eyes, 48-59 outer lips, 60-67 inner lips; sides are
-    the picture's.
+    the image's.
     """
     w, top, tip = s.nose_width, s.eye_y + 0.8, s.nose_tip
     bridge = np.stack([np.zeros(4), np.linspace(top, tip - 1.6, 4)], 1)

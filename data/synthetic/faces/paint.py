@@ -24,7 +24,7 @@ from concord.data.synthetic.faces.hair import COVERS_EARS, hair_colours, paint_b
 from concord.data.synthetic.faces.person import Person, Scene
 
 SKIN, NOSE, MOUTH, U_LIP, L_LIP, NECKLACE, NECK, CLOTH = 1, 2, 10, 11, 12, 16, 17, 18
-# the picture's left (-1) and right (1): CelebAMask-HQ's sides are the person's, so l_eye (4) is on the picture's right
+# the image's left (-1) and right (1): CelebAMask-HQ's sides are the person's, so l_eye (4) is on the image's right
 EYE = {-1: 5, 1: 4}
 BROW = {-1: 7, 1: 6}
 EAR = {-1: 9, 1: 8}
@@ -39,7 +39,7 @@ _GRID_Y, _GRID_X = (g / 31.5 - 1 for g in np.mgrid[0:SIZE, 0:SIZE].astype(np.flo
 
 
 def paint_face(person: Person, attributes: dict[str, int], scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one face: picture (64, 64, 3) uint8 RGB, mask (64, 64) uint8, landmarks (68, 2) float32."""
+    """Draw one face: image (64, 64, 3) uint8 RGB, mask (64, 64) uint8, landmarks (68, 2) float32."""
     s = shape_of(person, attributes)
     head, body = head_pose(scene, s), body_pose(scene, s)
     age, female = attributes["Young"], person.sex == "female"

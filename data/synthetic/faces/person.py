@@ -1,7 +1,7 @@
 """Who is drawn: the identity vector, the five attributes and the scene, each sampled from its own random stream.
 
-The identity vector (float32, 24 numbers in [-1, 1]) decides everything that stays the same between two pictures of one
-person; attributes (smile, age, ...) and scene (pose, light, clothes, accessories) change from picture to picture.
+The identity vector (float32, 24 numbers in [-1, 1]) decides everything that stays the same between two images of one
+person; attributes (smile, age, ...) and scene (pose, light, clothes, accessories) change from image to image.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Scene:
-    """What changes between two pictures of one person, apart from the five attributes.
+    """What changes between two images of one person, apart from the five attributes.
 
-    Lengths are in pixels of the 64 x 64 picture, ``tilt`` in degrees (clockwise), ``yaw`` in [-1, 1].
+    Lengths are in pixels of the 64 x 64 image, ``tilt`` in degrees (clockwise), ``yaw`` in [-1, 1].
     """
 
     dx: float
@@ -102,15 +102,15 @@ class Scene:
 def streams(world_seed: int, index: int, variant: int = 0) -> dict[str, np.random.Generator]:
     """Independent Philox generators for ``identity``, ``attributes``, ``scene`` and ``captions`` of one face.
 
-    ``variant`` > 0 is another picture of the same person: every stream but ``identity`` changes.
+    ``variant`` > 0 is another image of the same person: every stream but ``identity`` changes.
     """
     if not 0 <= index < 2**63:
         raise ValueError(f"index: expected an integer from 0 on, got {index}")
     if world_seed < 0 or variant < 0:
         raise ValueError(f"world_seed, variant: expected integers from 0 on, got {world_seed}, {variant}")
     person = np.random.SeedSequence([world_seed, index]).spawn(4)
-    picture = person if variant == 0 else np.random.SeedSequence([world_seed, index, variant]).spawn(4)
-    seeds = {"identity": person[0], "attributes": picture[1], "scene": picture[2], "captions": picture[3]}
+    image = person if variant == 0 else np.random.SeedSequence([world_seed, index, variant]).spawn(4)
+    seeds = {"identity": person[0], "attributes": image[1], "scene": image[2], "captions": image[3]}
     return {name: np.random.Generator(np.random.Philox(seed)) for name, seed in seeds.items()}
 
 

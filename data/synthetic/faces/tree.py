@@ -1,15 +1,15 @@
 """Writes SynthFaces to disk in the layout of CelebAMask-HQ and CelebA-Dialog, so that the real readers read it.
 
     CelebA-HQ-img/{i}.jpg       64 x 64 RGB, JPEG quality 98 without chroma subsampling
-    CelebAMask-HQ-mask-anno/{i // 2000}/{i:05d}_{part}.png   one 0/255 picture per part that the face has, 64 x 64
+    CelebAMask-HQ-mask-anno/{i // 2000}/{i:05d}_{part}.png   one 0/255 image per part that the face has, 64 x 64
     captions_hq.json            {"i.jpg": {"attribute_wise_captions": {...}, "overall_caption": "..."}}
     captions_hq_beard_and_age_2022-08-19.json   {"i.jpg": {"Beard_and_Age": "..."}}
     attributes.json             {"i.jpg": {"sex": "...", "Bangs": 0, ...}}
     landmarks.npz, identities.npz   indices (N,) and landmarks (N, 68, 2) or identities (N, 24)
-    identity-references/{i}.jpg     where asked for: another picture of the same person (other age, smile, pose, light)
+    identity-references/{i}.jpg     where asked for: another image of the same person (other age, smile, pose, light)
     world.json                  world seed, renderer version, range or list of indices
 
-The real layout wants .jpg files; against the rendered picture that leaves a PSNR of 44.6 dB on average and 43.8 dB at
+The real layout wants .jpg files; against the rendered image that leaves a PSNR of 44.6 dB on average and 43.8 dB at
 worst (50 faces; ``jpeg_loss`` measures it, ``concord.benchmarks.profiling.synthetic_speed`` prints it). Parts never
 overlap: a reader may
 lay them over each other in any order. Facial hair has no part, as in CelebAMask-HQ: a pixel under a beard belongs to
@@ -38,7 +38,7 @@ from concord.data.synthetic.draw import SIZE
 from concord.data.synthetic.faces.world import RENDERER_VERSION, WORLD_SEED, Face, FaceArrays, iter_faces, stack
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 98, "subsampling": 0}
-REFERENCE_VARIANT = 1  # which other picture of a person (data/synthetic/faces/world.py)
+REFERENCE_VARIANT = 1  # which other image of a person (data/synthetic/faces/world.py)
 _NOTE = "SynthFaces: drawn portraits in the layout of CelebAMask-HQ and CelebA-Dialog; no real person is shown."
 
 
@@ -52,7 +52,7 @@ def write_tree(
 ) -> None:
     """Render faces and write them as a tree at ``root``, which must not exist yet or be empty.
 
-    ``references``: draw every person a second time too, as the picture by which an identity is told.
+    ``references``: draw every person a second time too, as the image by which an identity is told.
     The tree is built in a temporary folder beside ``root`` and renamed at the end: a killed run leaves no half tree.
     """
     root = Path(root)
@@ -78,7 +78,7 @@ def write_tree(
 
 
 def jpeg_loss(image: np.ndarray) -> float:
-    """PSNR in dB of a picture (64, 64, 3) uint8 after the tree's JPEG."""
+    """PSNR in dB of an image (64, 64, 3) uint8 after the tree's JPEG."""
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, **JPEG)
     back = np.asarray(Image.open(buffer), np.float64)
@@ -92,7 +92,7 @@ def _write_pixels(folder: Path, face: Face) -> None:
     for number in np.unique(face.mask):
         if number:
             part = Image.fromarray((face.mask == number) * np.uint8(255))
-            # these pictures hold two values in large areas: the fastest compression is as small as the best
+            # these images hold two values in large areas: the fastest compression is as small as the best
             part.save(parts / f"{face.index:05d}_{CELEBAMASK_HQ[number]}.png", compress_level=1)
 
 

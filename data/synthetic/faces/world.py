@@ -6,8 +6,8 @@ scene and captions.
 
 Tolerance: with the same versions of NumPy and OpenCV on the same kind of processor the bytes are equal, in any order
 and any number of processes. Elsewhere the last bit of a sine or of a resize may differ, which can move an edge by 1/16
-of a canvas pixel (1/64 of a pixel of the picture): allow for 0.5 % of the mask's pixels and a mean absolute difference
-of 1 grey level in the picture. Attributes, identities and captions do not depend on the drawing.
+of a canvas pixel (1/64 of a pixel of the image): allow for 0.5 % of the mask's pixels and a mean absolute difference
+of 1 grey level in the image. Attributes, identities and captions do not depend on the drawing.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def describe(
 
 
 def face(index: int, world_seed: int = WORLD_SEED, variant: int = 0) -> Face:
-    """Face ``index`` of a world; ``variant`` > 0: another picture of this person (other age, smile, pose, light)."""
+    """Face ``index`` of a world; ``variant`` > 0: another image of this person (other age, smile, pose, light)."""
     identity, person, attributes, scene, captions = describe(index, world_seed, variant)
     image, mask, landmarks = paint_face(person, attributes, scene)
     return Face(index, image, mask, landmarks, identity, person.sex, attributes, captions)

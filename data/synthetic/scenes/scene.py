@@ -118,7 +118,7 @@ def describe(
 
 
 def reference(index: int, world_seed: int = WORLD_SEED) -> np.ndarray:
-    """A picture for the palette and texture of scene `index`, uint8 (64, 64, 3) RGB: other things on the same ground.
+    """An image for the palette and texture of scene `index`, uint8 (64, 64, 3) RGB: other things on the same ground.
 
     The things are those of a scene of the next world; their number tells nothing of that of scene `index`.
     """
@@ -224,9 +224,9 @@ def _clear(boxes: np.ndarray, categories: list[str]) -> bool:
 def _draw(
     layout: Layout, interactions: tuple[tuple[int, str, int], ...], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    picture = Image.fromarray(_background(rng).repeat(SUPER, 0).repeat(SUPER, 1))
+    canvas = Image.fromarray(_background(rng).repeat(SUPER, 0).repeat(SUPER, 1))
     label = Image.new("L", (CANVAS, CANVAS), 0)
-    draw, mark = ImageDraw.Draw(picture), ImageDraw.Draw(label)
+    draw, mark = ImageDraw.Draw(canvas), ImageDraw.Draw(label)
     boxes = np.round(layout.boxes * CANVAS).astype(int)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     for number in sorted(range(len(boxes)), key=lambda i: (-int(area[i]), -i)):
@@ -244,7 +244,7 @@ def _draw(
                 mark.polygon(placed, fill=number + 1)
     for subject, kind, other in interactions:
         _mark(draw, kind, boxes[subject], boxes[other])
-    image = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+    image = np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX))
     return image, np.asarray(label)[SUPER // 2 :: SUPER, SUPER // 2 :: SUPER].copy()
 
 

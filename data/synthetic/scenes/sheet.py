@@ -1,4 +1,4 @@
-"""A contact sheet of layouts: each picture (blank where there is none) with its boxes, labels and interactions."""
+"""A contact sheet of layouts: each image (blank where there is none) with its boxes, labels and interactions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOXES = ((230, 60, 60), (30, 120, 230), (20, 150, 70), (220, 140, 0), (150, 40,
 
 
 def layout_sheet(tree: SceneTree, items: Sequence[str], columns: int = 4) -> Image.Image:
-    """RGB: for each layout its picture as it is (where there is one), and with its boxes and labels drawn on."""
+    """RGB: for each layout its image as it is (where there is one), and with its boxes and labels drawn on."""
     if not items:
         raise ConcordError("preview: no layouts were given; expected at least one")
     if len(items) > MOST:
@@ -33,10 +33,10 @@ def layout_sheet(tree: SceneTree, items: Sequence[str], columns: int = 4) -> Ima
     for number, item in enumerate(items):
         x, y = (number % columns) * wide + GAP, (number // columns) * high + GAP
         layout = tree.layouts[item]
-        picture = _tile(tree.image(item) if tree.has_images else None)
+        image = _tile(tree.image(item) if tree.has_images else None)
         if panes == 2:
-            sheet.paste(picture, (x, y))
-        sheet.paste(with_boxes(picture, layout), (x + (panes - 1) * (TILE + GAP), y))
+            sheet.paste(image, (x, y))
+        sheet.paste(with_boxes(image, layout), (x + (panes - 1) * (TILE + GAP), y))
         told = [f"{item}", *(f"{k}: {label}" for k, label in enumerate(layout.labels))]
         told += [f"   {s} {kind} {o}" for s, kind, o in triples.get(item, ())]
         draw = ImageDraw.Draw(sheet)
@@ -46,11 +46,11 @@ def layout_sheet(tree: SceneTree, items: Sequence[str], columns: int = 4) -> Ima
     return sheet
 
 
-def with_boxes(picture: Image.Image, layout: Layout) -> Image.Image:
-    """A copy of an RGB picture of any size with the layout's boxes and their numbers."""
-    copy = picture.copy()
+def with_boxes(image: Image.Image, layout: Layout) -> Image.Image:
+    """A copy of an RGB image of any size with the layout's boxes and their numbers."""
+    copy = image.copy()
     draw = ImageDraw.Draw(copy)
-    for number, box in enumerate(layout.boxes * np.array([*picture.size, *picture.size])):
+    for number, box in enumerate(layout.boxes * np.array([*image.size, *image.size])):
         colour = _BOXES[number % len(_BOXES)]
         draw.rectangle([round(v) for v in (box[0], box[1], box[2] - 1, box[3] - 1)], outline=colour, width=2)
         draw.text(

@@ -8,7 +8,7 @@
     interactions.json     {"0": [[subject, "link", object], ...], ...}: instances by their number
     world.json            world seed, versions of renderer and folder, range of scenes
 
-A COCO-MIG file without the rest is read too: its layouts have no pictures.
+A COCO-MIG file without the rest is read too: its layouts have no images.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class SceneTree:
         return (self.root / "images").is_dir()
 
     def image(self, item: str) -> np.ndarray:
-        """uint8 (H, W, 3) RGB of a layout's own picture."""
+        """uint8 (H, W, 3) RGB of a layout's own image."""
         return _read(self.root / "images" / f"{self.layouts[item].image_id}.png", "RGB")
 
     def instances(self, item: str) -> np.ndarray:
@@ -132,7 +132,7 @@ class SceneTree:
         return _read(self.root / "instances" / f"{self.layouts[item].image_id}.png", "L")
 
     def style(self, item: str) -> np.ndarray:
-        """uint8 (H, W, 3) RGB: the reference picture for a layout's palette and texture."""
+        """uint8 (H, W, 3) RGB: the reference image for a layout's palette and texture."""
         return _read(self.root / STYLES / f"{self.layouts[item].image_id}.png", "RGB")
 
     def interactions(self) -> dict[str, tuple[tuple[int, str, int], ...]]:
@@ -145,10 +145,10 @@ class SceneTree:
 
 def _read(path: Path, mode: str) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
-            if picture.mode != mode:
-                raise ConcordError(f"{path}: is of mode {picture.mode}; expected {mode}")
-            return np.asarray(picture)
+        with Image.open(path) as image:
+            if image.mode != mode:
+                raise ConcordError(f"{path}: is of mode {image.mode}; expected {mode}")
+            return np.asarray(image)
     except FileNotFoundError:
         raise ConcordError(f"{path}: no such file; make the folder anew (`concord data scenes`)") from None
     except (OSError, SyntaxError) as error:
@@ -204,7 +204,7 @@ class SceneDefect:
 
 
 def check_scenes(path: Path) -> SceneCheck:
-    """Every defect of a layout file and of the pictures, instance maps and interactions beside it."""
+    """Every defect of a layout file and of the images, instance maps and interactions beside it."""
     found = inspect_layouts(path)
     tree, result = SceneTree(found), SceneCheck(path)
     result.defects += [SceneDefect(d.kind, f"{found.path.name}, entry '{d.entry}'", d.detail) for d in found.defects]
@@ -229,11 +229,11 @@ def check_scenes(path: Path) -> SceneCheck:
             try:
                 pixels = read(item)
             except ConcordError as error:
-                result.defects.append(SceneDefect("unreadable picture", name, str(error).partition(": ")[2]))
+                result.defects.append(SceneDefect("unreadable image", name, str(error).partition(": ")[2]))
                 continue
             if pixels.shape[:2] != (SIZE, SIZE):
                 detail = f"is {pixels.shape[1]} x {pixels.shape[0]}; expected {SIZE} x {SIZE}"
-                result.defects.append(SceneDefect("picture of the wrong size", name, detail))
+                result.defects.append(SceneDefect("image of the wrong size", name, detail))
             if folder == "instances":
                 result.defects += _instance_defects(name, pixels, layout.level)
         for triple in triples.get(item, ()):

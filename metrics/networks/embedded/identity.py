@@ -1,4 +1,4 @@
-"""Identity embedder of SynthFaces: pictures of one person lie near each other, those of two persons far apart.
+"""Identity embedder of SynthFaces: images of one person lie near each other, those of two persons far apart.
 
 Stands where ArcFace (Deng et al. 2019) stands at the papers' scale: unit vectors, compared by their cosine.
 """

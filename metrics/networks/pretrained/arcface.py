@@ -49,17 +49,17 @@ class ArcFace:
     def embed_faces(self, images: Tensor) -> tuple[Tensor, list[str]]:
         """(float32 (B, 512) unit vectors on the CPU, zero where no face was found; status of each)."""
         vectors, statuses = torch.zeros(len(images), self.dimensions), []
-        for number, picture in enumerate(to_uint8(images)):
-            faces = self._faces(np.ascontiguousarray(picture[:, :, ::-1]))  # insightface reads BGR
+        for number, image in enumerate(to_uint8(images)):
+            faces = self._faces(np.ascontiguousarray(image[:, :, ::-1]))  # insightface reads BGR
             if faces:
                 vectors[number] = torch.from_numpy(np.asarray(faces[0].normed_embedding, np.float32))
             statuses.append("ok" if faces else NO_FACE)
         return vectors, statuses
 
-    def _faces(self, picture: np.ndarray) -> list[Any]:
+    def _faces(self, image: np.ndarray) -> list[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # scikit-image on SimilarityTransform.estimate
-            return list(self.app.get(picture, max_num=1))
+            return list(self.app.get(image, max_num=1))
 
 
 def _provider(device: torch.device) -> tuple[str, int]:

@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
 class ResNet18(nn.Module):
     """Images (B, 3, H, W) -> features of 1/8 (B, 128), 1/16 (B, 256) and 1/32 (B, 512); torchvision's, unclassified.
 
-    Written out because importing torchvision takes longer than parsing a picture.
+    Written out because importing torchvision takes longer than parsing an image.
     """
 
     def __init__(self) -> None:

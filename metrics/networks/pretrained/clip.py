@@ -7,7 +7,7 @@ at.
 
 Two preparations, each with unit and unnormalised features from one pass:
     open_clip's evaluation transform: Pillow bicubic, shortest side to 224, centre crop; what scores are made with
-    FreeDoM's: bicubic (a = -0.75, no antialiasing) of the whole picture to 224; what guidance differentiates
+    FreeDoM's: bicubic (a = -0.75, no antialiasing) of the whole image to 224; what guidance differentiates
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Clip(nn.Module):
         """open_clip's evaluation transform of the images at 8 bits: (B, 3, size, size), without gradient."""
         from PIL import Image
 
-        return torch.stack([self.transform(Image.fromarray(picture)) for picture in to_uint8(images)])
+        return torch.stack([self.transform(Image.fromarray(image)) for image in to_uint8(images)])
 
     def image_features(self, images: Tensor) -> Tensor:
         """By open_clip's preparation; no gradient reaches the images."""

@@ -15,7 +15,7 @@ BLOCK = 2  # of 0..11 in ViT-B/16: FreeDoM's `feats[2]`
 def style_tokens(clip: Clip, images: Tensor) -> Tensor:
     """Tokens (B, N, C) of images (B, 3, H, W) RGB in [0, 1], the class token left out; differentiable.
 
-    By FreeDoM's preparation: bicubic (a = -0.75, not antialiased) of the whole picture. N = 196, C = 768 in ViT-B/16.
+    By FreeDoM's preparation: bicubic (a = -0.75, not antialiased) of the whole image. N = 196, C = 768 in ViT-B/16.
     """
     images = images.to(clip.mean.device)
     if images.shape[2:] != (clip.size, clip.size):

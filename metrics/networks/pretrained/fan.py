@@ -1,7 +1,7 @@
 """FAN (Bulat & Tzimiropoulos, ICCV 2017) through face-alignment: the judge of landmarks, 2DFAN-4 behind S3FD.
 
-Heatmaps of 64 x 64 of the picture and of its mirror image are added; each point is the highest cell, moved a quarter of
-a cell towards its higher neighbour, brought back to the picture and cut to whole pixels.
+Heatmaps of 64 x 64 of the image and of its mirror image are added; each point is the highest cell, moved a quarter of
+a cell towards its higher neighbour, brought back to the image and cut to whole pixels.
 `concord.metrics.face.landmark_nme.noise_floor` tells what that costs. Where face-alignment says pixel k, the point's
 place here is
 the pixel's centre, k + 0.5.
@@ -31,19 +31,19 @@ class Fan:
         self.alignment = alignment  # face_alignment.FaceAlignment
 
     def landmarks(self, images: Tensor) -> tuple[Tensor, list[str]]:
-        """Of the largest face of each picture; (float32 on the CPU, NaN where no face was found; status of each)."""
+        """Of the largest face of each image; (float32 on the CPU, NaN where no face was found; status of each)."""
         points, statuses = torch.full((len(images), POINTS, 2), float("nan")), []
-        for number, picture in enumerate(to_uint8(images)):
-            box = self._largest_face(picture)
+        for number, image in enumerate(to_uint8(images)):
+            box = self._largest_face(image)
             if box is not None:
-                found = self.alignment.get_landmarks_from_image(picture, detected_faces=[box])
+                found = self.alignment.get_landmarks_from_image(image, detected_faces=[box])
                 points[number] = torch.from_numpy(np.asarray(found[0], np.float32)) + 0.5
             statuses.append(NO_FACE if box is None else "ok")
         return points, statuses
 
-    def _largest_face(self, picture: np.ndarray) -> np.ndarray | None:
+    def _largest_face(self, image: np.ndarray) -> np.ndarray | None:
         """The box (x1, y1, x2, y2, score) of the largest area."""
-        boxes = self.alignment.face_detector.detect_from_image(picture)
+        boxes = self.alignment.face_detector.detect_from_image(image)
         return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
 
 

@@ -1,7 +1,7 @@
 """IR-SE50 (ArcFace, Deng et al. 2019, in the form of TreB1eN's InsightFace_Pytorch): FreeDoM's and Z-Magic's identity.
 
-FreeDoM looks at a fixed window of the picture and aligns nothing: rows 35..222 and columns 32..219 of the picture at
-256 x 256, averaged down to 112 x 112, in [-1, 1]. On pictures that are not framed like CelebA-HQ that window is not
+FreeDoM looks at a fixed window of the image and aligns nothing: rows 35..222 and columns 32..219 of the image at
+256 x 256, averaged down to 112 x 112, in [-1, 1]. On images that are not framed like CelebA-HQ that window is not
 the face. Values are unit vectors of 512 numbers.
 """
 
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
 
 FREEDOM_WINDOW = (35, 223, 32, 220)
-"""Top, bottom, left and right of FreeDoM's window of the picture at 256 x 256."""
-UNITS = (3, 4, 14, 3)  # blocks of each stage; the first of a stage halves the picture
+"""Top, bottom, left and right of FreeDoM's window of the image at 256 x 256."""
+UNITS = (3, 4, 14, 3)  # blocks of each stage; the first of a stage halves the image
 
 
 class Squeeze(nn.Module):

@@ -1,14 +1,14 @@
 """MobileFaceNet (Chen et al., CCBR 2018) with 136 outputs, of pytorch_face_landmark: FreeDoM's and Z-Magic's landmarks.
 
-The network sees a square of the picture, 112 x 112 RGB in [0, 1], and answers 68 points in iBUG order as shares of that
-square. FreeDoM fixes the square once, from the *reference* picture, and cuts every generated picture with it: where the
+The network sees a square of the image, 112 x 112 RGB in [0, 1], and answers 68 points in iBUG order as shares of that
+square. FreeDoM fixes the square once, from the *reference* image, and cuts every generated image with it: where the
 generated face lies elsewhere, that is part of the distance. Its rule from a face box (x1, y1, x2, y2):
 
     w = x2 - x1 + 1, h = y2 - y1 + 1;  side = int(1.2 min(w, h));  centre = (x1 + w // 2, y1 + h // 2)
 
 and bicubic (a = -0.75, no antialiasing) to 112. Two differences: FreeDoM reads the reference as BGR, resized by
-OpenCV's bilinear, and the generated picture as RGB, so that even the reference itself is not at distance 0; here both
-are RGB and bicubic. And a square that leaves the picture is completed with black, where FreeDoM's slicing would wrap
+OpenCV's bilinear, and the generated image as RGB, so that even the reference itself is not at distance 0; here both
+are RGB and bicubic. And a square that leaves the image is completed with black, where FreeDoM's slicing would wrap
 around or shrink.
 """
 
@@ -77,7 +77,7 @@ class Repeated(nn.Module):
 
 
 class Output(nn.Module):
-    """One depth-wise filter as large as the picture, then a linear layer."""
+    """One depth-wise filter as large as the image, then a linear layer."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class MobileFaceNet(nn.Module):
 
 
 class SquareLandmarks(nn.Module):
-    """MobileFaceNet on given squares of pictures; differentiable."""
+    """MobileFaceNet on given squares of images; differentiable."""
 
     def __init__(self, network: MobileFaceNet) -> None:
         super().__init__()

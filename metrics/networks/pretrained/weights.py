@@ -97,7 +97,7 @@ def frozen(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """float32 (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3) RGB, to the nearest level; exact for decoded pictures."""
+    """float32 (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3) RGB, to the nearest level; exact for decoded images."""
     finite = torch.isfinite(images.flatten(1)).all(dim=1)
     if not bool(finite.all()):  # as bytes they would look like black
         number = int((~finite).nonzero()[0])

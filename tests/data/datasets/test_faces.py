@@ -40,7 +40,7 @@ def save(path, pixels, mode=None):
 
 
 def half(top=255):
-    """Bool (16, 16) whose left half is on, and its uint8 picture."""
+    """Bool (16, 16) whose left half is on, and its uint8 image."""
     on = np.zeros((SIDE, SIDE), bool)
     on[:, : SIDE // 2] = True
     return on, on.astype(np.uint8) * top
@@ -182,7 +182,7 @@ def test_reduced_masks_gain_no_class(tmp_path):
         assert face.mask(size).shape == (size, size)
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------- images
 
 
 def test_pictures_are_averaged_by_area(tmp_path):
@@ -308,7 +308,7 @@ def test_a_plain_folder_of_index_masks(tmp_path):
     assert dataset.missing == []
     (tmp_path / "words.json").write_text(json.dumps({"7": "Seven.", "12.png": "Twelve.", "anna": "Anna."}))
     assert [face.text for face in open_faces(tmp_path)] == ["Seven.", "Twelve.", "Anna."]
-    with pytest.raises(ConcordError, match="has no picture"):
+    with pytest.raises(ConcordError, match="has no image"):
         dataset["7"].image(8)
 
 

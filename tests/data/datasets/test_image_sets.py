@@ -151,7 +151,7 @@ def test_gif(tmp_path: Path, frames: int) -> None:
     pages = [Image.fromarray(picture(k)) for k in range(frames)]
     pages[0].save(tmp_path / "x.gif", save_all=True, append_images=pages[1:])
     write(tmp_path / "1.png", picture(1))
-    line = f"{tmp_path / 'x.gif'}: is a GIF; expected PNG, JPEG, WebP, BMP or TIFF; convert it, one picture a file"
+    line = f"{tmp_path / 'x.gif'}: is a GIF; expected PNG, JPEG, WebP, BMP or TIFF; convert it, one image a file"
     assert refusal(tmp_path) == line
     (tmp_path / "x.gif").rename(tmp_path / "x.png")
     assert refusal(tmp_path) == line.replace("x.gif", "x.png")
@@ -161,7 +161,7 @@ def test_gif(tmp_path: Path, frames: int) -> None:
 def test_other_animations(tmp_path: Path, suffix: str) -> None:
     pages = [Image.fromarray(picture(k)) for k in range(3)]
     pages[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=pages[1:])
-    assert f"x.{suffix}: is animated (3 frames); expected PNG, JPEG, WebP, BMP or TIFF of one picture" in refusal(
+    assert f"x.{suffix}: is animated (3 frames); expected PNG, JPEG, WebP, BMP or TIFF of one image" in refusal(
         tmp_path
     )
 
@@ -254,7 +254,7 @@ def test_broken_tars(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     assert "evil.png is a link, not an image" in refusal(path)
-    write_tar(path, {"bad.png": b"no picture"})
+    write_tar(path, {"bad.png": b"no image"})
     assert refusal(path).startswith(f"{path}: bad.png: is not a PNG, JPEG, WEBP, BMP, TIFF or PPM")
     write_tar(path, {"0.png": png(picture(0))}, "w:gz")
     assert "not a readable uncompressed tar" in refusal(path)

@@ -72,7 +72,7 @@ def test_levels_come_in_turn(tmp_path: Path) -> None:
 def test_a_file_alone_has_no_pictures(tmp_path: Path) -> None:
     dataset = open_layout_items(toy_layouts.write_layouts(tmp_path, [2, 3]) / "mig_bench.json")
     assert not any(item.has_image for item in dataset)
-    with pytest.raises(ConcordError, match=r"layout 0: has no picture; expected images/900.png"):
+    with pytest.raises(ConcordError, match=r"layout 0: has no image; expected images/900.png"):
         dataset["0"].image(64)
     with pytest.raises(ConcordError, match="no layout '7'; expected an id such as 0, 1"):
         dataset["7"]

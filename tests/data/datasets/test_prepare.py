@@ -27,7 +27,7 @@ N = 6
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Faces with pictures of 1024x1024 and parts of 512x512: the sizes of CelebAMask-HQ."""
+    """Faces with images of 1024x1024 and parts of 512x512: the sizes of CelebAMask-HQ."""
     root = tmp_path_factory.mktemp("tree") / "CelebAMask-HQ"
     (root / "CelebA-HQ-img").mkdir(parents=True)
     parts = root / "CelebAMask-HQ-mask-anno" / "0"
@@ -88,7 +88,7 @@ def test_shards_give_what_the_tree_gives(tree, tmp_path):
         assert face.has_image
         assert face.has_mask
         assert not face.has_landmarks
-    with pytest.raises(ConcordError, match="its pictures are 256x256, 512x512 was asked for"):
+    with pytest.raises(ConcordError, match="its images are 256x256, 512x512 was asked for"):
         ours["0"].image(512)
 
 
@@ -192,9 +192,9 @@ def test_a_folder_of_another_shape_is_described(tmp_path):
 def test_pictures_without_masks_and_masks_without_pictures(tree, tmp_path):
     shutil.copytree(tree, tmp_path / "a", ignore=shutil.ignore_patterns("CelebAMask-HQ-mask-anno"))
     line = refusal(tmp_path / "a", tmp_path)
-    assert "6 pictures but no masks; expected CelebAMask-HQ-mask-anno/ beside them" in line
+    assert "6 images but no masks; expected CelebAMask-HQ-mask-anno/ beside them" in line
     shutil.copytree(tree, tmp_path / "b", ignore=shutil.ignore_patterns("CelebA-HQ-img"))
-    assert "6 masks but no pictures; expected CelebA-HQ-img/" in refusal(tmp_path / "b", tmp_path)
+    assert "6 masks but no images; expected CelebA-HQ-img/" in refusal(tmp_path / "b", tmp_path)
 
 
 def test_a_face_without_a_mask_is_left_out_and_told(tree, tmp_path):
@@ -203,16 +203,16 @@ def test_a_face_without_a_mask_is_left_out_and_told(tree, tmp_path):
         part.unlink()
     said: list[str] = []
     assert len(run(tmp_path / "tree", tmp_path, say=said.append)) == N - 1
-    assert "1 of 6 faces lack a picture or a mask and are left out, the first is 4" in said
+    assert "1 of 6 faces lack an image or a mask and are left out, the first is 4" in said
 
 
 def test_captions_of_other_pictures(tree, tmp_path, small):
     other = tmp_path / "captions.json"
     other.write_text(json.dumps({f"{i:06d}.jpg": "A face." for i in range(100, 110)}))
     line = refusal(tree, tmp_path, captions=other)
-    assert "captions of other pictures: 10 of them (100, 101, 102, ...), 0 for the 6 faces" in line
+    assert "captions of other images: 10 of them (100, 101, 102, ...), 0 for the 6 faces" in line
     other.write_text(json.dumps({f"{i:06d}.jpg": "A face." for i in range(40)}))  # CelebA's own numbers, say
-    assert "captions of other pictures: 40 of them" in refusal(tree, tmp_path, captions=other)
+    assert "captions of other images: 40 of them" in refusal(tree, tmp_path, captions=other)
 
 
 def test_captions_that_are_none(tree, tmp_path):
@@ -290,7 +290,7 @@ def test_nothing_fetched_is_told_with_the_command(tmp_path):
 
 
 def test_synthetic_faces_are_prepared_too(tmp_path):
-    """Trees that the renderer draws are smaller than CelebAMask-HQ's: pictures are enlarged, masks repeat pixels."""
+    """Trees that the renderer draws are smaller than CelebAMask-HQ's: images are enlarged, masks repeat pixels."""
     write_tree(tmp_path / "tree", range(2), progress=False, workers=1)
     prepared = run(tmp_path / "tree", tmp_path)
     for item in open_faces(tmp_path / "tree"):

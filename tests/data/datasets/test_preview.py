@@ -1,4 +1,4 @@
-"""The contact sheet shows what is there: picture, mask in the palette's colours, both together, caption, legend."""
+"""The contact sheet shows what is there: image, mask in the palette's colours, both together, caption, legend."""
 
 import numpy as np
 import pytest

@@ -61,7 +61,7 @@ def test_a_scene_is_a_function_of_its_index() -> None:
 
 
 def test_a_reference_has_the_scene_s_ground_and_other_things() -> None:
-    """Where neither has a thing, the two pictures are the same to the byte."""
+    """Where neither has a thing, the two images are the same to the byte."""
     alike = []
     for one in drawn()[:20]:
         picture = reference(one.index)
@@ -201,8 +201,8 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
 
     root = tmp_path / "broken"
     shutil.copytree(folder, root)
-    (root / "styles/5.png").write_bytes(b"no picture")
-    (root / "images/0.png").write_bytes(b"no picture")
+    (root / "styles/5.png").write_bytes(b"no image")
+    (root / "images/0.png").write_bytes(b"no image")
     (root / "images/1.png").unlink()
     Image.new("RGB", (32, 32)).save(root / "images/2.png")
     Image.fromarray(np.full((64, 64), 9, np.uint8)).save(root / "instances/3.png")
@@ -213,10 +213,10 @@ def test_every_defect_is_named(folder: Path, tmp_path: Path) -> None:
     (root / "mig_bench.json").write_text(json.dumps(text))
     found = {(defect.kind, defect.path) for defect in check_scenes(root).defects}
     for wanted in (
-        ("unreadable picture", "styles/5.png"),
-        ("unreadable picture", "images/0.png"),
-        ("unreadable picture", "images/1.png"),
-        ("picture of the wrong size", "images/2.png"),
+        ("unreadable image", "styles/5.png"),
+        ("unreadable image", "images/0.png"),
+        ("unreadable image", "images/1.png"),
+        ("image of the wrong size", "images/2.png"),
         ("instance out of range", "instances/3.png"),
         ("instance not seen", "instances/3.png"),
         ("wrong interaction", "interactions.json, entry '4'"),
@@ -269,7 +269,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     (out / "images/17000.png").unlink()
     broken = run(app, ["verify", str(out / "mig_bench.json"), "--json"])
     assert broken.exit_code == 2
-    assert json.loads(broken.stdout)["kinds"] == {"unreadable picture": 1}
+    assert json.loads(broken.stdout)["kinds"] == {"unreadable image": 1}
     sheet = tmp_path / "sheet.png"
     shown = run(app, ["preview", str(folder), "--out", str(sheet), "--n", "3"], catch_exceptions=False)
     assert "3 of 10 layouts" in shown.stdout

@@ -1,4 +1,4 @@
-"""Style references: a pure function of an index, different from each other, the same picture at every size."""
+"""Style references: a pure function of an index, different from each other, the same image at every size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SynthFaces: a pure function of (seed, index) whose picture, mask, landmarks and attributes agree."""
+"""SynthFaces: a pure function of (seed, index) whose image, mask, landmarks and attributes agree."""
 
 import hashlib
 import subprocess
@@ -29,7 +29,7 @@ BACKGROUND, SKIN, EYE_G, L_EYE, R_EYE, L_BROW, R_BROW, MOUTH, U_LIP, L_LIP, HAIR
     14,
 )
 
-# SHA-256 of the masks of GOLDEN_FACES, and the mean of each picture: NumPy 2.4.6, OpenCV 5.0.0, x86-64.
+# SHA-256 of the masks of GOLDEN_FACES, and the mean of each image: NumPy 2.4.6, OpenCV 5.0.0, x86-64.
 GOLDEN_FACES = (0, 1, 2, 23_999, 27_000, 29_999)
 GOLDEN_MASKS = "d5d6baa79473293e0dc5a5a1b2396a6d8164ac7108f6e233a43bbcf10d8cd4ff"
 GOLDEN_MEANS = (147.359, 98.454, 119.854, 133.463, 126.652, 110.479)
@@ -51,7 +51,7 @@ def digest(indices: tuple[int, ...]) -> str:
 
 
 def differences(index: int, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Picture and mask of one face at all six levels of an attribute."""
+    """Image and mask of one face at all six levels of an attribute."""
     _, person, attributes, scene, _ = describe(index)
     return [paint_face(person, {**attributes, name: level}, scene)[:2] for level in range(6)]
 
@@ -150,7 +150,7 @@ def test_beards_grow_on_men_only(world: FaceArrays) -> None:
 
 
 def test_eyes_lie_where_the_landmarks_say(world: FaceArrays) -> None:
-    # iBUG 36-41 is the eye on the picture's left, which CelebAMask-HQ calls the right eye
+    # iBUG 36-41 is the eye on the image's left, which CelebAMask-HQ calls the right eye
     for points, label in ((slice(36, 42), R_EYE), (slice(42, 48), L_EYE)):
         for mask, landmarks in zip(world.masks, world.landmarks):
             rows, columns = np.nonzero(mask == label)

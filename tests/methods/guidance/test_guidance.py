@@ -180,7 +180,7 @@ def test_bad_conditions_are_named() -> None:
         with pytest.raises(ConcordError, match=f"condition '{name}' guides but is missing"):
             make_energies([name], [Request("17-0", 1, Conditions())], ToyGuide(), EnergyParams(), SIDE)  # type: ignore[arg-type]
     refused("identity", np.zeros((SIDE, SIDE, 3), np.uint8), "shows no face; expected one face")
-    refused("identity", np.zeros(24, np.float32), r"shape \(24,\) and type float32; expected a picture")
+    refused("identity", np.zeros(24, np.float32), r"shape \(24,\) and type float32; expected an image")
     points = np.full((68, 2), 3.0, np.float32)
     refused("landmarks", points[:5], r"shape \(5, 2\); expected \(68, 2\)")
     for bad in (-0.5, SIDE + 0.5, np.nan):

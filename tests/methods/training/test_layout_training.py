@@ -69,7 +69,7 @@ def test_the_tasks_are_known() -> None:
     assert {"scenes-autoencoder", *TRAINED} <= set(known)
     for name in TRAINED:
         assert known[name].world == "SynthScenes"
-        assert "scenes-autoencoder" in known[name].needs
+        assert "scenes-autoencoder" in known[name].depends_on
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -146,7 +146,7 @@ def test_the_style_model_sees_the_reference_of_each_scene_turned_as_the_scene_is
 
 
 def test_grounds_are_told_from_others(corpus: Scenes) -> None:
-    """A scene's own picture has its ground; the next scene's is far from it."""
+    """A scene's own image has its ground; the next scene's is far from it."""
     described = [layouts.layout_of(corpus, k) for k in range(12)]
     images = corpus.pictures(torch.arange(12))
     assert layouts.grounds(images, images, described) == 0.0
@@ -170,7 +170,7 @@ def test_a_model_starts_from_the_trunk(tiny: None, tmp_path: Path, monkeypatch: 
 
 
 def test_success_is_what_the_judges_see(corpus: Scenes) -> None:
-    """All of the world's own pictures succeed but for the judges' errors; another scene's picture does not."""
+    """All of the world's own images succeed but for the judges' errors; another scene's image does not."""
     own = [layouts.layout_of(corpus, k) for k in range(12)]
     images = corpus.pictures(torch.arange(12))
     right, wrong = layouts.success(images, own), layouts.success(images.flip(-1), own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Line(Task):
     """Learns y = 2x - 1 from noisy points."""
 
     name = "line"
-    recipe = Recipe(steps=160, batch=16, rate=0.2, warmup=5, ema=0.9)
+    recipe = Recipe(steps=160, batch=16, lr=0.2, warmup=5, ema=0.9)
     stop_at: int | None = None
 
     def build(self) -> nn.Module:
@@ -63,6 +64,27 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "cb" / "line.pt").exists()
     steps = [json.loads(line)["step"] for line in (tmp_path / "cb" / "line.log.jsonl").read_text().splitlines()]
     assert steps == [1, 51, 101, 151, 160]
+
+
+def test_a_checkpoint_with_an_earlier_versions_names_is_resumed_with_a_warning(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        with pytest.raises(KeyboardInterrupt):
+            train(task(tmp_path / folder, stop_at=37), checkpoints=tmp_path / folder, every_seconds=0, progress=False)
+    file = tmp_path / "b/line.pt"
+    saved = torch.load(file, weights_only=True)
+    saved["averaged"], saved["recent"] = saved.pop("ema_params"), saved.pop("loss_ema")
+    saved["recipe"]["rate"] = saved["recipe"].pop("lr")
+    torch.save(saved, file)
+    with warnings.catch_warnings(record=True) as shown:
+        train(task(tmp_path / "a"), checkpoints=tmp_path / "a", progress=False)
+        assert not shown
+        (card,) = train(task(tmp_path / "b"), checkpoints=tmp_path / "b", progress=False)
+    assert [str(one.message) for one in shown] == [
+        f"{file}: has an earlier version's names; the next checkpoint has those of today"
+    ]
+    assert card["recipe"]["lr"] == 0.2
+    one, two = (load_weights("line", tmp_path / folder)[0] for folder in ("a", "b"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 def test_another_recipe_is_not_resumed_silently(tmp_path: Path) -> None:
@@ -142,8 +164,8 @@ def test_weights_that_are_not_the_card_s_are_refused(tmp_path: Path) -> None:
 def test_tasks_are_listed_after_what_they_need() -> None:
     made: set[str] = set()
     for name, kind in all_tasks().items():
-        assert set(kind.needs) <= made, name
-        made |= set(kind.makes or (name,))
+        assert set(kind.depends_on) <= made, name
+        made |= set(kind.output_names or (name,))
     tasks = all_tasks()
     for judge in (name for name in tasks if name.endswith("-judge") and not name.startswith("scenes-")):
         guide = tasks[judge.replace("-judge", "-guide")]
@@ -160,10 +182,10 @@ def test_further_training_goes_on_from_the_weights_and_says_so(tmp_path: Path) -
     seen: list[float] = []
     loss = longer.loss
     longer.loss = lambda generator, batch: seen.append(float(longer.model.weight)) or loss(generator, batch)  # type: ignore[func-returns-value, method-assign]
-    train(longer, steps=30, rate=0.05, further=True, checkpoints=tmp_path / "c", progress=False)
+    train(longer, steps=30, lr=0.05, further=True, checkpoints=tmp_path / "c", progress=False)
     (after, card) = load_weights("line", tmp_path)
     assert seen[0] == float(before["weight"])  # begins where the other ended
-    assert (card["recipe"]["steps"], card["recipe"]["rate"]) == (30, 0.05)
+    assert (card["recipe"]["steps"], card["recipe"]["lr"]) == (30, 0.05)
     (earlier,) = card["earlier"]
     assert (earlier["recipe"]["steps"], earlier["sha256"]) == (40, first["sha256"])
     assert not torch.equal(before["weight"], after["weight"])

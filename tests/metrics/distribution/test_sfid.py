@@ -69,7 +69,7 @@ def test_the_embedded_judges_give_them(images: torch.Tensor) -> None:
 
 
 def test_sees_what_moved_where_pooled_features_do_not() -> None:
-    """Features at 3 x 3 places of one channel. Moving every picture by a place leaves each pooled mean as it was."""
+    """Features at 3 x 3 places of one channel. Moving every image by a place leaves each pooled mean as it was."""
     rng = np.random.default_rng(0)
     pictures = rng.normal(size=(300, 3, 3)) + np.arange(9).reshape(3, 3)
     moved = np.roll(rng.normal(size=(300, 3, 3)) + np.arange(9).reshape(3, 3), 1, axis=2)

@@ -141,7 +141,7 @@ def test_noise_floor_by_brute_force() -> None:
 
 
 def test_noise_floor_tends_to_the_mean_distance_in_a_quarter_cell() -> None:
-    """Whole pixels of large pictures cost nothing: E |u|, u uniform in a square of half side 1/4, is 0.7652 / 4."""
+    """Whole pixels of large images cost nothing: E |u|, u uniform in a square of half side 1/4, is 0.7652 / 4."""
     rng = np.random.default_rng(3)
     faces = rng.uniform(0, 1, (200, 68, 2)) * 1e5
     faces[:, 36], faces[:, 45] = (3e4, 5e4), (7e4, 5e4)
@@ -205,7 +205,7 @@ def test_a_face_outside_of_the_picture_is_named() -> None:
 
 
 def test_originals_are_required_by_landmark_l2_alone() -> None:
-    with pytest.raises(ConcordError, match="'landmark-l2' compares with the original pictures"):
+    with pytest.raises(ConcordError, match="'landmark-l2' compares with the original images"):
         LandmarkL2().score(observe(pictures(1), wanted(1), FaceSeer()))
     assert LandmarkNME().score(observe(pictures(1), wanted(1), FaceSeer()))[0].status == OK
 

@@ -60,7 +60,7 @@ def test_lpips_is_asked_for_image_and_original(metric: LPIPSAlex | LPIPSVgg) -> 
 
 @pytest.mark.parametrize("metric", [LPIPSAlex(), PerceptualDistance()])
 def test_originals_are_needed_and_of_the_same_size(metric: LPIPSAlex | PerceptualDistance) -> None:
-    with pytest.raises(ConcordError, match="compares with the original pictures"):
+    with pytest.raises(ConcordError, match="compares with the original images"):
         metric.score(observe(pictures(2), None, toy()))
     with pytest.raises(ConcordError, match="images are 64x64 pixels, their originals 32x32"):
         metric.score(observe(pictures(2), pictures(2, size=32), toy()))

@@ -23,7 +23,7 @@ def observe(images: np.ndarray, originals: np.ndarray | None) -> Observation:
 
 @pytest.fixture
 def pair() -> tuple[np.ndarray, np.ndarray]:
-    """Smooth pictures (3, 3, 24, 30) in 8-bit steps, and noisy ones."""
+    """Smooth images (3, 3, 24, 30) in 8-bit steps, and noisy ones."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:24, :30]
     smooth = np.stack([[(np.sin(x / (3 + i + c)) + np.cos(y / (4 + c)) + 2) / 4 for c in range(3)] for i in range(3)])
@@ -95,7 +95,7 @@ def test_order_and_batch_change_nothing(metric: PSNR | SSIM, pair: tuple[np.ndar
 
 @pytest.mark.parametrize("metric", [PSNR(), SSIM()])
 def test_bad_input(metric: PSNR | SSIM, pair: tuple[np.ndarray, np.ndarray]) -> None:
-    with pytest.raises(ConcordError, match="compares with the original pictures"):
+    with pytest.raises(ConcordError, match="compares with the original images"):
         metric.score(observe(pair[0], None))
     with pytest.raises(ConcordError, match=f"metric '{metric.name}': images are 30x24 pixels, their originals 20x24"):
         metric.score(observe(pair[0], pair[1][..., :20]))

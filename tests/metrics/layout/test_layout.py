@@ -454,7 +454,7 @@ def test_the_whole_layout_needs_all_of_it() -> None:
     pictures = [paint(TWO), paint(TWO), paint(TWO), paint(TWO, wrong=frozenset({1}))]
     layouts = [TWO, one, plain, one]
     for number, picture in enumerate(pictures):
-        picture[0, :] = 200 + number  # `Judges` knows a picture by its first row
+        picture[0, :] = 200 + number  # `Judges` knows an image by its first row
     images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures])
     networks = seen_by(Judges(layouts), interactions=Judge("holding", 0, 1))
     observation = Observation(images, [Conditions(layout=layout) for layout in layouts], networks)

@@ -138,7 +138,7 @@ def test_a_missing_mask_or_one_of_another_size_is_named(metric: ConfusionMetric)
 
 
 def test_a_mask_in_the_wrong_order_does_not_score() -> None:
-    """The same picture, its classes told in BiSeNet's numbers: every metric of masks sees that something is wrong."""
+    """The same image, its classes told in BiSeNet's numbers: every metric of masks sees that something is wrong."""
     rng = np.random.default_rng(5)
     right = rng.integers(0, CLASSES, (3, 16, 16))
     wrong = celebamask_to_bisenet(right)
@@ -175,7 +175,7 @@ def test_segmentation_distance_of_the_original_is_zero_and_nan_is_a_failure() ->
 
 
 def test_segmentation_distance_needs_the_originals() -> None:
-    with pytest.raises(ConcordError, match="'segmentation-distance' compares with the original pictures"):
+    with pytest.raises(ConcordError, match="'segmentation-distance' compares with the original images"):
         SegmentationDistance().score(observe(pictures(1), [Conditions(text="a")], FaceSeer()))
 
 

@@ -215,7 +215,7 @@ def test_content_loss_of_each_image_to_its_original(judges: Judges) -> None:
     scores = ContentLoss().score(observe(images, [None, None], judges, originals))
     expected = (judges.vgg(images[:1])[3] - judges.vgg(originals[:1])[3]).square().mean().item()
     assert scores == [Score(pytest.approx(expected, rel=1e-5)), Score(0.0)]
-    with pytest.raises(ConcordError, match="compares with the original pictures"):
+    with pytest.raises(ConcordError, match="compares with the original images"):
         ContentLoss().score(observe(images, [None, None], judges))
 
 
@@ -286,7 +286,7 @@ def test_style_distance_through_the_judge(embedded: Networks) -> None:
 
 
 def test_content_distance_through_the_judge(embedded: Networks) -> None:
-    """Each image with its own original, by activations taken apart from the metric; far where the pictures differ."""
+    """Each image with its own original, by activations taken apart from the metric; far where the images differ."""
     images = torch.stack([pillow_bilinear(texture(kind, 1), 64, 64) for kind in range(3)])
     originals = images.roll(1, 0)
     originals[0] = images[0]
@@ -301,7 +301,7 @@ def test_content_distance_through_the_judge(embedded: Networks) -> None:
         ]
         assert found[image].value == pytest.approx(sum(parts) / len(parts), rel=1e-4)
         assert found[image].value > 0.1
-    with pytest.raises(ConcordError, match="compares with the original pictures"):
+    with pytest.raises(ConcordError, match="compares with the original images"):
         ContentDistance().score(Observation(images, [Conditions()] * 3, embedded))
 
 

@@ -1,4 +1,4 @@
-"""Figures: the right picture at the right place, whole pixels, and no state left behind."""
+"""Figures: the right image at the right place, whole pixels, and no state left behind."""
 
 from pathlib import Path
 

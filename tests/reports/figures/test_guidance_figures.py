@@ -50,7 +50,7 @@ def test_content_changes_with_the_numbers() -> None:
 
 
 def coloured(path: Path, colour: tuple[int, int, int]) -> np.ndarray:
-    """How many pixels of each row of the picture are of that colour."""
+    """How many pixels of each row of the image are of that colour."""
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
     return (np.abs(picture - np.array(colour)).sum(-1) < 30).sum(axis=1)
 

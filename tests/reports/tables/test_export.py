@@ -186,13 +186,13 @@ def test_the_frame_is_tidy_and_typed(table: Table) -> None:
 
 
 def test_files_hold_the_same_numbers(table: Table, tmp_path: Path) -> None:
-    write_table(table, tmp_path, [("A picture", "grid.png")])
+    write_table(table, tmp_path, [("An image", "grid.png")])
     frame = to_frame(table)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "face-generation.parquet"), frame)
     read = pd.read_csv(tmp_path / "face-generation.csv")
     np.testing.assert_allclose(read[list(NUMBERS)].to_numpy(float), frame[list(NUMBERS)].to_numpy(float))
     assert (tmp_path / "face-generation.md").read_text().startswith(to_markdown(table).rstrip()[:200])
-    assert "![A picture](grid.png)" in (tmp_path / "face-generation.md").read_text()
+    assert "![An image](grid.png)" in (tmp_path / "face-generation.md").read_text()
     assert (tmp_path / "face-generation.tex").read_text() == to_latex(table)
 
 
