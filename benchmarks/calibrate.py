@@ -46,6 +46,7 @@ class Anchor(Strict):
         return self
 
     def verdict(self, value: float) -> str:
+        """'in' where the value lies in the anchor's window, ends included, else 'out'."""
         low, high = self.window
         return "in" if low <= value <= high else "out"
 

@@ -114,6 +114,7 @@ class RowCost:
 
     @property
     def hours(self) -> float | None:
+        """Hours of generation; None where no rate is known."""
         return None if self.seconds is None else self.n * self.seconds[0] / 3600
 
     @property
@@ -135,6 +136,7 @@ class Cost:
 
     @property
     def evaluations(self) -> float:
+        """Network evaluations of all rows together."""
         return sum(row.total or 0 for row in self.rows)
 
     @property
@@ -145,10 +147,12 @@ class Cost:
 
     @property
     def without_rate(self) -> list[RowCost]:
+        """Rows that a network makes and for which no rate is known."""
         return [row for row in self.rows if row.hours is None and row.counts != {}]
 
     @property
     def bytes(self) -> int:
+        """Bytes of all images, and of the files to fetch whose size is known."""
         return sum(row.bytes for row in self.rows) + sum(size or 0 for size in self.files.values())
 
 

@@ -131,8 +131,13 @@ def _generate_facts(suite: Suite, profile: str) -> dict[str, object]:
         params = make_params(get_method(row.method), settled.params).model_dump(mode="json")
         conditions = list(suite.row_conditions(row))
         networks = {use.role: use.entry.model_dump() for use in uses}
-        rows[row.name] = {"method": row.method, "params": params, "conditions": conditions, "generator": generator,
-                          "networks": networks}  # fmt: skip
+        rows[row.name] = {
+            "method": row.method,
+            "params": params,
+            "conditions": conditions,
+            "generator": generator,
+            "networks": networks,
+        }
     own, n = load_settings().profile(profile), suite.part(profile).n or suite.n
     data = own.datasets.get(suite.dataset)
     facts = {

@@ -118,8 +118,10 @@ def needed_by(suites: Sequence[Suite], settings: Settings, profile: str) -> dict
         if suite.dataset in own.datasets:
             found["datasets"] |= dict.fromkeys(own.datasets[suite.dataset].sources)
         for row in suite.rows:
-            add(row_uses(profile, row.method, generator_of(suite, row, profile), row.params,
-                         suite.row_conditions(row)), "generators")  # fmt: skip
+            add(
+                row_uses(profile, row.method, generator_of(suite, row, profile), row.params, suite.row_conditions(row)),
+                "generators",
+            )
         if not suite.reference and not any(generator_of(suite, row, profile) for row in suite.rows):
             continue  # nothing is made, so that nothing is judged
         for name in suite.metrics:

@@ -175,6 +175,7 @@ class Session:
 
     @cached_property
     def judges(self) -> Networks:
+        """The networks that score, loaded when first asked for."""
         if self.open_judges is not None:
             return self.open_judges()
         from concord.data.device import resolve_device

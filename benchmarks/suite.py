@@ -124,6 +124,7 @@ class Suite(Strict):
 
     @property
     def request_set(self) -> str:
+        """The folder of its runs; suites with the same requests share one."""
         return self.requests or self.name
 
     def part(self, profile: str) -> ProfilePart:
@@ -168,6 +169,7 @@ class Suite(Strict):
         return self if len(rows) == len(self.rows) else self.model_copy(update={"rows": rows})
 
     def row(self, name: str) -> Row:
+        """The row of that name; ConcordError that lists them."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -234,6 +236,7 @@ def _each_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
 
 
 def suite_names(folder: Path = FOLDER) -> list[str]:
+    """The names of the folder's suites, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 

@@ -164,6 +164,7 @@ class TuningRun:
 
     @property
     def tune(self) -> Tune:
+        """The suite's key 'tune'; ConcordError where it has none."""
         if self.suite.tune is None:
             raise ConcordError(f"suite '{self.suite.name}' has no key 'tune': expected n, trials, floor and ranges")
         return self.suite.tune

@@ -73,6 +73,7 @@ class Search(Strict):
 
 
 def tuned_path(request_set: str, folder: Path | None = None) -> Path:
+    """The file of a request set's search."""
     return (folder or FOLDER) / f"{request_set}.yaml"
 
 

@@ -72,8 +72,9 @@ def print_timing(sessions: Sequence[Session]) -> None:
 
 def raise_failed(sessions: Sequence[Session]) -> None:
     """End with an error where a row's code failed: which rows were not made, and why; all others were."""
-    failed = {f"{session.plan.requests.name}/{row}": error
-              for session in sessions for row, error in session.failed.items()}  # fmt: skip
+    failed = {
+        f"{session.plan.requests.name}/{row}": error for session in sessions for row, error in session.failed.items()
+    }
     if failed:
         what = f"row{'s' if len(failed) > 1 else ''} not made: "
         raise UserCodeError(
@@ -115,6 +116,7 @@ def safe_streams() -> Iterator[None]:
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows under their columns; 160 characters wide where the output is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

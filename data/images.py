@@ -57,6 +57,7 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a name is one that systems hide or leave behind, and no image of the user's."""
     return name.startswith((".", "__MACOSX"))
 
 

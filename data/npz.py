@@ -37,8 +37,17 @@ def read_npz(source: Path | bytes, where: str = "", names: Collection[str] | Non
                     with file.open(entry) as member:
                         found[name] = _read_array(member, entry.file_size, f"{where}, array '{ascii(name)[1:-1]}'")
             return found
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ConcordError(f"{where}: not a readable .npz ({' '.join(str(error).split())[:120]})") from None
 
 

@@ -180,6 +180,7 @@ class Profile(ProfileFile):
         return {**(self.generator(generator).roles if generator else {}), **self.roles}
 
     def generator(self, name: str) -> Generator:
+        """The generator of that name; ConcordError that lists them."""
         if name not in self.generators:
             raise ConcordError(f"generator '{name}': expected one of {', '.join(self.generators) or 'none'}")
         return self.generators[name]

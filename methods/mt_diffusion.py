@@ -93,6 +93,7 @@ class Aggregation:
         return torch.stack(found, dim=1)
 
     def abar(self, t: int) -> float:
+        """alpha-bar of timestep t; 1 for t = -1, the clean end."""
         return float(self.schedule.alphas_cumprod[t]) if t >= 0 else 1.0
 
     def signal(self, encoded: Sequence[Tensor], t: int | Tensor) -> Tensor | float:

@@ -248,6 +248,7 @@ class TediGAN(Method["TediGAN.Params"]):
         return self.bank.guide.get("text-image", TextImageGuide)
 
     def embedded_texts(self, batch: Batch) -> Tensor:
+        """The captions' embeddings (B, E) by the guide; unit vectors."""
         texts = self.guide.embed_texts([condition.text or "" for condition in batch.conditions])
         with torch.inference_mode(False):
             return texts.clone()  # scoring code embeds in inference mode, whose tensors no gradient may meet
@@ -255,6 +256,7 @@ class TediGAN(Method["TediGAN.Params"]):
     # ------------------------------------------------------------------------------------------------------ the losses
 
     def perceptual(self, images: Tensor, target: Tensor) -> Tensor:
+        """Distance of each image to its target, both (B, 3, H, W) in [0, 1]: (B,)."""
         return self.bank.guide.get("features", PerceptualFeatures).perceptual_distance(images, target)
 
     def text_loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:

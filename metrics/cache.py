@@ -60,6 +60,7 @@ class ReferenceKey:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of all facts: the name of the file."""
         facts = [FORMAT, self.images, self.n, self.kind, self.network, self.dtype]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -76,6 +77,7 @@ class ReferenceCache:
         self.folder = folder
 
     def path(self, key: ReferenceKey) -> Path | None:
+        """Where features of this key lie; None without a cache."""
         return None if self.folder is None else self.folder / f"{key.digest}.npz"
 
     def load(self, key: ReferenceKey) -> np.ndarray | None:
@@ -129,12 +131,14 @@ class Gaussian:
 
     @cached_property
     def reference(self) -> ReferenceGaussian:
+        """The Gaussian with its square root, computed once."""
         from concord.metrics.distribution.fid import ReferenceGaussian, square_root
 
         return ReferenceGaussian(self.mean, float(np.trace(self.covariance)), square_root(self.covariance, FLOAT32))
 
     @classmethod
     def of(cls, features: np.ndarray) -> Gaussian:
+        """Mean (D,) and covariance (D, D) of features (N, D), float64."""
         moments = Moments.of(features)
         return cls(moments.mean, moments.covariance)
 

@@ -152,9 +152,19 @@ def _columns(
         key = keys.get(fact.name, "")
         protocol = column_protocol(fact, key, declared, runs, _entering(fact.name, measured, n))
         columns.append(
-            Column(fact.name, fact.label, fact.higher_is_better, decimals, kind, key, fact.unit, protocol,
-                   declared.decimals(key) if key else None, "@L" in fact.name)
-        )  # fmt: skip
+            Column(
+                fact.name,
+                fact.label,
+                fact.higher_is_better,
+                decimals,
+                kind,
+                key,
+                fact.unit,
+                protocol,
+                declared.decimals(key) if key else None,
+                "@L" in fact.name,
+            )
+        )
     unanswered = [key for key in declared.metrics if not beside and key not in keys.values() and key != SECONDS]
     return columns + [_paper_column(key, declared, runs) for key in unanswered]
 
@@ -170,9 +180,14 @@ def _paper_column(key: str, declared: PublishedTable, runs: Mapping[str, Run]) -
     higher, head = declared.metrics[key] == "higher", declared.head(key)
     protocol = column_protocol(None, key, declared, runs, None)
     return Column(
-        f"{PAPER_ONLY}{key}", head, higher, paper_label=key, unit="%" if "%" in head else "", protocol=protocol,
+        f"{PAPER_ONLY}{key}",
+        head,
+        higher,
+        paper_label=key,
+        unit="%" if "%" in head else "",
+        protocol=protocol,
         paper_decimals=declared.decimals(key),
-    )  # fmt: skip
+    )
 
 
 def _interval(fact: MetricFacts, measured: Measured) -> st.Interval | None:
@@ -252,9 +267,13 @@ def _cell(fact: MetricFacts, measured: Measured, blank: Cell, refusal: str) -> C
         return Cell(paper=blank.paper, unclear=blank.unclear, refused=reason)
     weights = measured.weights.get(fact.name)
     return Cell(
-        *interval, blank.paper, failures=measured.failures(fact.name), unclear=blank.unclear,
-        own_guide=scored_by_own_guide(fact, measured.run), n=None if weights is None else int((weights > 0).sum()),
-    )  # fmt: skip
+        *interval,
+        blank.paper,
+        failures=measured.failures(fact.name),
+        unclear=blank.unclear,
+        own_guide=scored_by_own_guide(fact, measured.run),
+        n=None if weights is None else int((weights > 0).sum()),
+    )
 
 
 def _absent(suite: Suite, name: str, store: Store) -> str:
@@ -279,9 +298,7 @@ def cost_of(manifest: dict[str, Any], paper_seconds: float | None = None) -> Cos
     evaluations = {str(k): float(v) for k, v in (manifest.get("evaluations_per_image") or {}).items()}
     if not evaluations and not manifest.get("external"):
         return Cost(paper_seconds=paper_seconds)
-    return Cost(
-        manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations, paper_seconds
-    )  # fmt: skip
+    return Cost(manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations, paper_seconds)
 
 
 # --------------------------------------------------------------------------------------------- tables without a suite
@@ -326,9 +343,12 @@ def _declared_rows(declared: PublishedTable, columns: list[Column], names: list[
     """Rows of the paper with the paper's values alone."""
     return [
         Row(
-            name=name, title=declared.titles[name], kind=REFERENCE_KINDS.get(name, "method"), absent=absent,
+            name=name,
+            title=declared.titles[name],
+            kind=REFERENCE_KINDS.get(name, "method"),
+            absent=absent,
             cells={column.name: _paper_cell(declared, name, column) for column in columns},
             cost=Cost(paper_seconds=declared.value(name, SECONDS)),
         )
         for name in names
-    ]  # fmt: skip
+    ]

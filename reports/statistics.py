@@ -43,6 +43,7 @@ class Interval(NamedTuple):
 
     @property
     def half_width(self) -> float:
+        """Half of high - low, in the value's unit."""
         return (self.high - self.low) / 2
 
 

@@ -143,9 +143,12 @@ def _run(spec: Spec, command: str, folder: Path, work: Path) -> tuple[int, int]:
 def _end_with_us(leader: int) -> subprocess.Popen[bytes]:
     """A small process that ends the command's group when this one has ended, however that was: its input ends then."""
     return subprocess.Popen(
-        ["sh", "-c", f"cat >/dev/null; kill -KILL -- -{leader}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        ["sh", "-c", f"cat >/dev/null; kill -KILL -- -{leader}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

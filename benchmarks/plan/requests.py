@@ -126,6 +126,7 @@ class RequestSet:
                     self.conditions_of(request, [name])
 
     def request(self, planned: PlannedRequest, names: Iterable[str]) -> Request:
+        """The request as a method is given it, with these of its conditions."""
         return Request(planned.id, planned.seed, self.conditions_of(planned, names))
 
 

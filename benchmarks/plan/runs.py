@@ -43,6 +43,7 @@ class RunPlan:
 
     @property
     def is_reference(self) -> bool:
+        """Whether no network makes it: ground truth, or shuffled conditions."""
         return self.row.name in REFERENCES
 
     @cached_property
@@ -87,6 +88,7 @@ class Plan:
     skipped: dict[str, str]  # reference row, or row of an external method -> why it is left out
 
     def run(self, row: str) -> RunPlan:
+        """The run of a row; ConcordError where the plan does not have it."""
         for run in self.runs:
             if run.row.name == row:
                 return run

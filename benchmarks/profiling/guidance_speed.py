@@ -152,6 +152,7 @@ def peak_per_image(kind: str, hvp: str, names: Names, bank: Any, sizes: tuple[in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)

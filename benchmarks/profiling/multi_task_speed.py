@@ -75,6 +75,7 @@ def stepper(kind: type[Task], device: torch.device, batch: int) -> Callable[[int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments, measure, print seconds a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=32)

@@ -49,6 +49,7 @@ def draw(rng: np.random.Generator, size: int) -> Any:
 
 
 def write_images(folder: Path, n: int, size: int, seed: int) -> Path:
+    """Write `n` PNG files of `size` x `size` pixels drawn from `seed`; returns the folder."""
     folder.mkdir(parents=True)
     for index in range(n):
         draw(np.random.default_rng([seed, index]), size).save(folder / f"{index:06d}.png", compress_level=1)
@@ -56,6 +57,7 @@ def write_images(folder: Path, n: int, size: int, seed: int) -> Path:
 
 
 def captions(n: int) -> list[str]:
+    """`n` captions of some words each."""
     return [
         f"a photo of a person, number {index}, with {('black', 'blond', 'brown')[index % 3]} hair" for index in range(n)
     ]
@@ -99,6 +101,7 @@ def write_inception(folder: Path) -> None:
 
 
 def write_alexnet(folder: Path) -> None:
+    """Put an untrained AlexNet where torch.hub looks for it: speed is measured, not values."""
     import torch
     from torchvision.models import alexnet
 
@@ -159,6 +162,7 @@ def _torch_home(folder: Path) -> Iterator[None]:
 
 
 def run_concord(weights: Path, made: Path, real: Path, n: int) -> dict[str, float]:
+    """Seconds of FID, KID, LPIPS and CLIP score by `concord.metrics.evaluate`, by name."""
     from concord import metrics
     from concord.data.networks import Networks
     from concord.metrics.networks.pretrained.clip import load_clip
@@ -183,6 +187,7 @@ def run_concord(weights: Path, made: Path, real: Path, n: int) -> dict[str, floa
 
 
 def run_clean_fid(weights: Path, made: Path, real: Path) -> dict[str, float]:
+    """Seconds of clean-fid's FID, by name."""
     from cleanfid import fid
 
     return {"fid": float(fid.fid_from_feats(*clean_fid_features(weights, made, real)))}
@@ -203,6 +208,7 @@ def clean_fid_features(weights: Path, *folders: Path) -> list[np.ndarray]:
 
 
 def run_torch_fidelity(weights: Path, made: Path, real: Path, n: int) -> dict[str, float]:
+    """Seconds of torch-fidelity's FID and KID, by name."""
     import torch_fidelity
 
     return dict(
@@ -224,6 +230,7 @@ def run_torch_fidelity(weights: Path, made: Path, real: Path, n: int) -> dict[st
 
 
 def run_lpips(weights: Path, made: Path, real: Path, batch: int = 32) -> dict[str, float]:
+    """Seconds of the package lpips, image by image of a batch, by name."""
     import lpips
     import torch
     from PIL import Image
@@ -245,6 +252,7 @@ def run_lpips(weights: Path, made: Path, real: Path, batch: int = 32) -> dict[st
 
 
 def run_open_clip(weights: Path, made: Path, texts: list[str], batch: int = 32) -> dict[str, float]:
+    """Seconds of open_clip's cosines of images and texts, by name."""
     import open_clip
     import torch
     from PIL import Image

@@ -163,6 +163,7 @@ def generate_run(
 
 
 def check_batch_size(batch_size: int) -> None:
+    """ConcordError unless a batch fits into a shard."""
     if not 1 <= batch_size <= 64:
         raise ConcordError(f"--batch-size {batch_size}: expected 1..64 (a batch never crosses a shard of 64)")
 
@@ -217,6 +218,7 @@ class Generation:
         return self.clock.split()
 
     def make_shard(self, index: int, source: ImageSource, memory: PeakMemory) -> None:
+        """Make shard `index` and write it: images and facts, whole or not at all."""
         shard = self.run.requests.shards[index]
         before, counts, start = dict(self.clock.seconds), source.evaluations(), time.perf_counter()
         pngs: list[bytes] = []
@@ -341,6 +343,7 @@ class Generation:
             )
 
     def write_manifest(self) -> None:
+        """Write run.json, the last file of a run; ConcordError where a shard is missing."""
         self._check_whole()
         shards = [info for info in self.infos if info is not None]
         n = len(self.run.requests)

@@ -26,6 +26,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, kind: str) -> Iterator[None]:
+        """Add the seconds of the block to `kind`, also where it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -57,6 +58,7 @@ class EvaluationCounter:
         return count
 
     def close(self) -> None:
+        """Take the hooks off the networks."""
         for handle in self._handles:
             handle.remove()
 
@@ -75,6 +77,7 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
+        """The most bytes so far: of the GPU where there is one, else of this process."""
         if self.device is not None:
             import torch
 

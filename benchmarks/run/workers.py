@@ -93,6 +93,7 @@ class Worker:
 
     @property
     def name(self) -> str:
+        """How errors call it: its device and process."""
         return f"the worker on {self.job.device} (process {self.process.pid})"
 
 

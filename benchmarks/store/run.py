@@ -65,10 +65,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether every image is there: run.json is written last."""
         return (self.path / "run.json").is_file()
 
     @property
     def scored(self) -> bool:
+        """Whether it is finished and has scores."""
         return self.finished and (self.path / "score.json").is_file()
 
     @cached_property

@@ -31,11 +31,15 @@ class Stored(BaseModel):
 
 
 class Data(Stored):
+    """The data set that the requests came from, in run.json."""
+
     name: Text = ""
     fingerprint: Text
 
 
 class ShardEntry(Stored):
+    """One shard of a run in run.json: its number and its requests' ids."""
+
     shard: Count
     requests: list[Text]
     n: Count | None = None
@@ -43,6 +47,8 @@ class ShardEntry(Stored):
 
 
 class RequestEntry(Stored):
+    """One request in run.json."""
+
     id: Annotated[Text, Field(min_length=1)]
     seed: int | None = None
 
@@ -86,11 +92,15 @@ class RunManifest(Stored):
 
 
 class Card(Stored):
+    """A network's card, as far as score.json keeps it."""
+
     name: Text
     held_out: dict[str, Any] = Field(default_factory=dict)
 
 
 class ReferenceEntry(Stored):
+    """The reference set of a set metric, in score.json."""
+
     name: Text
     fingerprint: Text
     n: Count
@@ -141,8 +151,14 @@ def _mistake(error: ValidationError) -> str:
 
 
 SCORE_COLUMNS = {"request": "text", "metric": "text", "value": "number", "status": "text"}
-SET_COLUMNS = {"metric": "text", "value": "number", "n": "whole number", "n_reference": "whole number",
-               "status": "text", "replicates": "list of numbers"}  # fmt: skip
+SET_COLUMNS = {
+    "metric": "text",
+    "value": "number",
+    "n": "whole number",
+    "n_reference": "whole number",
+    "status": "text",
+    "replicates": "list of numbers",
+}
 
 
 def check_columns(path: Path, schema: pa.Schema, expected: Mapping[str, str]) -> None:

@@ -29,10 +29,12 @@ SHARD_SIZE = 64
 
 
 def tar_path(folder: Path, index: int) -> Path:
+    """Where the images of shard `index` lie."""
     return folder / f"{index:05d}.tar"
 
 
 def json_path(folder: Path, index: int) -> Path:
+    """Where the facts of shard `index` lie."""
     return folder / f"{index:05d}.json"
 
 
@@ -71,9 +73,7 @@ def write_shard(
             member = tarfile.TarInfo(f"{name}.png")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    info: dict[str, Any] = {
-        "shard": index, "n": len(ids), "sha256": sha256_file(path), "requests": list(ids), **facts
-    }  # fmt: skip
+    info: dict[str, Any] = {"shard": index, "n": len(ids), "sha256": sha256_file(path), "requests": list(ids), **facts}
     info["digest"] = digest_of_info(info)
     write_json(json_path(folder, index), info)
     return info

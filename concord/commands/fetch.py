@@ -227,8 +227,9 @@ def _needed_for(bundle: str) -> list[Manifest]:
     for line in others.values():
         typer.echo(line, err=True)
     if others:
-        raise ConcordError(f"profile '{profile.name}': {', '.join(others)} missing, "
-                           f"`{fetch_commands(others, profile.name)}`")  # fmt: skip
+        raise ConcordError(
+            f"profile '{profile.name}': {', '.join(others)} missing, `{fetch_commands(others, profile.name)}`"
+        )
     return [load_manifest(name) for name in names if has_manifest(name)]
 
 

@@ -174,6 +174,7 @@ def check_image(name: str, value: Any) -> None:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) or (H, W) as a PNG."""
     from PIL import Image
 
     Image.fromarray(pixels).save(path, format="PNG")

@@ -128,6 +128,7 @@ class File(_Strict):
 
     @property
     def bytes_about(self) -> int | None:
+        """Its size in bytes, or about that; None where nobody says."""
         return self.size if self.size is not None else self.size_about
 
 

@@ -81,10 +81,12 @@ class Part:
 
     @property
     def size(self) -> int:
+        """Bytes that are there already."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def complete(self) -> bool:
+        """Whether all bytes are there, where their number is known."""
         return self.total is not None and self.path.is_file() and self.size == self.total
 
     def begin(self, total: int | None, validator: str | None) -> None:

@@ -27,6 +27,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
+        """T, the number of training timesteps."""
         return len(self.alphas_cumprod)
 
     def abar(self, t: int | Tensor, like: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ class Guide:
         return self.networks.get(f"{self.side}/{kind}", expected)
 
     def has(self, kind: str) -> bool:
+        """Whether the profile has a network of this kind on the guide's side."""
         return self.networks.has(f"{self.side}/{kind}")
 
 

@@ -112,6 +112,7 @@ class GuidedParams(EnergyParams):
         return (*order, *(name for name in GUIDED if name not in order))
 
     def strength(self, name: str) -> float:
+        """The guidance strength of a condition."""
         return getattr(self.strengths, name)
 
     def uses_text_model(self, names: Sequence[str]) -> bool:

@@ -123,6 +123,7 @@ class Shared:
     middle: Tensor
 
     def rows(self, rows: slice) -> Shared:
+        """The same of some rows of the batch."""
         return Shared(self.last[rows], self.middle[rows])
 
 

@@ -16,9 +16,11 @@ from concord.methods.networks.autoencoder import Autoencoder
 class Codec(Protocol):
     """Images (B, 3, H, W) in [0, 1] to the space that is sampled in, and back, not clamped."""
 
-    def encode(self, images: Tensor) -> Tensor: ...
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> what is sampled, (B, C, h, w)."""
 
-    def decode(self, x: Tensor) -> Tensor: ...
+    def decode(self, x: Tensor) -> Tensor:
+        """What is sampled (B, C, h, w) -> images (B, 3, H, W), about [0, 1]."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ CLASSES = 19
 
 
 def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU that keeps unit variance."""
     return leaky_relu(x, 0.2) * GAIN
 
 

@@ -78,6 +78,8 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 class TrainIdentityJudge(TrainIdentity):
+    """The face network that scores."""
+
     name = "faces-identity-judge"
     recipe = Recipe(steps=1500, batch=48, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
@@ -85,6 +87,8 @@ class TrainIdentityJudge(TrainIdentity):
 
 
 class TrainIdentityGuide(TrainIdentity):
+    """The face network that guides: another width, seed and data order than the judge's."""
+
     name = "faces-identity-guide"
     recipe = Recipe(steps=2000, batch=48, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}
@@ -126,6 +130,8 @@ class TrainLandmarks(JudgeTask):
 
 
 class TrainLandmarksJudge(TrainLandmarks):
+    """The landmark network that scores."""
+
     name = "faces-landmarks-judge"
     recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
@@ -133,6 +139,8 @@ class TrainLandmarksJudge(TrainLandmarks):
 
 
 class TrainLandmarksGuide(TrainLandmarks):
+    """The landmark network that guides: another width, seed and data order than the judge's."""
+
     name = "faces-landmarks-guide"
     recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}

@@ -134,11 +134,13 @@ class TrainExpert(Task):
         self.model.load_state_dict(own)
 
     def encoded(self, index: Tensor) -> Encoded:
+        """The conditions of these faces, encoded by the expert."""
         expert = self.model
         assert isinstance(expert, Expert)
         return expert.encode(self.data.conditions(index))
 
     def noised(self, generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A batch at random timesteps, as `noised` gives it."""
         return noised(self.data, self.schedule, generator, batch, self.device)
 
     def loss(self, generator: torch.Generator, batch: int) -> Tensor:
@@ -180,6 +182,8 @@ def noised(
 
 
 class TrainUnconditional(TrainExpert):
+    """The denoiser without a condition, from which the other two start."""
+
     name = "faces-unconditional"
     condition = "unconditional"
     trunk = None
@@ -192,6 +196,8 @@ class TrainUnconditional(TrainExpert):
 
 
 class TrainMask(TrainExpert):
+    """The denoiser that a mask conditions."""
+
     name = "faces-mask"
     condition = "mask"
     seed = 1
@@ -204,6 +210,8 @@ class TrainMask(TrainExpert):
 
 
 class TrainText(TrainExpert):
+    """The denoiser that a caption conditions."""
+
     name = "faces-text"
     condition = "text"
     seed = 2

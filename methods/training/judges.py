@@ -45,6 +45,7 @@ class JudgeTask(Task):
     config: ClassVar[dict[str, Any]] = {}
 
     def batch(self, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Indices (size,) of random training faces and their images, jittered, (size, 3, H, W)."""
         index = torch.randint(len(self.corpus), (size,), generator=generator)
         images = jitter(self.corpus.pictures(index), generator)
         return index, images.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -106,6 +107,8 @@ class TrainParser(JudgeTask):
 
 
 class TrainParserJudge(TrainParser):
+    """The face parser that scores."""
+
     name = "faces-parser-judge"
     recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
@@ -113,6 +116,8 @@ class TrainParserJudge(TrainParser):
 
 
 class TrainParserGuide(TrainParser):
+    """The face parser that guides."""
+
     name = "faces-parser-guide"
     recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 8}
@@ -164,6 +169,8 @@ class TrainFeatures(JudgeTask):
 
 
 class TrainFeaturesJudge(TrainFeatures):
+    """The features that FID and its kin are computed from."""
+
     name = "faces-features-judge"
     recipe = Recipe(steps=4000, batch=32, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
@@ -171,6 +178,8 @@ class TrainFeaturesJudge(TrainFeatures):
 
 
 class TrainFeaturesGuide(TrainFeatures):
+    """The features that a guide or a training's loss compares images by."""
+
     name = "faces-features-guide"
     recipe = Recipe(steps=2000, batch=32, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}
@@ -248,6 +257,8 @@ class TrainTextImage(JudgeTask):
 
 
 class TrainTextImageJudge(TrainTextImage):
+    """The pair of encoders that scores captions."""
+
     name = "faces-text-image-judge"
     recipe = Recipe(steps=1500, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 24}
@@ -255,6 +266,8 @@ class TrainTextImageJudge(TrainTextImage):
 
 
 class TrainTextImageGuide(TrainTextImage):
+    """The pair of encoders that guides by captions."""
+
     name = "faces-text-image-guide"
     recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
     config: ClassVar[dict[str, Any]] = {"width": 16}

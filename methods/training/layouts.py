@@ -167,6 +167,7 @@ class TrainLayoutExpert(TrainExpert):
         return self.expert.encoder(given.to(self.device), self.drop(len(index), generator))
 
     def drop(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Which of the rows lose their condition, bool (rows,)."""
         return (torch.rand(rows, generator=generator) < self.dropped).to(self.device)
 
     @torch.inference_mode()

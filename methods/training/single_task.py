@@ -223,6 +223,7 @@ class TrainClassifier(SingleTask):
 
 
 def generators(count: int) -> list[torch.Generator]:
+    """CPU generators with the seeds 0 .. count - 1."""
     return [torch.Generator("cpu").manual_seed(k) for k in range(count)]
 
 

@@ -172,9 +172,11 @@ class TrainStyleEncoder(Task):
         return self.encoder()
 
     @abstractmethod
-    def encoder(self) -> nn.Module: ...
+    def encoder(self) -> nn.Module:
+        """The module that is trained: conditions -> W+ codes in deviations from the mean."""
 
     def decode(self, deviations: Tensor, generator: torch.Generator) -> Tensor:
+        """W+ codes in deviations (B, L, D) -> images (B, 3, H, W) with fresh noise."""
         noise = batch_noise(self.generator, len(deviations), generator, self.device)
         return self.generator(to_plus(self.generator, deviations), noise)
 

@@ -125,6 +125,7 @@ class ReferenceGaussian:
 
     @classmethod
     def of(cls, reference: Moments) -> ReferenceGaussian:
+        """The Gaussian of a set's moments; its square root costs a decomposition of (D, D)."""
         covariance = reference.covariance
         return cls(reference.mean, float(np.trace(covariance)), square_root(covariance))
 

@@ -248,4 +248,5 @@ def renewal_markdown(renewal: Renewal, folder: Path) -> str:
 
 
 def kib(size: int) -> str:
+    """Bytes in words, in KiB."""
     return f"{size / 1024:.0f} KiB"

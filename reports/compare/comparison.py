@@ -71,10 +71,12 @@ class Change:
 
     @property
     def difference(self) -> float:
+        """Now less before, in the metric's unit."""
         return self.now - self.before
 
     @property
     def verdict(self) -> Verdict:
+        """'worse' or 'better': significant and beyond the margin; 'same': within the margin for sure."""
         if self.identical:
             return "identical"
         if self.p_holm < ALPHA and abs(self.loss) > self.margin:

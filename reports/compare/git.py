@@ -36,6 +36,7 @@ def git(root: Path, *arguments: str) -> tuple[int, bytes]:
 
 
 def is_repository(root: Path) -> bool:
+    """Whether `root` lies in a git repository."""
     return git(root, "rev-parse", "--is-inside-work-tree") == (0, b"true\n")
 
 

@@ -40,6 +40,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
+    """One metric of one run over the commits, oldest first."""
+
     run: str
     fact: MetricFacts
     points: list[Point]
@@ -47,6 +49,8 @@ class Line:
 
 @dataclass(frozen=True)
 class History:
+    """Every line of one row, and what could not be read."""
+
     method: str
     profile: str
     lines: list[Line]

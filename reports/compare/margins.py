@@ -45,6 +45,7 @@ class Margins:
     named: dict[str, Margin] = field(default_factory=dict)
 
     def of(self, metric: str) -> Margin:
+        """The metric's margin, or the default one."""
         return self.named.get(metric, self.default)
 
 

@@ -112,6 +112,7 @@ def ordered(changes: Iterable[Change]) -> list[Change]:
 
 
 def by_suite(changes: Iterable[Change]) -> list[tuple[str, list[Change]]]:
+    """(suite, its changes), in the order in which they are printed."""
     return [(name, list(part)) for name, part in groupby(ordered(changes), key=lambda c: c.run.partition("/")[0])]
 
 
@@ -133,6 +134,7 @@ def moved_lines(changes: Sequence[Change]) -> list[Change]:
 
 
 def new_rows(result: Result) -> list[str]:
+    """The line that names rows which the base lacks; none where there are none."""
     return [f"New, not in the base: {', '.join(result.new)}"] if result.new else []
 
 

@@ -97,6 +97,7 @@ def with_overlays(image: np.ndarray, conditions: Conditions, side: int) -> np.nd
 
 
 def new_figure(width_px: float, height_px: float) -> Figure:
+    """An empty figure of this many units, 100 to the inch, without a global state."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 

@@ -111,6 +111,7 @@ def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list
 
 
 def pareto_figure(rows: Sequence[Row], columns: Sequence[Column], title: str, path: Path) -> None:
+    """Write each metric against seconds an image, with the rows that no other one beats joined by a line."""
     figure, panels = _panels(len(columns))
     handles: dict[str, Any] = {}
     for axes, column in zip(panels, columns, strict=True):
@@ -190,6 +191,7 @@ def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sweep_figure(sweep: Sweep, columns: Sequence[Column], title: str, path: Path) -> None:
+    """Write each metric, and seconds an image, against the parameter that the sweep changes."""
     measured = [c for c in columns if any(row.cells[c.name].value is not None for _, row in sweep.points)]
     seconds = [(x, row.cost.seconds_per_image) for x, row in sweep.points if row.cost.seconds_per_image]
     figure, panels = _panels(len(measured) + bool(seconds))

@@ -36,6 +36,8 @@ class Appearance:
 
 @dataclass
 class MethodPage:
+    """A method's page: its card, and where its rows stand."""
+
     name: str
     title: str
     card: MethodCard

@@ -20,6 +20,7 @@ class Listed:
 
     @property
     def status(self) -> str:
+        """Whether the paper's table is answered; why not, where it is not."""
         if self.pages:
             measured = sum(page.measured > 0 for page in self.pages)
             return "answered" if measured else "has a suite, no row is run yet"
@@ -28,6 +29,8 @@ class Listed:
 
 @dataclass
 class ListedPaper:
+    """A paper with its tables, each with a link where a page shows it."""
+
     paper: Paper
     tables: list[Listed]
 

@@ -49,16 +49,29 @@ class Comparisons(Sequence[Comparison]):
         self._p_holm = np.zeros(0)
 
     def add(
-        self, column: str, first: str, second: str, difference: float, low: float, high: float, p: float, test: str,
+        self,
+        column: str,
+        first: str,
+        second: str,
+        difference: float,
+        low: float,
+        high: float,
+        p: float,
+        test: str,
         paper: float | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Append one; `correct` is called after the last."""
         self._column.append(self._word(column))
         self._first.append(self._word(first))
         self._second.append(self._word(second))
         self._test.append(self._word(test))
-        for name, value in (("difference", difference), ("low", low), ("high", high), ("p", p),
-                            ("paper", math.nan if paper is None else paper)):  # fmt: skip
+        for name, value in (
+            ("difference", difference),
+            ("low", low),
+            ("high", high),
+            ("p", p),
+            ("paper", math.nan if paper is None else paper),
+        ):
             self._numbers[name].append(value)
 
     def correct(self) -> None:
@@ -84,10 +97,17 @@ class Comparisons(Sequence[Comparison]):
         words, numbers = self._words, self._numbers
         paper = numbers["paper"][index]
         return Comparison(
-            words[self._column[index]], words[self._first[index]], words[self._second[index]],
-            numbers["difference"][index], numbers["low"][index], numbers["high"][index], numbers["p"][index],
-            float(self._p_holm[index]), words[self._test[index]], None if math.isnan(paper) else paper,
-        )  # fmt: skip
+            words[self._column[index]],
+            words[self._first[index]],
+            words[self._second[index]],
+            numbers["difference"][index],
+            numbers["low"][index],
+            numbers["high"][index],
+            numbers["p"][index],
+            float(self._p_holm[index]),
+            words[self._test[index]],
+            None if math.isnan(paper) else paper,
+        )
 
     def __iter__(self) -> Iterator[Comparison]:
         return (self[index] for index in range(len(self)))

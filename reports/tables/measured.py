@@ -120,6 +120,7 @@ class Measured:
         return [request.rsplit("-", 1)[0] for request in self.requests]
 
     def failures(self, column: str) -> int:
+        """Images on which the metric failed; they count with the worst value."""
         return int(self.failed[column].sum()) if column in self.failed else 0
 
 

@@ -56,10 +56,12 @@ class Column:
         return "higher is better" if self.higher_is_better else "lower is better"
 
     def format(self, value: float) -> str:
+        """The value with the column's decimals; never '-0.00'."""
         text = f"{value:.{self.decimals}f}"
         return text.lstrip("-") if float(text) == 0 else text  # no '-0.00'
 
     def signed(self, value: float) -> str:
+        """The same with its sign, as differences are printed."""
         text = self.format(value)
         return text if text.startswith("-") or float(text) == 0 else f"+{text}"
 
@@ -181,6 +183,7 @@ class Table:
     judges: list[dict[str, Any]] = field(default_factory=list)  # one a scoring network: its measured error
 
     def column(self, name: str) -> Column:
+        """The column of that name; ConcordError that lists them."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -189,6 +192,7 @@ class Table:
         )
 
     def row(self, name: str) -> Row:
+        """The row of that name; ConcordError that lists them."""
         for row in self.rows:
             if row.name == name:
                 return row

@@ -107,8 +107,11 @@ def cost_parts(cost: Cost) -> tuple[str, str, str]:
     Passes: forward ones alone are a bare number; '40 + 60 back + 20 second-order' where a method takes gradients.
     """
     seconds, memory, forward = cost.seconds_per_image, cost.peak_memory_bytes, cost.forward
-    more = [f" + {count:,.0f} {what}" for count, what in ((cost.backward, "back"), (cost.second_order, SECOND_ORDER))
-            if count]  # fmt: skip
+    more = [
+        f" + {count:,.0f} {what}"
+        for count, what in ((cost.backward, "back"), (cost.second_order, SECOND_ORDER))
+        if count
+    ]
     return (
         ("–" if seconds is None else (f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"))
         + ("" if cost.paper_seconds is None else f" (paper: {format_paper(cost.paper_seconds)})"),
@@ -144,6 +147,7 @@ def comparison_sentence(table: Table, comparison: Comparison) -> str:
 
 
 def format_p(p: float) -> str:
+    """A p value in words, in [0, 1]; below 0.001 not told apart."""
     return "p < 0.001" if p < 0.001 else f"p = {min(p, 1.0):.3f}"
 
 
@@ -203,5 +207,6 @@ def _numbers(values: dict[str, Any]) -> str:
 
 
 def verdict_suffix(table: Table, comparison: Comparison) -> str:
+    """'; the paper's order: ...' behind a comparison, '' where the paper has none."""
     verdict = paper_verdict(comparison, table.column(comparison.column))
     return f"; the paper's order: {verdict}" if verdict else ""

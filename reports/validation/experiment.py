@@ -231,6 +231,7 @@ def side_run(bank: Bank, variant: str, seeds: np.ndarray, items: np.ndarray) -> 
 
 
 def as_side(runs: Sequence[SideRun], label: str) -> Side:
+    """Runs as one side of a comparison, rows numbered."""
     return Side(label, "embedded", {f"{SUITE}/row-{k}": run for k, run in enumerate(runs)})
 
 
@@ -265,6 +266,7 @@ class Rate:
 
     @property
     def value(self) -> float:
+        """hits / trials, in [0, 1]."""
         return self.hits / self.trials
 
     def __str__(self) -> str:

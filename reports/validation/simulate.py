@@ -53,6 +53,7 @@ class Result:
 
     @property
     def passed(self) -> bool | None:
+        """Whether the rate lies where it should; None where nothing is said."""
         return None if self.case.within is None else self.case.within[0] <= self.rate <= self.case.within[1]
 
 
@@ -75,10 +76,12 @@ def simulate(trials: int = 2000, seed: int = 0, only: str = "") -> Iterator[Resu
 
 
 def holds(interval: st.Interval, truth: float) -> bool:
+    """Whether the truth lies in the interval, its ends included."""
     return bool(interval.low <= truth <= interval.high)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Of standard deviation 5 around 70."""
     return rng.normal(70, 5, shape)  # mean 70
 
 
@@ -100,10 +103,12 @@ WORDS: dict[Draw, str] = {normal: "normal", skewed: "skewed", with_failures: "10
 
 
 def mean_covers(method: Cover, draw: Draw, n: int) -> Experiment:
+    """Whether the interval of a mean over n independent values holds it, trial by trial."""
     return lambda rng, trials: (holds(method(draw(rng, (n,))), TRUTH[draw]) for _ in range(trials))
 
 
 def sizes_of(rng: np.random.Generator, items: int, images: int, unequal: bool) -> np.ndarray:
+    """Images of each item, (items,): all `images`, or 1 .. 2 `images` - 1 where unequal."""
     return rng.integers(1, 2 * images, items) if unequal else np.full(items, images)
 
 
@@ -150,6 +155,7 @@ WIDE = 16  # feature dimensions of the simulated sets
 
 
 def reference_features() -> Floats:
+    """The same 300 features (300, WIDE) for every trial."""
     return np.random.default_rng(1).normal(size=(300, WIDE))
 
 
@@ -173,6 +179,8 @@ def jackknife_covers(metric: Callable[[], SetMetric], n: int, shift: float) -> E
 
 
 def seeds_cover(metric: Callable[[], SetMetric], n: int, shift: float) -> Experiment:
+    """Whether the interval of `SETS` seed sets holds the mean over all trials, trial by trial."""
+
     def run(rng: np.random.Generator, trials: int) -> Iterator[bool]:
         found, reference = metric(), reference_features()
         values = np.array(
@@ -186,12 +194,14 @@ def seeds_cover(metric: Callable[[], SetMetric], n: int, shift: float) -> Experi
 
 
 def fid() -> SetMetric:
+    """The FID, imported when it is needed."""
     from concord.metrics.distribution.fid import FID
 
     return FID()
 
 
 def kid() -> SetMetric:
+    """The KID, imported when it is needed."""
     from concord.metrics.distribution.kid import KID
 
     return KID()
@@ -207,6 +217,8 @@ def paired(rng: np.random.Generator, draw: Draw, shape: tuple[int, ...]) -> tupl
 
 
 def sign_flip_alarms(draw: Draw, n: int) -> Experiment:
+    """Whether two equal methods are told apart over n requests, trial by trial."""
+
     def run(rng: np.random.Generator, trials: int) -> Iterator[bool]:
         for size in _blocks(trials, 500):
             first, second = paired(rng, draw, (n, size))
@@ -216,6 +228,7 @@ def sign_flip_alarms(draw: Draw, n: int) -> Experiment:
 
 
 def clustered_alarms(draw: Draw, items: int, images: int) -> Experiment:
+    """The same where an item has several images, which are alike."""
     clusters = [str(i) for i in np.repeat(np.arange(items), images)]
 
     def run(rng: np.random.Generator, trials: int) -> Iterator[bool]:

@@ -40,10 +40,22 @@ def make_run(path: Path, n: int = 5, shard: int = 3) -> dict[str, np.ndarray]:
     ]
     requests = [{"id": name, "seed": 1} for name in names]
     facts = {
-        "finished": True, "request_set": "set", "row": path.name, "method": "m", "profile": "embedded", "params": {},
-        "conditions": ["text"], "n": n, "image_size": 8, "data": {"name": "d", "fingerprint": "f"}, "provenance": {},
-        "device": "cpu", "seconds_per_image": 1.0, "peak_memory_bytes": 1, "evaluations_per_image": {},
-    }  # fmt: skip
+        "finished": True,
+        "request_set": "set",
+        "row": path.name,
+        "method": "m",
+        "profile": "embedded",
+        "params": {},
+        "conditions": ["text"],
+        "n": n,
+        "image_size": 8,
+        "data": {"name": "d", "fingerprint": "f"},
+        "provenance": {},
+        "device": "cpu",
+        "seconds_per_image": 1.0,
+        "peak_memory_bytes": 1,
+        "evaluations_per_image": {},
+    }
     write_json(path / "run.json", {**facts, "requests": requests, "shards": infos})
     record(path, ["run.json"])
     return images

@@ -87,7 +87,8 @@ RAISED = {
     "the end of a generator": ("raise GeneratorExit", "GeneratorExit"),
     "nothing but a base": ("raise BaseException('odd')", "BaseException: odd"),
     "an error that cannot be shown": (
-        "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()", "Odd$",
+        "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()",
+        "Odd$",
     ),
     "endless calls": ("return self.sample(batch, trace)", "RecursionError"),
     "a wrong name": ("return self.no_such.thing", "AttributeError: .*no_such"),
@@ -95,7 +96,7 @@ RAISED = {
     "a key": ("return {}['absent']", "KeyError: 'absent'"),
     "a file": ("open('/no/such/file')", "FileNotFoundError"),
     "a step before": ("trace('loss', 7, torch.zeros(2)); raise RuntimeError('x')", "after step 7: RuntimeError: x"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -200,9 +201,10 @@ ENDS: dict[str, tuple[str, str]] = {
     "a kill": ("os.kill(os.getpid(), 9)", "was killed by SIGKILL while it made request 0-0"),
     "a closed output": ("os.close(1); os.close(2); sys.exit(3)", "SystemExit 3"),
     "removed results": (
-        "import glob, shutil; [shutil.rmtree(p) for p in glob.glob(RESULTS + '/*/*/*/bad')]; return x", "",
+        "import glob, shutil; [shutil.rmtree(p) for p in glob.glob(RESULTS + '/*/*/*/bad')]; return x",
+        "",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("forget")
@@ -213,9 +215,21 @@ def test_code_that_ends_its_process_ends_no_other(
     path = write(tmp_path, imports=f"RESULTS = {str(tmp_path / 'results')!r}", sample=code)
     suite = toy_world.write_suite(tmp_path, grid="grid: 0")
     done = concord(
-        "run", suite, "--data", toy_tree, "--limit", 2, "--plugin", path, "--plugin", toy_world.TOY, "--methods",
-        "bad,toy", "--results", tmp_path / "results",
-    )  # fmt: skip
+        "run",
+        suite,
+        "--data",
+        toy_tree,
+        "--limit",
+        2,
+        "--plugin",
+        path,
+        "--plugin",
+        toy_world.TOY,
+        "--methods",
+        "bad,toy",
+        "--results",
+        tmp_path / "results",
+    )
     rows = {found.parent.name for found in (tmp_path / "results").rglob("run.json")}
     assert {"toy", "ground-truth"} <= rows
     if words:

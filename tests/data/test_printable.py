@@ -44,9 +44,13 @@ def test_no_cell_of_a_csv_is_a_formula(table: Table, text: str) -> None:
 
 
 def test_negative_numbers_of_a_csv_stay_numbers(table: Table) -> None:
-    shifted = replace(table, rows=[
-        replace(row, cells={name: replace(cell, value=-2.5) for name, cell in row.cells.items()}) for row in table.rows
-    ])  # fmt: skip
+    shifted = replace(
+        table,
+        rows=[
+            replace(row, cells={name: replace(cell, value=-2.5) for name, cell in row.cells.items()})
+            for row in table.rows
+        ],
+    )
     rows = list(csv.DictReader(io.StringIO(to_csv(shifted))))
     assert {row["value"] for row in rows} == {"-2.5"}
 
@@ -118,16 +122,24 @@ def test_a_closed_output_is_no_traceback() -> None:
 
 def test_a_backend_of_figures_that_does_not_exist_is_no_matter() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "concord", "list", "--help"], env={**os.environ, "MPLBACKEND": "no-such"},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "concord", "list", "--help"],
+        env={**os.environ, "MPLBACKEND": "no-such"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     script = "import sys; sys.argv = ['concord', '--help']\ntry:\n    import concord.cli; concord.cli.main()\n"
     script += "finally:\n    import matplotlib.figure; print(matplotlib.rcParams['backend'])"
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "MPLBACKEND": "no-such"}, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        env={**os.environ, "MPLBACKEND": "no-such"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.stdout.split()[-1] == "agg", done.stderr
 
 

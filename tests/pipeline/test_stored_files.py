@@ -93,8 +93,18 @@ def stored(row: Path) -> list[str]:
     )
 
 
-NAMES = ("run.json", "score.json", "scores.parquet", "sets.parquet", "features.npz", "trace.npz", "digests.json",
-         "images/00000.tar", "images/00000.json", "../index.json")  # fmt: skip
+NAMES = (
+    "run.json",
+    "score.json",
+    "scores.parquet",
+    "sets.parquet",
+    "features.npz",
+    "trace.npz",
+    "digests.json",
+    "images/00000.tar",
+    "images/00000.json",
+    "../index.json",
+)
 
 
 def test_the_names_are_all_that_there_are(world: tuple[Callable[..., Any], Path]) -> None:

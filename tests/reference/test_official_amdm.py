@@ -36,8 +36,15 @@ class Models(Bank):
         return x
 
 
-def loop(bank: Models, names: tuple[str, ...], conditions: Any, weights: tuple[float, ...], p: tuple[float, ...],
-         steps: int, end: int) -> Tensor:  # fmt: skip
+def loop(
+    bank: Models,
+    names: tuple[str, ...],
+    conditions: Any,
+    weights: tuple[float, ...],
+    p: tuple[float, ...],
+    steps: int,
+    end: int,
+) -> Tensor:
     """AM interactmigc.py: compute_mu (13-46), optimize (63-85) and the denoising loop with optim_end = `end`."""
     noise, alphas_cumprod = Stream(bank.latent_shape), bank.schedule.alphas_cumprod
     alphas = 1 - bank.betas
@@ -47,16 +54,20 @@ def loop(bank: Models, names: tuple[str, ...], conditions: Any, weights: tuple[f
     for i, t in enumerate(timesteps):
         eps = [bank.experts[name].eps(x, t, conditions) for name, x in zip(names, latents, strict=True)]
         a_t, a_prev = alphas_cumprod[t], alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else alphas_cumprod[0]
-        moved = [a_prev.sqrt() * (x - (1 - a_t).sqrt() * e) / a_t.sqrt() + (1 - a_prev).sqrt() * e
-                 for x, e in zip(latents, eps, strict=True)]  # fmt: skip
+        moved = [
+            a_prev.sqrt() * (x - (1 - a_t).sqrt() * e) / a_t.sqrt() + (1 - a_prev).sqrt() * e
+            for x, e in zip(latents, eps, strict=True)
+        ]
         if i > 0 and 1 <= i <= end:
             rest = [math.sqrt(1 - w**2) for w in weights]
             shares = [math.prod([*rest[:k], *weights[k:]]) for k in range(len(names))]
             mixed = sum(share * x for share, x in zip(shares, moved, strict=True))
             late = t + 1000 // steps  # prev_timestep: the step before, in a scheduler that counts down
             alpha, product = alphas[late], alphas_cumprod[late]
-            mus = [x / alpha**0.5 - (1 - alpha) / ((1 - product) ** 0.5 * alpha**0.5) * e
-                   for x, e in zip(latents, before, strict=True)]  # fmt: skip
+            mus = [
+                x / alpha**0.5 - (1 - alpha) / ((1 - product) ** 0.5 * alpha**0.5) * e
+                for x, e in zip(latents, before, strict=True)
+            ]
             moved = [mixed - size * (mixed - mu) / torch.norm(mixed - mu) for size, mu in zip(p, mus, strict=True)]
         before, latents = eps, moved
     return latents[0]

@@ -17,6 +17,7 @@ from concord.data.notes import note
 
 
 def to_numpy(source: Any) -> np.ndarray:
+    """An array of an array or tensor, from any device; half precision becomes float32, which NumPy knows."""
     if hasattr(source, "detach"):  # a tensor, which may be on a GPU
         source = source.detach().cpu()
         source = source.float() if str(source.dtype) in ("torch.bfloat16", "torch.float16") else source
@@ -59,6 +60,7 @@ def checked(image: np.ndarray, place: str) -> np.ndarray:
 
 
 def digest_of(image: np.ndarray) -> bytes:
+    """SHA-256 over shape, type and pixels of an image (H, W, 3)."""
     head = f"{image.shape}{image.dtype.str}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).digest()
 

@@ -33,6 +33,7 @@ class ConditionImages:
 
     @classmethod
     def beside(cls, path: Path, images: ImageSet) -> ConditionImages:
+        """The images at `path` for a set: paired by name, or the only one for all."""
         found = open_images(path)
         return cls(found, np.zeros(len(images), np.int64) if len(found) == 1 else pair(images, found))
 

@@ -42,6 +42,7 @@ class Entry(tuple[str, Path, int, int]):
         return str(self[1]) if self[2] < 0 else f"{self[1]}: {self[0]}"
 
     def read(self) -> bytes:
+        """The encoded bytes; BadFile where they cannot be read."""
         path, offset, size = self[1:]
         if offset < 0:
             try:
@@ -68,6 +69,7 @@ def natural(name: str) -> list[Any]:
 
 
 def is_archive(name: str) -> bool:
+    """Whether a file of this name is opened as a folder of images."""
     return not is_hidden(name) and name.lower().endswith(ARCHIVES)
 
 

@@ -24,6 +24,7 @@ def whole(name: str) -> str:
 
 
 def without_suffix(name: str) -> str:
+    """The name with its folders, without the suffix of an image file."""
     path = PurePosixPath(whole(name))
     return str(path.with_suffix("")) if is_image(path.name) else str(path)
 

@@ -176,6 +176,7 @@ class Pixels(nn.Module):
     """The space of a model of pixels: no network, [0, 1] to [-1, 1] and back."""
 
     def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) from [0, 1] to [-1, 1]."""
         return images * 2 - 1
 
     def decode(self, x: Tensor) -> Tensor:

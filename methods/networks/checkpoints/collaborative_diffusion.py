@@ -240,9 +240,11 @@ class CollaborativeNetworks:
     cards: dict[str, dict[str, Any]]
 
     def expert(self, condition: str) -> NoiseExpert:
+        """The denoiser of a condition; ConcordError that lists them."""
         return _choose(self.experts, condition, "expert")
 
     def dynamic_diffuser(self, condition: str) -> Influence:
+        """The influence network of a condition; ConcordError that lists them."""
         return _choose(self.dynamic_diffusers, condition, "dynamic diffuser")
 
 

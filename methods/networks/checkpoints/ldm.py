@@ -195,10 +195,12 @@ class LatentAutoencoder(nn.Module):
         return next(self.parameters()).dtype
 
     def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> the posterior's mode, scaled, (B, C, h, w)."""
         moments = self.network.encode((images * 2 - 1).to(self.dtype), return_dict=False)[0]
         return moments.mode().to(images.dtype) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> images (B, 3, H, W), [0, 1] where the network keeps to it."""
         decoded = self.network.decode((latents / self.scale).to(self.dtype), return_dict=False)[0]
         return (decoded.to(latents.dtype) + 1) / 2
 
@@ -217,7 +219,8 @@ class ConditionEncoder(nn.Module, ABC):
     planes: ClassVar[int] = 0
 
     @abstractmethod
-    def prepare(self, conditions: Sequence[Conditions]) -> Tensor: ...
+    def prepare(self, conditions: Sequence[Conditions]) -> Tensor:
+        """The network's input for B conditions, on the CPU."""
 
     @abstractmethod
     def forward(self, prepared: Tensor) -> Encoded: ...

@@ -71,6 +71,7 @@ class Checkpoint:
     looks_like: str | None = None
 
     def has(self, prefix: str) -> bool:
+        """Whether a key that begins so is left."""
         return any(name.startswith(prefix) for name in self.left)
 
     def ignore(self, pattern: str | re.Pattern[str], reason: str) -> None:
@@ -138,6 +139,7 @@ class Checkpoint:
             raise self.error("", f"it holds '{name}' ({len(self.left)} unknown names)")
 
     def error(self, part: str, problem: str) -> ConcordError:
+        """What is wrong with a part of the file, and what the file looks like."""
         what = f"{self.kind} ({part})" if part and part != self.kind else self.kind
         looks = f"; it looks like {self.looks_like}" if self.looks_like else ""
         return ConcordError(f"{self.path}: no weights of {what}: {problem}{looks}; fetch the file again")

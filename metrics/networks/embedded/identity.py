@@ -24,6 +24,7 @@ class IdentityNetwork(nn.Module):
         self.image = Pyramid(width, embedding)
 
     def embed(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> unit vectors (B, D)."""
         return normalize(self.image(images), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class TextImagePair(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))  # logits = exp(log_scale) * cosine
 
     def embed_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> unit vectors (B, D)."""
         return normalize(self.image(images), dim=-1)
 
     def embed_ids(self, ids: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ class TextImagePair(nn.Module):
         return normalize(self.project(self.text.pool(self.text(ids), ids)), dim=-1)
 
     def embed_texts(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> unit vectors (B, D)."""
         return self.embed_ids(self.tokenizer(captions).to(self.log_scale.device))
 
     def text_features(self, captions: Sequence[str]) -> Tensor:

@@ -88,9 +88,11 @@ class Clip(nn.Module):
         return encode_text(self.model, self.tokenizer(list(texts)).to(self.mean.device))
 
     def embed_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> unit vectors (B, D)."""
         return F.normalize(self.image_features(images), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Captions -> unit vectors (B, D)."""
         return F.normalize(self.text_features(texts), dim=-1)
 
 

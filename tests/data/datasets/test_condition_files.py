@@ -50,7 +50,7 @@ def test_captions_meet_their_images(tmp_path: Path, images: ImageSet, name: str)
         ("c.json", "{", "not valid JSON"),
         ("c.jsonl", '{"image": "1", "caption": "one"}\n{', "line 2: not valid JSON"),
         ("c.jsonl", '{"image": "1"}', "line 1: expected an image (image, file_name, "),
-        ("c.csv", "image,caption\n1,one\n", "line 2: expected an image"),
+        ("c.csv", "photo,caption\n1,one\n", "line 2: expected an image"),
     ],
 )
 def test_captions_that_do_not_fit(tmp_path: Path, images: ImageSet, name: str, content: str, message: str) -> None:

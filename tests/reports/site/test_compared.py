@@ -30,8 +30,9 @@ def test_every_comparison_has_a_test_that_makes_it() -> None:
 
 def test_every_preset_official_is_compared() -> None:
     """Of the methods whose preset 'official' differs; ADM's family and plain samplers have none."""
-    without = {name for name, method in all_methods().items()
-               if method.Params.official() and not of_method(name)["official"]}  # fmt: skip
+    without = {
+        name for name, method in all_methods().items() if method.Params.official() and not of_method(name)["official"]
+    }
     assert without <= {"amdm-layouts", "tedigan", "composable", "composable-layouts"}
 
 
