@@ -7,19 +7,27 @@
 
 Turns and strengths of the authors' scripts: style 6 turns with s = 6 on a text-driven model with scale 3, segmentation
 10 turns with s = 400, face 2 turns with s = 20,000; all forward only, 500 DDIM steps. A text alone has no script there;
-s is that of their ImageNet runs. The losses here are `guidance`'s energies, told apart by their residual: the strengths
-are those of *their* losses, and on the default norms the style pulls 45 to 126 times weaker and the face 23 times
-stronger than published (measured at s = 6 and s = 20,000), so that a row needs strengths of its own, or the preset.
+s is that of their ImageNet runs, which take all 1,000 steps and 5 or 10 turns. The losses here are `guidance`'s
+energies, told apart by their residual: the strengths are those of *their* losses, and on the default norms the style
+pulls 45 to 126 times weaker and the face 23 times stronger than published (measured at s = 6 and s = 20,000), so that a
+row needs strengths of its own, or the preset.
 
 Preset "official" is the authors' code (Universal-Guided-Diffusion at ff82f88) where it differs:
 
-    text_residual, style_residual   -100 cos of unit embeddings (scripts/style_transfer.py, lines 168 and 177; theirs
-                                    are of CLIP RN50 under ImageNet's mean, which is not among the networks here)
-    identity_residual               mean absolute difference of the embeddings' numbers (scripts/face_detection.py)
+    text_residual, style_residual   -100 cos of unit embeddings (scripts/style_transfer.py, lines 168 and 177)
+    encoder                         of CLIP RN50 under ImageNet's mean and deviation (`guide_clip`), in profile 'paper'
+    style_reference                 the style picture goes from its own size to 224 by the encoder's own preparation
+    identity_residual               mean absolute difference of the embeddings' 512 numbers (scripts/face_detection.py;
+                                    theirs are FaceNet's of a face that MTCNN finds, the profiles have others)
+    noise_last_step                 where eta is above 0, latent diffusion's last step draws noise, too
     clip_x0                         the code for ImageNet, a model of pixels without a text, clamps x_0 to [-1, 1] after
                                     guidance and takes eps from it (guided_diffusion/gaussian_diffusion.py, line 795)
     backward_*                      Adam on a loss without s, from the x_0 that forward guidance gave, clamped, a row
                                     standing still where its loss is below a cutoff (the same file, lines 692 to 795)
+
+Its cosines are a matrix of every image of a batch with every text or style of it, and all of them pull; its scripts
+give every image of a batch the same, where that is B times the strength, or sample one image at a time. Here each image
+follows its own, as if it were alone.
 """
 
 from __future__ import annotations
@@ -59,8 +67,11 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
             return {
                 "text_residual": "cosine",
                 "style_residual": "cosine",
+                "encoder": "universal",
+                "style_reference": "own",
                 "identity_residual": "mean-absolute",
                 "clip_x0": "pixels",
+                "noise_last_step": True,
                 "backward_optimizer": "adam",
                 "backward_scaled": False,
                 "backward_start": "guided",

@@ -9,7 +9,8 @@ Its dual is a convex problem on the simplex; with its minimiser w and g_w = sum_
     d = g_0 + sqrt(phi) / ||g_w|| g_w                                                   (equation 4)
 
 Public variants disagree on the length of d, which is the parameter `rescale` here: the paper's algorithm leaves d as it
-is ('none'), the authors' code for NYU-v2 divides it by 1 + c^2, their toy example by 1 + c.
+is ('none'), the authors' code for NYU-v2 divides it by 1 + c^2, their toy example by 1 + c, and their exact solver of
+mtrl by 1 + lambda, lambda = sqrt(phi) / ||g_w||, which every sample has its own of.
 
 The dual depends on the gradients through their Gram matrix alone, so that it stays small. It is solved in float64 by a
 primal-dual interior-point method, all samples of a batch at once. F is homogeneous of degree one, so that the duality
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Rescale = Literal["none", "1+c^2", "1+c"]
+Rescale = Literal["none", "1+c^2", "1+c", "1+lambda"]
 
 GAP = 1e-11
 """Duality gap at which a solution counts as found, where the mean squared gradient is 1."""
@@ -53,6 +54,8 @@ def cagrad(gradients: Tensor, c: float = 0.5, rescale: Rescale = "none") -> Tens
     gram = torch.einsum("ibd,jbd->bij", flat, flat).cpu().numpy()
     share = torch.from_numpy(_shares(gram, c)).to(gradients)  # (B, n): of every g_i in d - g_0
     away = torch.einsum("ib...,bi->b...", gradients, share)
+    if rescale == "1+lambda":  # the shares are lambda w, and w sums to 1
+        return (average + away) / (1 + share.sum(dim=1)).reshape(-1, *[1] * (average.ndim - 1))
     return (average + away) / {"none": 1.0, "1+c^2": 1 + c**2, "1+c": 1 + c}[rescale]
 
 

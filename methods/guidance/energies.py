@@ -109,7 +109,7 @@ class TextEnergy(Energy):
     condition = "text"
 
     def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
-        self.pair, self.raw = guide.get("text-image", TextImageGuide), p.text_residual == "raw"
+        self.pair, self.raw = guide.get(p.guide_kind("text"), TextImageGuide), p.text_residual == "raw"
         self.cosine = p.text_residual == "cosine"
         captions = [_given(request, "text") for request in requests]
         with torch.no_grad():
@@ -228,26 +228,31 @@ class StyleEnergy(Energy):
     cosine     -100 cos(e(image), e(reference)), as Universal Guidance's code has it
 
     The reference comes to the size of the samples first, like every image here, and from there to the encoder's;
-    style_reference 'encoder' brings it from its own size to CLIP's by Pillow's bilinear filter, as FreeDoM's code does.
+    style_reference 'encoder' brings it from its own size to CLIP's by Pillow's bilinear filter, as FreeDoM's code does,
+    and 'own' from its own size by the encoder's own preparation, as Universal Guidance's code does.
     """
 
     condition = "style"
 
     def __init__(self, requests: Sequence[Request], guide: Guide, p: EnergyParams, size: int) -> None:
         self.guide, self.blocks, self.kind = guide, p.style_blocks, p.style_residual
-        found = reference_images(requests, "style", size, guide.device)
-        pair = guide.get("text-image", TextImageGuide) if p.style_reference == "encoder" else None
+        self.seen_by = p.guide_kind("style")
+        found = [reference_images(requests, "style", size, guide.device)]
+        by_encoder = p.style_reference == "encoder" and self.kind != "relative"
+        pair = guide.get(self.seen_by, TextImageGuide) if by_encoder else None
+        given = [np.asarray(_given(request, "style")) for request in requests]
         if isinstance(pair, TokenFeatures):
-            rows = [pillow_bilinear(np.asarray(_given(request, "style")), pair.size, pair.size) for request in requests]
-            found = torch.stack(rows).to(guide.device)
+            found = [torch.stack([pillow_bilinear(row, pair.size, pair.size) for row in given]).to(guide.device)]
+        elif p.style_reference == "own" and any(row.shape[:2] != (size, size) for row in given):
+            found = [reference_images([request], "style", None, guide.device) for request in requests]
         with torch.no_grad():
-            self.target = self.describe(found)
+            self.target = torch.cat([self.describe(rows) for rows in found])
 
     def describe(self, images: Tensor) -> Tensor:
         """(R, D): the Gram matrices one after another, or the embedding of the image."""
         if self.kind == "relative":
             return torch.cat([gram(f).flatten(1) for f in self.features(images)], dim=1)
-        pair = self.guide.get("text-image", TextImageGuide)
+        pair = self.guide.get(self.seen_by, TextImageGuide)
         if self.kind in ("embedding", "cosine"):
             return normalize(pair.guide_features(images), dim=-1)
         features = pair.block_features(images, self.blocks)
@@ -319,8 +324,8 @@ def _given(request: Request, name: str) -> Any:
     return value
 
 
-def reference_images(requests: Sequence[Request], name: str, size: int, device: torch.device) -> Tensor:
-    """The reference images of a condition, float32 (B, 3, size, size) in [0, 1]."""
+def reference_images(requests: Sequence[Request], name: str, size: int | None, device: torch.device) -> Tensor:
+    """The reference images of a condition, float32 (B, 3, size, size) in [0, 1]; of one own size for None."""
     found = []
     for request in requests:
         given = np.asarray(_given(request, name))
@@ -330,7 +335,7 @@ def reference_images(requests: Sequence[Request], name: str, size: int, device: 
                 "expected an image, uint8 of shape (H, W, 3)"
             )
         image = torch.from_numpy(np.ascontiguousarray(given)).to(device).movedim(-1, 0)[None].float() / 255
-        if image.shape[-2:] != (size, size):
+        if size is not None and image.shape[-2:] != (size, size):
             image = interpolate(image, (size, size), mode="bilinear", antialias=True)
         found.append(image)
     return torch.cat(found)

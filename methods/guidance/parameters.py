@@ -73,12 +73,20 @@ class EnergyParams(Method.Params):
     identity_window: tuple[int, int, int, int] = FREEDOM_WINDOW  # of IR-SE50: top, bottom, left, right at 256 x 256
     mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "probabilities"
     style_residual: Literal["gram", "relative", "embedding", "cosine"] = "gram"  # see `StyleEnergy`
-    style_reference: Literal["sample", "encoder"] = "sample"  # whose size the reference is brought to (`StyleEnergy`)
+    style_reference: Literal["sample", "encoder", "own"] = "sample"  # how the reference gets its size (`StyleEnergy`)
     style_blocks: tuple[int, ...] = (3,)  # of the image encoder, from 1; FreeDoM takes the third
+    encoder: Literal["text-image", "universal"] = "text-image"  # of text and style; Universal Guidance's CLIP RN50
     text_by: Literal["energy", "model"] = "energy"  # 'model': the text-driven model, as in Z-Magic's Table 2
     text_scale: float = 5.0  # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
     guide: Literal["guide", "judge"] = "guide"  # whose networks the energies look through
     judge_may_guide: bool = False  # a row has to say so: a judge that guides is no independent judge
+
+    def guide_kind(self, name: str) -> str:
+        """The kind of guide network that the energy of a condition looks through."""
+        if name == "style" and self.style_residual == "relative":
+            return "features"
+        kind = NETWORK_OF[name]
+        return f"universal-{name}" if kind == "text-image" and self.encoder == "universal" else kind
 
 
 class GuidedParams(EnergyParams):
@@ -98,7 +106,7 @@ class GuidedParams(EnergyParams):
     ddim_noise: Literal["paper", "official"] = "paper"  # Song et al.'s sigma_t, or FreeDoM's: eta sqrt(1 - abar_t')
     noise_last_step: bool = False  # where latents end at abar_0 < 1 (Stable Diffusion in FreeDoM's code)
     repeat: int = Field(1, ge=1)  # time travel: turns of a step (faces 1; ImageNet 10; Stable Diffusion's style 3)
-    repeat_window: tuple[int, int] = (0, 1000)  # where, low <= t <= high (ImageNet 500-800, style 400-700)
+    repeat_window: tuple[int, int] = (0, 1000)  # where, low <= t <= high (ImageNet 501-801, style 400-700)
     repeat_last_step: bool = False  # the last step takes its turns as well
     style_repeat: int | None = Field(None, ge=1)  # `repeat` where a style guides a text-driven model; None: the same
     style_repeat_window: tuple[int, int] = (0, 1000)  # `repeat_window` there
@@ -126,10 +134,7 @@ class GuidedParams(EnergyParams):
 
     def guide_role(self, name: str) -> str:
         """The role of the network that the energy of a condition looks through."""
-        kind = NETWORK_OF[name]
-        if name == "style" and self.style_residual == "relative":
-            kind = "features"
-        return f"{self.guide}/{kind}"
+        return f"{self.guide}/{self.guide_kind(name)}"
 
     def guides(self, name: str, t: int) -> bool:
         """Whether a condition pulls at t."""

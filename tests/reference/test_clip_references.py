@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -189,7 +189,7 @@ def test_scores_are_the_librarys_cosines(file: Path, reference: Any) -> None:
 def test_names_without_quickgelu_are_refused(file: Path) -> None:
     with pytest.raises(ConcordError, match=f"'{PLAIN}': OpenAI's weights need '{PLAIN}-quickgelu'"):
         load_clip(file, architecture=PLAIN)
-    with pytest.raises(ConcordError, match="unknown CLIP weights 'clip-vit': expected one of clip-vit-b-32"):
+    with pytest.raises(ConcordError, match="unknown CLIP weights 'clip-vit': expected one of clip-rn50, clip-vit-b-32"):
         load_clip(file, name="clip-vit")
 
 
@@ -263,3 +263,36 @@ def test_a_text_encoder_that_looks_both_ways_is_asked_itself(reference: Any) -> 
             assert torch.equal(encode_text(reference, tokens), reference.encode_text(tokens))
     finally:
         reference.attn_mask = mask
+
+
+@pytest.mark.parametrize("resize", ["bicubic", "bilinear"])
+def test_universal_guidances_clip_is_that_of_its_scripts(resize: Literal["bicubic", "bilinear"]) -> None:
+    """style_transfer.py:155-178 (bicubic), Guided/Clip_guided.py (bilinear): ImageNet's mean, no antialiasing."""
+    from torchvision import transforms
+    from torchvision.transforms import functional as TF
+
+    from concord.metrics.networks.pretrained.guide_clip import UniversalClip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vision = open_clip.CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
+        model = open_clip.CLIP(16, vision, open_clip.CLIPTextCfg(width=16, heads=2, layers=1), quick_gelu=True).eval()
+    clip = UniversalClip(model, "RN50-quickgelu", resize)
+    images = pictures(2, size=48).requires_grad_(True)
+    normalize = transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    x = ((2 * images - 1) + 1) * 0.5
+    x = TF.resize(x, [32, 32], interpolation=TF.InterpolationMode(resize), antialias=False)
+    wanted = model.encode_image(normalize(x))
+    torch.testing.assert_close(clip.guide_features(images), wanted, rtol=1e-4, atol=1e-5)
+    loss = -100 * (clip.embed_images(images) @ F.normalize(wanted[:1].detach(), dim=1).T)
+    (gradient,) = torch.autograd.grad(loss.sum(), images)
+    assert float(gradient[1].abs().max()) > 0
+    with pytest.raises(ConcordError, match="style_residual 'gram' takes the tokens of a ViT"):
+        clip.block_features(images, (3,))
+
+
+def test_rn50_has_the_published_architecture() -> None:
+    config = open_clip.get_model_config(MODELS["clip-rn50"])
+    vision = config["vision_cfg"]
+    assert (config["quick_gelu"], config["embed_dim"]) == (True, 1024)
+    assert (vision["layers"], vision["width"], vision["image_size"]) == ([3, 4, 6, 3], 64, 224)

@@ -43,7 +43,7 @@ def write_cache(folder: Path) -> Path:
     _put(weights, "collab-256-codiff-mask-text", made["collab-256-codiff-mask-text"])
     shutil.copytree(bert, weights / "bert-base-uncased")
     shutil.copytree(made["stable-diffusion-v1-4"], weights / "stable-diffusion-v1-4")
-    for name in ("bisenet", "ir-se50", "mobilefacenet", "clip-vit-b-16"):
+    for name in ("bisenet", "ir-se50", "mobilefacenet", "clip-vit-b-16", "clip-rn50"):
         _put(weights, name, made[name])
     state = torch.load(made["clip-vit-b-16"], weights_only=True)
     torch.save({key: value * 1.1 for key, value in state.items()}, made["clip-vit-b-16"])  # the judge is another one

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from plain_layers import randomised
 
 SIZE = 32
-CLIP = "concord-toy-quickgelu"
+CLIP, CLIP_RN = "concord-toy-quickgelu", "concord-toy-rn-quickgelu"
 
 
 def write_files(folder: Path) -> dict[str, Path]:
@@ -47,31 +48,32 @@ def write_files(folder: Path) -> dict[str, Path]:
         "bisenet": folder / "79999_iter.pth",
         "ir-se50": folder / "model_ir_se50.pth",
         "mobilefacenet": folder / "mobilefacenet.pth.tar",
-        "clip-vit-b-16": _write_clip(folder),
+        "clip-vit-b-16": _write_clip(folder, CLIP, {"layers": 3, "width": 32, "head_width": 16, "patch_size": 16}),
+        "clip-rn50": _write_clip(folder, CLIP_RN, {"layers": [1, 1, 1, 1], "width": 8}),
     }
 
 
-def _write_clip(folder: Path) -> Path:
-    """A CLIP of OpenAI's form with three blocks, which open_clip knows by name from now on."""
+def _write_clip(folder: Path, name: str, vision: dict[str, Any]) -> Path:
+    """A CLIP of OpenAI's form with few blocks, which open_clip knows by name from now on."""
     import open_clip
 
     config = {
         "embed_dim": 16,
         "quick_gelu": True,
-        "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+        "vision_cfg": {"image_size": 32, **vision},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     }
     place = folder / "architectures"
     place.mkdir(exist_ok=True)
-    (place / f"{CLIP}.json").write_text(json.dumps(config))
+    (place / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(place)
-    model = open_clip.create_model(CLIP, pretrained=None)
+    model = open_clip.create_model(name, pretrained=None)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder / "open_clip_pytorch_model.bin"
+    torch.save(model.state_dict(), folder / f"{name}.bin")
+    return folder / f"{name}.bin"
 
 
 @contextmanager
@@ -88,6 +90,7 @@ def toy_networks() -> Iterator[None]:
         patch.setattr(celeba_ddpm, "Architecture", lambda: ddpm.SMALL)
         patch.setitem(collaborative_diffusion.SHAPES, 256, collaborative.SHAPE)
         patch.setitem(clip.MODELS, "clip-vit-b-16", CLIP)
+        patch.setitem(clip.MODELS, "clip-rn50", CLIP_RN)
         patch.setattr(bisenet, "SIZE", 64)
         patch.setattr(ir_se50, "load_ir_se50", partial(ir_se50.load_ir_se50, width=16))
         patch.setattr(mobilefacenet, "load_mobilefacenet", partial(mobilefacenet.load_mobilefacenet, width=16))
@@ -95,4 +98,5 @@ def toy_networks() -> Iterator[None]:
     known = [path for path in open_clip.factory._MODEL_CONFIG_PATHS if path.name == "architectures"]
     for path in known:
         open_clip.factory._MODEL_CONFIG_PATHS.remove(path)
-    open_clip.factory._MODEL_CONFIGS.pop(CLIP, None)
+    for name in (CLIP, CLIP_RN):
+        open_clip.factory._MODEL_CONFIGS.pop(name, None)

@@ -128,6 +128,8 @@ class ToyGuide(Guide):
             "landmarks": ToyLandmarks(),
             "features": ToyFeatures(),
         }
+        for condition in ("text", "style"):
+            kinds[f"universal-{condition}"] = kinds["text-image"]
         object.__setattr__(self, "kinds", kinds)
 
     kinds: dict[str, Any]

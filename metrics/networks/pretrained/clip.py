@@ -34,6 +34,7 @@ from concord.metrics.networks.pretrained.weights import (
 )
 
 MODELS: dict[str, str] = {
+    "clip-rn50": "RN50-quickgelu",
     "clip-vit-b-32": "ViT-B-32-quickgelu",
     "clip-vit-b-16": "ViT-B-16-quickgelu",
     "clip-vit-l-14": "ViT-L-14-quickgelu",

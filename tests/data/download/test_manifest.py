@@ -23,7 +23,7 @@ from concord.data.errors import ConcordError
 
 # What loaders of metrics and methods ask for by name.
 NAMES = {
-    "inception-fidelity", "inception-pytorch-fid", "inception-clean-fid", "clip-vit-b-32", "clip-vit-b-16",
+    "inception-fidelity", "inception-pytorch-fid", "inception-clean-fid", "clip-rn50", "clip-vit-b-32", "clip-vit-b-16",
     "clip-vit-l-14", "clip-vit-l-14-336", "dinov2-vit-l-14", "bisenet", "parsenet", "ir-se50", "mobilefacenet",
     "buffalo-l", "fan-2d4", "s3fd", "lpips-alexnet", "lpips-vgg16", "vgg19", "groundingdino-swint", "sam-vit-h",
     "celebamask-hq", "celeba-dialog", "coco-mig", "collab-256-vae", "collab-256-text", "collab-256-mask",

@@ -156,3 +156,15 @@ def test_bad_input_is_refused() -> None:
     g[1, 2] = float("nan")
     with pytest.raises(ArithmeticError, match="NaN"):
         cagrad(g, 0.5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_length_of_mtrls_exact_solver(n: int) -> None:
+    """CAGrad's mtrl, cagrad_exact: (g_0 + lambda g_w) / (1 + lambda), lambda = c ||g_0|| / ||g_w||."""
+    gradients = torch.randn(n, 4, 30, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    plain, found = cagrad(gradients, 0.4), cagrad(gradients, 0.4, "1+lambda")
+    average = gradients.mean(dim=0)
+    for row in range(4):
+        away = (plain - average)[row]  # lambda g_w, so that its shares of the gradients sum to lambda
+        shares = torch.linalg.lstsq(gradients[:, row].T, away).solution
+        torch.testing.assert_close(found[row], plain[row] / (1 + shares.sum()), rtol=1e-9, atol=1e-12)
