@@ -19,6 +19,18 @@ For three models and more the printed weights (prod w; sqrt(1 - w_1^2) prod w; .
 norm: sum of squares 1 - w_1^2 (1 - w_2^2) for three, 0.913^2 at the paper's 0.47 and 0.5. `unit_norm` gives those of
 repeated equation 9, ((x^1, x^2), x^3), ..., which have; for two models they are the same.
 
+Preset "official" is the authors' code (Hammour-steak/AMDM at dba837a; interactmigc.py, interactmigcip.py) where it
+differs:
+
+    first_step       aggregation from the second step on (infer800.py: steps 1 to 3 of 0 to 49; the demos go on to 7)
+    shared_start     each model starts from noise of its own
+    mean             mu is a step late (`official_mean`)
+    norm_over        the norm of equation 10 runs over the whole batch
+    step_unit        45 and 55 as they are printed, whatever the latents' size
+    noise_last_step  diffusers' DDIM: where eta is above 0 the last step draws noise, too
+
+Their loop runs every model to its end and keeps a picture of each; here the others stop where they no longer matter.
+
 The paper aggregates layout models of Stable Diffusion; any models that share latents, schedule and sampler will do.
 """
 
@@ -78,6 +90,7 @@ class Amdm(Method[A]):
 
         steps: int = Field(50, ge=1, le=1000)  # T, section 4
         eta: float = Field(0.0, ge=0, le=1)  # noise of DDIM; section 4 samples by DDIM
+        noise_last_step: bool = False  # noise in the last step, too, where eta > 0
         order: tuple[str, ...] = ()  # theta_1 (continues alone), theta_2, ...; the conditions' usual order if empty
         aggregation_steps: int = Field(3, ge=0, validate_default=True)  # s, section 4
         first_step: int = Field(0, ge=0)  # Algorithm 1: t > T - s; the authors' code leaves out the first step
@@ -102,6 +115,7 @@ class Amdm(Method[A]):
                 "mean": "official",
                 "norm_over": "batch",
                 "step_unit": "absolute",
+                "noise_last_step": True,
             }
 
         @field_validator("aggregation_steps")
@@ -193,7 +207,7 @@ class Amdm(Method[A]):
             if k >= p.end:
                 x = x[:1]  # what the others would do from here on is not part of theta_1's sample
             eps = [model.denoise(x_t, t) for model, x_t in zip(models, x, strict=False)]  # (B, C, h, w) each
-            eta = p.eta if t_previous >= 0 else 0.0
+            eta = p.eta if t_previous >= 0 or p.noise_last_step else 0.0
             pairs = list(zip(eps, x, strict=True))
             mean = [ddim_step(schedule, e, x_t, t, t_previous, eta, torch.zeros_like(x_t)) for e, x_t in pairs]  # eq. 6
             drawn = mean
@@ -229,6 +243,10 @@ class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
 
     class Params(Amdm.Params):
         guidance: float = Field(2.0, ge=0)  # classifier-free, of every model; 7.5 is for Stable Diffusion
+
+        @classmethod
+        def official(cls) -> dict[str, Any]:
+            return {**super().official(), "guidance": 7.5}
 
     @staticmethod
     def model_names(conditions: Sequence[str]) -> list[str]:

@@ -5,9 +5,13 @@ predictions,
 
     eps(x_t, t) = 1/M sum_m eps_m(x_t, t, c_m).
 
-The authors' own code (preset "official") weighs what each condition adds to an unconditional prediction (equation 11):
+The authors' own code (preset "official"; their pipeline for Stable Diffusion at 1b70f92) weighs what each condition
+adds to an unconditional prediction (equation 11), w = 7.5 for every condition:
 
     eps(x_t, t) = eps_u(x_t, t) + sum_m w (eps_m(x_t, t, c_m) - eps_u(x_t, t)).
+
+Its scheduler is diffusers' DDIM: where eta is above 0, its last step, which ends at abar_0 < 1, draws noise as well
+(`noise_last_step`).
 """
 
 from __future__ import annotations
@@ -39,12 +43,13 @@ class Composable(Method["Composable.Params"]):
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # Collaborative Diffusion, supplement B.2
         eta: float = Field(0.0, ge=0, le=1)  # DDIM; noise of the sampler
+        noise_last_step: bool = False  # noise in the last step, too, where eta > 0
         combine: Literal["average", "conjunction"] = "average"
         weight: float = 7.5  # w of every condition; used by 'conjunction' alone (the official code's default)
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"combine": "conjunction"}
+            return {"combine": "conjunction", "noise_last_step": True}
 
         def models(self, conditions: Iterable[str]) -> list[str]:
             """The experts of these conditions, and the unconditional one where equation 11 needs it."""
@@ -78,7 +83,8 @@ class Composable(Method["Composable.Params"]):
             eps_u = unconditional(x_t, t)  # (B, C, h, w)
             return eps_u + p.weight * (eps - eps_u).sum(dim=0)  # equation 11
 
-        x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
+        shape, schedule = self.bank.latent_shape, self.bank.schedule
+        x_0 = ddim(denoise, schedule, batch.generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
         return self.bank.autoencoder.decode(x_0)
 
 
@@ -102,11 +108,12 @@ class ComposableLayouts(Method["ComposableLayouts.Params"]):
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)
         eta: float = Field(0.0, ge=0, le=1)
+        noise_last_step: bool = False
         weight: float = Field(1.0, ge=0)  # w of every condition; the official code's 7.5 is for Stable Diffusion
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"weight": 7.5}
+            return {"weight": 7.5, "noise_last_step": True}
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in LAYOUT_MODELS}
@@ -133,5 +140,6 @@ class ComposableLayouts(Method["ComposableLayouts.Params"]):
         def denoise(x_t: Tensor, t: int) -> Tensor:
             return torch.stack([expert(x_t, t) for expert in experts]).mean(dim=0)  # (B, C, h, w), equation 11
 
-        x_0 = ddim(denoise, schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
+        shape = self.bank.latent_shape
+        x_0 = ddim(denoise, schedule, batch.generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
         return self.bank.scenes_autoencoder.decode(x_0)

@@ -18,6 +18,7 @@ Preset "official" is the released code (vvictoryuki/FreeDoM at 1394b1d), which d
     noise_last_step      Stable Diffusion's last step ends at abar_0 < 1 and draws noise (SD_style/ldm/models/diffusion/
                          ddim.py, lines 266-270); pixels end at abar = 1, where nothing is left to draw
     style_repeat         three turns where 40 <= index < 70 of 100 steps, t = 401 to 691 (the same file)
+                         (its windows count steps: with another number of them it guides at other t, and ours do not)
     style_reference      the style image goes from its own size to CLIP's 224 (clip/base_clip.py)
 """
 

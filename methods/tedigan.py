@@ -7,7 +7,16 @@
 
 Collaborative Diffusion compares with it so (section 4.2, supplement B.2): both conditions projected into W+ and their
 codes mixed; in editing, the codes begin at the inverted code of the image. Preset "official" is what the released
-code can do with text and mask: the mask's code, then 200 Adam steps from the mean code with the text's loss, unmixed.
+code can do with text and mask (IIGROUP/TediGAN, ext/demo.py at 31982c1): the mask's code, then Adam from the mean code
+with the text's loss, unmixed. It differs by
+
+    mixing, start    the text acts by the optimisation alone, which begins at the mean code
+    steps            200
+    last_update      False: the image that is kept is the one of the last loss, from before that step's update
+    pixel_weight     4, since its images are in [-1, 1] and ours in [0, 1]: four times the squared difference
+
+Its networks are others: VGG's features (weight 5e-5 of their mean squared difference) and CLIP ViT-B/32 as the demo
+prepares images for it.
 
 The split of 10 layers after 5 (4x4 to 16x16 from the mask, 32x32 and 64x64 from the text) is our choice: no source
 names one. Where one condition is absent, the other's code stands in every layer. The mean code, the perceptual distance
@@ -94,16 +103,18 @@ def optimise(
     rate: float,
     up: float = 0.05,
     down: float = 0.25,
+    last_update: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
     """Adam on W+ codes from `start` (B, L, D) for `steps`; returns the codes and each step's losses (B,) before it.
 
+    last_update: False leaves the last step out: the codes are those whose loss it would have taken.
     Adam moves every number by its own history alone and the losses are summed: each code is optimised as if alone.
     """
     with torch.inference_mode(False), torch.enable_grad():
         code = start.detach().clone().requires_grad_()
         adam = torch.optim.Adam([code], lr=rate, betas=(0.9, 0.999))
         losses = []
-        for step in range(steps):
+        for step in range(steps if last_update else steps - 1):
             adam.param_groups[0]["lr"] = rate * ramp(step, steps, up, down)
             loss = objective(synthesize(code), code)
             (code.grad,) = torch.autograd.grad(loss.sum(), code)
@@ -134,6 +145,7 @@ class TediGAN(Method["TediGAN.Params"]):
         ramp_up: float = Field(0.05, ge=0, le=1)
         ramp_down: float = Field(0.25, ge=0, le=1)
         start: Literal["code", "mean"] = "code"  # where the optimisation begins; the authors' demo: at the mean code
+        last_update: bool = True  # False: what is kept is the picture of the last loss, before its update
         pixel_weight: float = Field(1.0, ge=0)
         perceptual_weight: float = Field(0.1, ge=0)  # 5e-5 there, on VGG features without unit length: another scale
         code_weight: float = Field(2.0, ge=0)
@@ -145,7 +157,7 @@ class TediGAN(Method["TediGAN.Params"]):
 
         @classmethod
         def official(cls) -> dict[str, Any]:
-            return {"mixing": False, "steps": 200, "start": "mean"}
+            return {"mixing": False, "steps": 200, "start": "mean", "last_update": False, "pixel_weight": 4.0}
 
         @model_validator(mode="after")
         def _text_acts(self) -> Self:
@@ -169,7 +181,8 @@ class TediGAN(Method["TediGAN.Params"]):
     ) -> Mapping[str, float]:
         """The generator synthesizes the end, every step of an optimisation, and what a text is to leave alone."""
         inverted = params.inversion_steps if "source_image" in conditions else 0
-        optimised = params.steps + (not inverted) if params.steps and "text" in conditions else 0
+        updates = params.steps - (not params.last_update)
+        optimised = updates + (not inverted) if params.steps and "text" in conditions else 0
         return {"generator": 1 + inverted + optimised}
 
     @property
@@ -220,7 +233,7 @@ class TediGAN(Method["TediGAN.Params"]):
                 p.text_weight,
             )
             begin = code if p.start == "code" else average
-            code, _ = optimise(synthesize, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down)
+            code, _ = optimise(synthesize, objective, begin, p.steps, p.rate, p.ramp_up, p.ramp_down, p.last_update)
         with torch.no_grad():
             return synthesize(code)
 

@@ -108,6 +108,20 @@ def test_a_row_guides_at_the_steps_of_the_table(suite: str, row: str, profile: s
     assert {name: guided(p, name) for name in pulling} == ROWS[suite, row, profile]
 
 
+def test_the_mask_pulls_as_the_scripts_say_in_the_rows_of_profile_paper() -> None:
+    """run.sh: 0.1 beside a text; main.py: 0.2 of three, and FreeDoM's 0.2 throughout."""
+    for suite, row, strength in (
+        ("segmentation-text", "z-magic-official", 0.1),
+        ("identity-segmentation-text", "z-magic-official", 0.2),
+        ("segmentation-text", "freedom-official", 0.2),
+        ("identity-segmentation-text", "freedom-official", 0.2),
+    ):
+        whole = read_suite(suite)
+        spec = whole.in_profile("paper").row(row)
+        p = params(str(spec.method), **spec.params).for_conditions(whole.row_conditions(spec))
+        assert (p.strengths.mask, p.strengths.identity, p.strengths.landmarks) == (strength, 100, 500), (suite, row)
+
+
 # suite, row: turns at t = 991, 691, 401, 391 and 1 in profile 'paper'
 TURNS = {
     ("text-style", "freedom"): (1, 3, 3, 1, 1),

@@ -18,7 +18,7 @@ from official_world import BATCH, Stream, double, off
 from torch import Tensor, nn
 from toy_guidance import requests, seeded
 
-from concord.data.request import Conditions
+from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.collaborative import Collaborative
 from concord.methods.core.schedule import Schedule
@@ -111,12 +111,20 @@ def sampler(
     return x
 
 
+def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
+    method = Collaborative(make_params(Collaborative, params), bank)  # type: ignore[arg-type]
+    with mock.patch("concord.methods.core.sampler.draw_noise", Stream(SHAPE)):
+        return method.sample(Batch(asked, [torch.Generator()] * BATCH, bank.device), Trace())
+
+
 @pytest.mark.parametrize(
     ("preset", "steps", "given", "eta", "decays", "factor"),
     [
         ("official", 50, {}, 1.0, True, 2.0),
         ("official", 20, {"eta": 0.5, "mask_factor": 3.0}, 0.5, True, 3.0),
+        ("official", 100, {"eta": 0.0}, 0.0, True, 2.0),
         ("paper", 50, {}, 0.0, False, 1.0),
+        ("paper", 100, {}, 0.0, False, 1.0),
     ],
 )
 @torch.inference_mode()
@@ -124,9 +132,7 @@ def test_it_is_the_authors_sampler(
     preset: str, steps: int, given: dict[str, Any], eta: float, decays: bool, factor: float
 ) -> None:
     bank, asked = Bank(), requests(BATCH, ("text", "mask"))
-    method = Collaborative(make_params(Collaborative, {"preset": preset, "steps": steps, **given}), bank)  # type: ignore[arg-type]
-    with mock.patch("concord.methods.core.sampler.draw_noise", Stream(SHAPE)):
-        found = method.sample(Batch(asked, [torch.Generator()] * BATCH, bank.device), Trace())
+    found = sampled(bank, asked, preset=preset, steps=steps, **given)
     wanted = sampler(bank, [request.conditions for request in asked], steps, eta, decays, factor)
     case = f"text + mask: {steps} steps, eta {eta:g}, mask influence {'rescaled over time' if decays else 'as trained'}"
     code = "ziqihuangg/Collaborative-Diffusion b1ea7f8, ldm/models/diffusion/compose_modules.py and ddim_confidence.py"

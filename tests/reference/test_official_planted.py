@@ -6,17 +6,27 @@ A plant that leaves the sample within 1e-8 of the authors' would mean that a ref
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from official_world import World, off
+from reference import test_official_amdm as amdm
+from reference import test_official_collaborative as collaborative
+from reference import test_official_composable as composable
 from reference import test_official_freedom as freedom
+from reference import test_official_mt_diffusion as mt_diffusion
+from reference import test_official_sdedit as sdedit
+from reference import test_official_style_aligned as style_aligned
+from reference import test_official_tedigan as tedigan
 from reference import test_official_ugd as ugd
 from reference import test_official_z_magic as z_magic
 from torch import Tensor
+from toy_guidance import requests
 
+from concord.methods.base import all_methods
 from concord.methods.freedom import FreeDoM
 from concord.methods.guidance import cagrad_published
 from concord.methods.ugd import UniversalGuidance
@@ -46,6 +56,10 @@ CASES: dict[str, Case] = {
         UniversalGuidance, ("text", "style"), False,
         {**ugd.EVERYWHERE, "text_by": "model", "steps": 20, "repeat": 3, "text_scale": 2.0},
         lambda w: ugd.stable_diffusion(w, 20, 3, 2.0, {"style": ugd.STRENGTHS["style"]})),
+    "ugd style with noise": (
+        UniversalGuidance, ("text", "style"), False,
+        {**ugd.EVERYWHERE, "text_by": "model", "steps": 20, "repeat": 1, "text_scale": 2.0, "eta": 1.0},
+        lambda w: ugd.stable_diffusion(w, 20, 1, 2.0, {"style": ugd.STRENGTHS["style"]}, 1.0)),
     "ugd identity": (
         UniversalGuidance, ("identity",), True, {**ugd.EVERYWHERE, "steps": 20, "repeat": 3},
         lambda w: ugd.imagenet(w, 20, 3, {"identity": ugd.STRENGTHS["identity"]}, 0)),
@@ -92,9 +106,11 @@ PLANTS: dict[str, list[dict[str, Any]]] = {
         {"correction_at": "x_t"}, {"text_scale": 5.01}, {"style_repeat_window": (400, 700)}],
     "ugd style": [
         {"repeat_last_step": False}, {"repeat": 2}, {"style_residual": "embedding"}, {"text_scale": 2.01},
+        {"encoder": "text-image"}, {"forward": False}, {"steps": 25},
         {"strengths": {**ugd.STRENGTHS, "style": 0.401}}, {"eta": 0.1}],
     "ugd identity": [{"identity_residual": "unit"}, {"clip_x0": "never"}, {"repeat_last_step": False}],
-    "ugd text": [{"text_residual": "unit"}, {"text_residual": "raw"}],
+    "ugd text": [{"text_residual": "unit"}, {"text_residual": "raw"}, {"encoder": "text-image"}, {"clip_x0": "never"}],
+    "ugd style with noise": [{"noise_last_step": False}, {"eta": 0.5}],
     "ugd mask backward": [
         {"backward_optimizer": "descent"}, {"backward_scaled": True}, {"backward_start": "unguided"},
         {"backward_cutoff": None}, {"backward_rate": 0.051}, {"backward_steps": 2}, {"clip_x0": "never"},
@@ -135,3 +151,144 @@ def test_a_changed_constant_of_the_published_solver_is_seen(case: str, name: str
     kind, names, pixels, params, _ = CASES[case]
     with mock.patch.object(cagrad_published, name, value):
         assert off(World(kind, names, pixels, **params).sample(), reference(case)) > SEEN
+
+
+# ------------------------------------------------------------------------------------------ methods without guidance
+
+TWO, THREE = ("text", "mask"), ("text", "mask", "style")
+
+
+def aggregated(names: tuple[str, ...], **plant: Any) -> Tensor:
+    bank, given = amdm.Models(), {"steps": 20, "aggregation_steps": 7, "step_sizes": amdm.SIZES[len(names)], "eta": 0.5}
+    with torch.inference_mode():
+        return amdm.sampled(bank, requests(amdm.BATCH, names), names, **{**given, **plant})
+
+
+def aggregated_by_them(names: tuple[str, ...]) -> Tensor:
+    asked, sizes = [request.conditions for request in requests(amdm.BATCH, names)], amdm.SIZES[len(names)]
+    with torch.inference_mode():
+        return amdm.loop(amdm.Models(), names, asked, amdm.WEIGHTS[len(names)], sizes, 20, 7, 0.5)
+
+
+def joined(**plant: Any) -> Tensor:
+    given = {"preset": "official", "steps": 20}
+    return collaborative.sampled(collaborative.Bank(), requests(2, TWO), **{**given, **plant})
+
+
+def joined_by_them() -> Tensor:
+    asked = [request.conditions for request in requests(2, TWO)]
+    with torch.inference_mode():
+        return collaborative.sampler(collaborative.Bank(), asked, 20, 1.0, True, 2.0)
+
+
+def styled(**plant: Any) -> Tensor:
+    given = {"steps": 10, "reference_caption": "a painting."}
+    with torch.inference_mode():
+        return style_aligned.sampled(style_aligned.Bank(), requests(2, ("text", "style")), **{**given, **plant})
+
+
+def styled_by_them() -> Tensor:
+    with torch.inference_mode():
+        asked = requests(2, ("text", "style"))
+        return style_aligned.pictured(style_aligned.Bank(), asked, "a painting.", 10, 5)
+
+
+def composed(names: tuple[str, ...], **plant: Any) -> Tensor:
+    given = {"steps": 20, "eta": 0.5}
+    return composable.sampled(composable.Experts(), requests(2, names), **{**given, **plant})
+
+
+def composed_by_them(names: tuple[str, ...]) -> Tensor:
+    return composable.pipeline(composable.Experts(), requests(2, names), names, 20, 0.5, [7.5] * len(names))
+
+
+def edited(**plant: Any) -> Tensor:
+    return sdedit.sampled(sdedit.Bank(pixels=True), sdedit.masked(), **{"start": 300.5 / 1001, **plant})
+
+
+def edited_by_them() -> Tensor:
+    return sdedit.edited(sdedit.Bank(pixels=True), sdedit.masked(), 300)
+
+
+def optimised(**plant: Any) -> Tensor:
+    return tedigan.sampled(tedigan.Bank(), tedigan.asked(), **{"steps": 20, **plant})
+
+
+def optimised_by_them() -> Tensor:
+    return torch.cat([tedigan.demo(tedigan.Bank(), request, 20) for request in tedigan.asked()])
+
+
+def multi_task(**plant: Any) -> Tensor:
+    known, start = mt_diffusion.Stream(mt_diffusion.SHAPE, 1)(), mt_diffusion.Stream(mt_diffusion.SHAPE, 2)()
+    with torch.inference_mode():
+        return mt_diffusion.sampled(plant.get("kind", "bounded"), known, start, **plant)[0]
+
+
+def multi_task_by_hand() -> Tensor:
+    known, start = mt_diffusion.Stream(mt_diffusion.SHAPE, 1)(), mt_diffusion.Stream(mt_diffusion.SHAPE, 2)()
+    with torch.inference_mode():
+        return mt_diffusion.algorithm("bounded", known, start, None)[0]
+
+
+OTHERS: dict[str, tuple[Callable[..., Tensor], Callable[[], Tensor], list[dict[str, Any]]]] = {
+    "amdm two": (partial(aggregated, TWO), partial(aggregated_by_them, TWO), [
+        {"first_step": 2}, {"shared_start": True}, {"mean": "step"}, {"norm_over": "sample"}, {"step_unit": "share"},
+        {"noise_last_step": False}, {"eta": 0.49}, {"weights": (0.51,)}, {"aggregate": "average"},
+        {"aggregate": "slerp"}, {"optimise": False}, {"step_sizes": (0.91, 1.1)}, {"step_sizes": (0.9, 1.11)},
+        {"aggregation_steps": 6}, {"order": ("mask", "text")}]),
+    "amdm three": (partial(aggregated, THREE), partial(aggregated_by_them, THREE), [
+        {"weights": (0.48, 0.5)}, {"weights": (0.47, 0.51)}, {"unit_norm": True}, {"step_sizes": (0.9, 0.8, 0.71)},
+        {"order": ("text", "style", "mask")}]),
+    "collaborative": (joined, joined_by_them, [
+        {"eta": 0.99}, {"noise_last_step": False}, {"mask_schedule": "none"}, {"mask_factor": 2.01},
+        {"vary_in_space": False}, {"vary_in_time": False}, {"steps": 25}]),
+    "style-aligned": (styled, styled_by_them, [
+        {"share": False}, {"share_norms": False}, {"score_shift": 0.69}, {"invert_scale": 2.01},
+        {"reference_caption": ""}, {"reference_offset": 4}, {"timesteps": "latent-diffusion"}, {"text_scale": 10.01}]),
+    "composable": (partial(composed, TWO), partial(composed_by_them, TWO), [
+        {"combine": "average"}, {"weight": 7.51}, {"eta": 0.49}, {"noise_last_step": False}, {"steps": 25}]),
+    "composable three": (partial(composed, THREE), partial(composed_by_them, THREE), [
+        {"combine": "average"}, {"weight": 5.0}]),
+    "sdedit": (edited, edited_by_them, [{"start": 301.5 / 1001}, {"start": 299.5 / 1001}, {"steps": 500}]),
+    "tedigan": (optimised, optimised_by_them, [
+        {"mixing": True}, {"start": "code"}, {"last_update": True}, {"pixel_weight": 1.0}, {"perceptual_weight": 0.11},
+        {"code_weight": 2.01}, {"text_weight": 1.01}, {"rate": 0.101}, {"ramp_up": 0.06}, {"ramp_down": 0.26},
+        {"steps": 19}]),
+    "mt-diffusion": (multi_task, multi_task_by_hand, [
+        {"kind": "paper"}, {"scale": 1.01}, {"eta": 0.99}, {"steps": 500}]),
+}  # fmt: skip  # a table
+
+
+@cache
+def other_reference(case: str) -> Tensor:
+    run, reference_of, _ = OTHERS[case]
+    found = reference_of()
+    assert off(run(), found) < 1e-9
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("case", "plant"),
+    [(case, plant) for case, (*_, plants) in OTHERS.items() for plant in plants],
+    ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()),
+)
+def test_a_changed_parameter_of_a_method_without_guidance_is_seen(case: str, plant: dict[str, Any]) -> None:
+    run, *_ = OTHERS[case]
+    assert off(run(**plant), other_reference(case)) > SEEN
+
+
+def test_every_value_of_a_preset_is_planted() -> None:
+    """A value that preset "official" sets, and no plant changes, might be anything."""
+    planted: dict[str, set[str]] = {}
+    for case, plants in PLANTS.items():
+        planted.setdefault(CASES[case][0].name, set()).update(name for plant in plants for name in plant)
+    for case, (*_, plants) in OTHERS.items():
+        planted.setdefault(case.split()[0], set()).update(name for plant in plants for name in plant)
+    for name, found in planted.items():
+        if name in all_methods():
+            assert set(all_methods()[name].Params.official()) - found - BY_ENERGIES == set(), name
+
+
+BY_ENERGIES = {"identity_window", "style_reference"}
+"""How an energy prepares its pictures, which toy networks do not: tests of the networks plant these."""

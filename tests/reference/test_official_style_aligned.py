@@ -19,7 +19,7 @@ from official_world import LATENTS, Stream, off
 from torch import Tensor, nn
 from toy_guidance import ToyAutoencoder, requests
 
-from concord.data.request import Conditions
+from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.core.schedule import Schedule
 from concord.methods.guidance.energies import reference_images
@@ -121,12 +121,12 @@ class Processor:
 
 
 @contextmanager
-def registered(unet: nn.Module, shift: float) -> Iterator[None]:
+def registered(unet: nn.Module, shift: float, norms: bool = True) -> Iterator[None]:
     """SA sa_handler.py:186-265: processors of self-attention, group norms over row and first row together."""
     names = [name for name, module in unet.named_modules() if name.endswith("attn1")]
     with ExitStack() as stack:
         for module in unet.modules():
-            if isinstance(module, nn.GroupNorm):
+            if norms and isinstance(module, nn.GroupNorm):
                 plain = module.forward
 
                 def shared(x: Tensor, plain: Any = plain) -> Tensor:
@@ -147,23 +147,30 @@ def guided(bank: Bank, x: Tensor, t: int, captions: Sequence[str], scale: float)
     return free + scale * (told - free)
 
 
-def notebook(bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int) -> Tensor:
-    """The notebook's cells for one style image latent (1, C, h, w) and one prompt from x (1, C, h, w)."""
+def notebook(
+    bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int, **changed: Any
+) -> Tensor:
+    """The notebook's cells for one style image latent (1, C, h, w) and one prompt from x (1, C, h, w).
+
+    changed: what the paper alone would have: first timestep, scales, shift, norms.
+    """
+    first, inverted, scale = changed.get("first", 0), changed.get("invert_scale", 2.0), changed.get("scale", 10.0)
     alphas = bank.schedule.alphas_cumprod
     stride = 1000 // steps
-    timesteps = list(range(0, stride * steps, stride))[::-1]  # diffusers' DDIMScheduler, 'leading', steps_offset 0
+    # diffusers' DDIMScheduler, 'leading', steps_offset 0
+    timesteps = [t + first for t in range(0, stride * steps, stride)][::-1]
     zts, latent = [picture], picture
     for t in reversed(timesteps):  # inversion.py:94-105
-        eps = guided(bank, latent, t, [caption], 2.0)
+        eps = guided(bank, latent, t, [caption], inverted)
         before = alphas[t - stride] if t >= stride else alphas[0]  # set_alpha_to_one=False
         clean = (latent - (1 - before).sqrt() * eps) / before.sqrt()
         latent = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * eps
         zts.append(latent)
     zts = zts[::-1]
     reference = zts[offset]  # inversion.py:108-115
-    with registered(bank.network.unet, math.log(2)):
+    with registered(bank.network.unet, changed.get("shift", math.log(2)), changed.get("norms", True)):
         for i, t in enumerate(timesteps):
-            eps = guided(bank, torch.cat([reference, x]), t, [caption, prompt], 10.0)[1:]
+            eps = guided(bank, torch.cat([reference, x]), t, [caption, prompt], scale)[1:]
             before = alphas[t - stride] if t >= stride else alphas[0]
             clean = (x - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
             x = before.sqrt() * clean + (1 - before).sqrt() * eps
@@ -171,24 +178,42 @@ def notebook(bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, 
     return x
 
 
+def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
+    method = StyleAligned(make_params(StyleAligned, {"preset": "official", **params}), bank)  # type: ignore[arg-type]
+    with mock.patch("concord.methods.style_aligned.draw_noise", Stream(LATENTS)):
+        return method.sample(Batch(asked, [torch.Generator()] * len(asked), bank.device), Trace())
+
+
+def pictured(bank: Bank, asked: Sequence[Request], caption: str, steps: int, offset: int, **changed: Any) -> Tensor:
+    """The notebook's images, one after another."""
+    noise, rows = Stream(LATENTS)(), []
+    encoded = bank.autoencoder.encode(reference_images(asked, "style", SIDE, bank.device))
+    for row, request in enumerate(asked):
+        one = slice(row, row + 1)
+        ended = notebook(bank, encoded[one], caption, request.conditions["text"], noise[one], steps, offset, **changed)
+        rows.append(bank.autoencoder.decode(ended))
+    return torch.cat(rows)
+
+
 @pytest.mark.parametrize(("steps", "offset"), [(50, 5), (20, 0), (10, 5)])
 @pytest.mark.parametrize("caption", ["", "a painting."])
 @torch.inference_mode()
 def test_it_is_the_authors_notebook(steps: int, offset: int, caption: str) -> None:
     bank, asked = Bank(), requests(2, ("text", "style"))
-    given = {"preset": "official", "steps": steps, "reference_offset": offset, "reference_caption": caption}
-    method = StyleAligned(make_params(StyleAligned, given), bank)  # type: ignore[arg-type]
-    with mock.patch("concord.methods.style_aligned.draw_noise", Stream(LATENTS)):
-        found = method.sample(Batch(asked, [torch.Generator()] * 2, bank.device), Trace())
-    noise = Stream(LATENTS)()
-    encoded = bank.autoencoder.encode(reference_images(asked, "style", SIDE, bank.device))
-    differences = []
-    for row, request in enumerate(asked):
-        one = slice(row, row + 1)
-        prompt = request.conditions.text
-        assert prompt is not None
-        ended = notebook(bank, encoded[one], caption, prompt, noise[one], steps, offset)
-        differences.append(off(found[one], bank.autoencoder.decode(ended)))
+    found = sampled(bank, asked, steps=steps, reference_offset=offset, reference_caption=caption)
+    wanted = pictured(bank, asked, caption, steps, offset)
     case = f"{steps} steps, offset {offset}, reference caption {caption!r}, 2 images in a batch"
     code = "google/style-aligned 2faf0af, sa_handler.py, inversion.py and style_aligned_transfer_sdxl.ipynb"
-    compared("style-aligned", "official", case, code, max(differences), CLOSE)
+    compared("style-aligned", "official", case, code, off(found, wanted), CLOSE)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@torch.inference_mode()
+def test_preset_paper_is_the_papers_equations(steps: int) -> None:
+    """Equations 1 to 3 alone: AdaIN, keys and values of the reference; inverted under the empty caption."""
+    bank, asked = Bank(), requests(2, ("text", "style"))
+    found = sampled(bank, asked, preset="paper", steps=steps)
+    alone = {"first": 1, "invert_scale": 1.0, "scale": 5.0, "shift": 0.0, "norms": False}
+    wanted = pictured(bank, asked, "", steps, 0, **alone)
+    code = "StyleAligned (arXiv:2312.02133), section 3.2 and DDIM inversion"
+    compared("style-aligned", "paper", f"{steps} steps, 2 images in a batch", code, off(found, wanted), CLOSE)

@@ -28,8 +28,8 @@ EVERYWHERE = {"preset": "official", "strengths": STRENGTHS}
 def loss(world: World, name: str, images: Tensor) -> Tensor:
     """(B,), what a script minimises."""
     guide, asked = world.bank.guide, world.conditions
-    if name in ("text", "style"):  # style_transfer.py:171-177 -> minus 100 cosines
-        pair = guide.get("text-image")
+    if name in ("text", "style"):  # style_transfer.py:155-178 and Clip_guided.py -> minus 100 cosines of their own CLIP
+        pair = guide.get(f"universal-{name}")
         seen = pair.guide_features(images) if name == "text" else pair.image(images)
         wanted = (
             pair.text_features([c.text for c in asked])
@@ -44,7 +44,9 @@ def loss(world: World, name: str, images: Tensor) -> Tensor:
     return nn.functional.cross_entropy(guide.get("parser")(images), wanted, reduction="none").flatten(1).mean(dim=1)
 
 
-def stable_diffusion(world: World, steps: int, turns: int, scale: float, s: dict[str, float]) -> Tensor:
+def stable_diffusion(
+    world: World, steps: int, turns: int, scale: float, s: dict[str, float], eta: float = 0.0
+) -> Tensor:
     """SD:97-224 sample: forward guidance with classifier-free guidance, `turns` at every step, the last one too."""
     noise, alphas = world.stream(), torch.cumprod(1 - world.bank.betas, dim=0)
     timesteps = [t + 1 for t in range(0, 1000, 1000 // steps)][:steps]
@@ -61,7 +63,10 @@ def stable_diffusion(world: World, steps: int, turns: int, scale: float, s: dict
             (grad,) = torch.autograd.grad(selected.sum(), img_in)
             e_t = (e_t - (1 - a_t).sqrt() * grad).detach()  # SD:169
             pred_x0 = (img - (1 - a_t).sqrt() * e_t) / a_t.sqrt()
-            x_prev = a_prev.sqrt() * pred_x0 + (1 - a_prev).sqrt() * e_t  # SD:208-216, sigma = 0
+            sigma = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).sqrt()
+            x_prev = a_prev.sqrt() * pred_x0 + (1 - a_prev - sigma**2).sqrt() * e_t  # SD:208-216
+            if eta:  # at the last step as well
+                x_prev = x_prev + sigma * noise()
             if turn + 1 < turns:  # SD:217 draws after the last turn as well; SD:220 goes on from x_prev
                 img = (a_t / a_prev).sqrt() * x_prev + (1 - a_t / a_prev).sqrt() * noise()
         img = x_prev
@@ -111,6 +116,16 @@ def test_the_sampler_for_stable_diffusion(names: tuple[str, ...], turns: int) ->
     )
     reference = stable_diffusion(world, 20, turns, 2.0, {names[1]: STRENGTHS[names[1]]})
     case = f"{names[1]} on a text-driven model: 20 steps of {turns} turn(s), 2 images in a batch"
+    compared("ugd", "official", case, STABLE, off(world.sample(), world.images(reference)), CLOSE)
+
+
+@pytest.mark.parametrize(("steps", "turns", "eta"), [(100, 2, 0.5), (50, 1, 1.0), (20, 6, 0.0)])
+def test_other_steps_turns_and_noises(steps: int, turns: int, eta: float) -> None:
+    names = ("text", "style")
+    given = {**EVERYWHERE, "text_by": "model", "steps": steps, "repeat": turns, "text_scale": 3.0, "eta": eta}
+    world = World(UniversalGuidance, names, pixels=False, batch=3, **given)
+    reference = stable_diffusion(world, steps, turns, 3.0, {"style": STRENGTHS["style"]}, eta)
+    case = f"style on a text-driven model: {steps} steps of {turns} turn(s), eta {eta:g}, 3 images in a batch"
     compared("ugd", "official", case, STABLE, off(world.sample(), world.images(reference)), CLOSE)
 
 

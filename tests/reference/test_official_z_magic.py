@@ -72,10 +72,12 @@ def per_channel(grads: Sequence[Tensor]) -> Tensor:
     return torch.stack([solve([g[:, k] for g in grads]) for k in range(grads[0].shape[1])], dim=1)
 
 
-def faces(world: World, order: Sequence[str], rho: dict[str, float], stop: int = 200, eta: float = 0.5) -> Tensor:
+def faces(
+    world: World, order: Sequence[str], rho: dict[str, float], stop: int = 200, eta: float = 0.5, steps: int = 100
+) -> Tensor:
     """FG:337-443 (text + mask), 704-795 (identity + landmarks), 891-1020 (text, mask and identity)."""
     noise, betas, first = world.stream(), world.bank.betas, order[0]
-    seq = range(0, 1000, 10)
+    seq = range(0, 1000, 1000 // steps)
     x = noise()
     for i, j in zip(reversed(seq), reversed([-1, *seq[:-1]]), strict=True):
         at, at_next = abar(betas, i), abar(betas, j)
@@ -175,11 +177,53 @@ def test_guidance_ends_where_the_code_says(names: Sequence[str], stop: int) -> N
     assert off(found, world.images(faces(world, names, RHO, other))) > 100 * CLOSE
 
 
+FURTHER: list[tuple[tuple[str, ...], int, float, int, int]] = [
+    # conditions in their order, steps, eta, images in a batch, the last i that is not guided
+    (("text", "mask"), 20, 0.5, 3, -1),
+    (("text", "landmarks"), 50, 0.5, 1, 979),
+    (("identity", "landmarks"), 50, 0.0, 3, 961),
+    (("identity", "landmarks"), 20, 1.0, 3, -1),
+    (("landmarks", "identity"), 100, 0.5, 2, 455),
+    (("text", "identity", "mask"), 20, 0.5, 3, 300),
+    (("text", "mask", "identity"), 50, 0.5, 1, -1),
+]
+
+
+@pytest.mark.parametrize(("order", "steps", "eta", "batch", "stop"), FURTHER)
+def test_further_cases(order: Sequence[str], steps: int, eta: float, batch: int, stop: int) -> None:
+    given = {"preset": "official", "strengths": RHO, "steps": steps, "eta": eta, "stop": stop + 1, "order": order}
+    world = World(ZMagic, order, batch=batch, **given)
+    rho = RHO | ({"mask": 0.2} if len(order) == 3 else {})
+    difference = off(world.sample(), world.images(faces(world, order, rho, stop, eta, steps)))
+    case = f"{' + '.join(order)}: {steps} steps, eta {eta:g}, guided where i > {stop}, {batch} image(s) in a batch"
+    compared("z-magic", "official", case, FACES, difference, CLOSE)
+
+
 def test_styles_are_those_of_the_authors() -> None:
     world = World(ZMagic, ("text", "style"), pixels=False, preset="official", text_by="model")
     case = "style on a text-driven model: 100 steps of three turns, the last one too, 2 images in a batch"
     code = "HolmesShuan/FreeDoM c94329e, SD_style/ldm/models/diffusion/ddim.py"
     compared("z-magic", "official", case, code, off(world.sample(), world.images(style(world))), CLOSE)
+
+
+@pytest.mark.parametrize("end", [29, 31, 20])
+def test_a_styles_guidance_ends_where_the_code_says(end: int) -> None:
+    """--style_end_steps: t = 10 index + 1."""
+    window = {"style": (10 * end, 1000)}
+    given = {"preset": "official", "text_by": "model", "windows": window, "stop": -1}
+    world = World(ZMagic, ("text", "style"), pixels=False, **given)
+    found = world.sample()
+    code = "HolmesShuan/FreeDoM c94329e, SD_style/ldm/models/diffusion/ddim.py"
+    case = f"style on a text-driven model: guided where {end} <= index"
+    compared("z-magic", "official", case, code, off(found, world.images(style(world, end=end))), CLOSE)
+    assert off(found, world.images(style(world))) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("stop", [199, 201, 209, 210])
+def test_guidance_by_three_ends_where_the_code_says(stop: int) -> None:
+    world = World(ZMagic, THREE, preset="official", strengths=RHO, stop=stop + 1)
+    difference = off(world.sample(), world.images(faces(world, THREE, RHO | {"mask": 0.2}, stop)))
+    compared("z-magic", "official", f"{' + '.join(THREE)}: guidance ends at i = {stop}", FACES, difference, CLOSE)
 
 
 def test_strengths_are_those_of_the_scripts() -> None:
@@ -207,3 +251,35 @@ def test_the_published_solver(n: int, size: float) -> None:
     exact = cagrad(grads, 0.5, "1+c" if n == 2 else "1+c^2")
     apart = off(rows, exact)
     assert (apart < 1e-3) if size == 1.0 else apart > 1e-7
+
+
+def alike(n: int, kind: str) -> Tensor:
+    """Gradients (n, 2, 3, 4, 4) that leave the solvers little to choose from."""
+    grads = torch.randn(n, 2, 3, 4, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    if kind == "equal":
+        return grads[:1].expand_as(grads).clone()
+    if kind == "opposite":
+        return grads[:1] * torch.tensor([1.0, -1.0, 0.5][:n], dtype=torch.float64).reshape(-1, 1, 1, 1, 1)
+    if kind == "one vanishes":
+        return torch.cat([torch.zeros_like(grads[:1]), grads[1:]])
+    if kind == "one channel vanishes":
+        return grads * torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64).reshape(1, 1, 3, 1, 1)
+    return torch.zeros_like(grads)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("kind", ["equal", "opposite", "one vanishes", "one channel vanishes", "all vanish"])
+def test_the_published_solver_where_gradients_are_alike_or_vanish(n: int, kind: str) -> None:
+    grads = alike(n, kind)
+    found = cagrad_as_published(grads, 0.5, per_channel=True, joint=True)
+    assert bool(torch.isfinite(found).all())
+    torch.testing.assert_close(found, per_channel(list(grads)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_published_solver_in_single_precision(n: int) -> None:
+    """As the authors run it: the same operations in the same order differ by rounding alone."""
+    grads = torch.randn(n, 2, 3, 4, 4, generator=torch.Generator().manual_seed(n))
+    found = cagrad_as_published(grads, 0.5, per_channel=True, joint=True)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, per_channel(list(grads)), rtol=1e-5, atol=1e-6)

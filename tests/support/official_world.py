@@ -38,8 +38,8 @@ def _double(value: Any) -> Any:
 class Stream:
     """Standard normal tensors, the k-th call always the same one."""
 
-    def __init__(self, shape: Sequence[int], seed: int = 0) -> None:
-        self.shape, self.generator = (BATCH, *shape), torch.Generator().manual_seed(seed)
+    def __init__(self, shape: Sequence[int], seed: int = 0, batch: int = BATCH) -> None:
+        self.shape, self.generator = (batch, *shape), torch.Generator().manual_seed(seed)
 
     def __call__(self, *_: Any) -> Tensor:
         return torch.randn(self.shape, generator=self.generator, dtype=torch.float64)
@@ -48,9 +48,9 @@ class Stream:
 class Pair(ToyPair):
     """Embeddings are asked for before their normalisation, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 7) -> None:
         super().__init__()
-        double(self.image)
+        double(seeded(self.image, seed))
 
     def guide_features(self, images: Tensor) -> Tensor:
         return 2 * self.image(images)
@@ -69,7 +69,8 @@ class Guide(ToyGuide):
         double(self.kinds["identity"].image)
         double(self.kinds["parser"])
         double(self.kinds["landmarks"])
-        self.kinds["text-image"] = Pair()
+        for kind, seed in (("text-image", 7), ("universal-style", 17), ("universal-text", 18)):
+            self.kinds[kind] = Pair(seed)
 
 
 class Expert:
@@ -122,6 +123,12 @@ class Bank:
     def decode(self, x: Tensor) -> Tensor:
         return (x + 1) / 2
 
+    def encode(self, images: Tensor) -> Tensor:
+        return 2 * images.double() - 1
+
+    def unconditional(self) -> Expert:
+        return self.experts["unconditional"]
+
     def expert(self, name: str) -> Expert:
         return self.experts[name]
 
@@ -129,23 +136,23 @@ class Bank:
 class World:
     """A method and what a reference of it sees: the same networks, requests and noise."""
 
-    def __init__(self, kind: Any, names: Sequence[str], pixels: bool = True, **params: Any) -> None:
-        self.bank, self.names = Bank(pixels), tuple(names)
+    def __init__(self, kind: Any, names: Sequence[str], pixels: bool = True, batch: int = BATCH, **params: Any) -> None:
+        self.bank, self.names, self.batch = Bank(pixels), tuple(names), batch
         self.method = kind(make_params(kind, params), self.bank)
-        self.requests: list[Request] = requests(BATCH, names)
+        self.requests: list[Request] = requests(batch, names)
         self.conditions = [request.conditions for request in self.requests]
 
     def sample(self) -> Tensor:
         """What the production code ends with, as images."""
         batch = Batch(self.requests, [torch.Generator() for _ in self.requests], self.bank.device)
-        with known_noise(self.bank.latent_shape):
+        with known_noise(self.bank.latent_shape, self.batch):
             return self.method.sample(batch, Trace())
 
     def images(self, x_0: Tensor) -> Tensor:
         return self.bank.autoencoder.decode(x_0)
 
     def stream(self) -> Stream:
-        return Stream(self.bank.latent_shape)
+        return Stream(self.bank.latent_shape, batch=self.batch)
 
     def eps(self, x: Tensor, i: int, expert: str = "unconditional") -> Tensor:
         return self.bank.experts[expert].eps(x, i, self.conditions)
@@ -180,9 +187,9 @@ def pictures_of(values: Sequence[Any]) -> Tensor:
 
 
 @contextmanager
-def known_noise(shape: Sequence[int]) -> Iterator[None]:
+def known_noise(shape: Sequence[int], batch: int = BATCH) -> Iterator[None]:
     """While it lasts, samplers draw from a fresh `Stream`."""
-    stream = Stream(shape)
+    stream = Stream(shape, batch=batch)
     with mock.patch("concord.methods.core.sampler.draw_noise", stream):
         yield
 

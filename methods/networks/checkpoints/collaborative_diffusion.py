@@ -203,7 +203,8 @@ class MaskTokens(ConditionEncoder):
     def prepare(self, conditions: Sequence[Conditions]) -> Tensor:
         """Masks int64 (B, 32, 32) of squares of any size, by the pixel in the middle (Pillow's nearest neighbour).
 
-        The authors do so from 512x512; from a mask that came down to 256x256 first, it is the pixel one further on.
+        The authors do so from 512x512, and so does profile 'paper' (`reads` of its generator): from a mask that came
+        down to 256x256 first, it is the pixel one further on.
         """
         masks = []
         for condition in conditions:
