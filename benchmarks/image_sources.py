@@ -58,4 +58,4 @@ def _method_source(run: RunPlan, bank: Callable[[], Bank], dtype: str | None = N
     opened: dict[Path, None] = {}
     with watch_files(opened):
         method = make_method(run.row.method, run.row.params, bank)
-    return MethodSource(method, run.requests, run.conditions, dtype, opened)
+    return MethodSource(method, run.requests, run.conditions, dtype, opened, run.reads)

@@ -151,6 +151,7 @@ def _method_run(
     sources = row_sources(suite, row, profile) | _readers(requests)
     uses = row_uses(profile, row.method, generator, params, conditions)
     path = root / requests.name / row.name
+    reads = load_profile(profile).generator(generator).reads if generator else {}
     return RunPlan(
         profile,
         requests,
@@ -162,6 +163,7 @@ def _method_run(
         generator=generator,
         dtype=dtype,
         networks={use.role: use.entry.model_dump() for use in uses},
+        reads={name: side for name, side in reads.items() if name in conditions},
     )
 
 

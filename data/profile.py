@@ -142,6 +142,7 @@ class Generator(Strict):
     image_size: int | None = Field(default=None, gt=0)
     methods: list[str] = Field(default_factory=list)
     unavailable: str | None = None
+    reads: dict[str, int] = Field(default_factory=dict)  # condition -> side, where its models read it finer than images
     roles: dict[str, Entry | str] = Field(default_factory=dict)
 
 

@@ -125,9 +125,18 @@ class RequestSet:
                 for request in self.requests:
                     self.conditions_of(request, [name])
 
-    def request(self, planned: PlannedRequest, names: Iterable[str]) -> Request:
-        """The request as a method is given it, with these of its conditions."""
-        return Request(planned.id, planned.seed, self.conditions_of(planned, names))
+    def request(self, planned: PlannedRequest, names: Iterable[str], reads: Mapping[str, int] | None = None) -> Request:
+        """The request as a method is given it, with these of its conditions.
+
+        reads: condition -> the side at which it is read instead, where that is above the image's.
+        """
+        conditions = self.conditions_of(planned, names)
+        finer = {
+            name: self.readers[name].read_finer(planned.item, self.image_size, side)
+            for name, side in (reads or {}).items()
+            if name in conditions.names() and side > self.image_size
+        }
+        return Request(planned.id, planned.seed, conditions.replace(**finer) if finer else conditions)
 
 
 LONGEST_ID = 96  # bytes of UTF-8: a shard's tar holds names of 100

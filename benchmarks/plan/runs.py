@@ -40,6 +40,7 @@ class RunPlan:
     dtype: str | None = None
     suites: Mapping[str, int] = field(default_factory=dict)  # the suites that show it -> version; of scores, not images
     networks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role -> its entry in the profile
+    reads: Mapping[str, int] = field(default_factory=dict)  # condition -> side, where it is read finer than the images
 
     @property
     def is_reference(self) -> bool:
@@ -65,6 +66,8 @@ class RunPlan:
         if self.external is not None:
             return parts | {"external": self.external.digest}
         parts |= {"code": self.sources.code, "files": self.sources.data, "versions": versions()}
+        if self.reads:
+            parts["reads"] = dict(self.reads)
         parts |= {"dtype": self.dtype, "generator": self.generator, "networks": self.networks}
         return parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +117,7 @@ class MethodSource(ImageSource):
     """A method over its profile's networks, with every network evaluation counted.
 
     dtype: what it computes in, as `number_format`; None for torch's own settings. opened: files that a plugin read when
-    it was made ready.
+    it was made ready. reads: condition -> the side at which the models read it, where that is above the images'.
     """
 
     def __init__(
@@ -127,17 +127,18 @@ class MethodSource(ImageSource):
         conditions: Sequence[str],
         dtype: str | None = None,
         opened: dict[Path, None] | None = None,
+        reads: Mapping[str, int] | None = None,
     ) -> None:
         self.method, self.requests, self.conditions, self.dtype = method, requests, tuple(conditions), dtype
         self.is_foreign = module_of(Path(str(inspect.getsourcefile(type(method))))) is None
-        self.opened = {} if opened is None else opened
+        self.opened, self.reads = {} if opened is None else opened, dict(reads or {})
         self.device = method.device
         self.traces = tuple(method.traces)
         self.counter = EvaluationCounter(method.denoisers())
         self._trace: Trace | None = None
 
     def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
-        return [self.requests.request(planned, self.conditions) for planned in batch]
+        return [self.requests.request(planned, self.conditions, self.reads) for planned in batch]
 
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         from concord.methods.base import Trace

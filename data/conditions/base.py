@@ -67,6 +67,10 @@ class Condition(BaseModel, Generic[V]):
     def read(self, item: Item, size: int) -> V:
         """The value that an item gives, for images of size x size pixels."""
 
+    def read_finer(self, item: Item, size: int, side: int) -> V:
+        """The value at `side`, above `size`, where the item has it so fine; else, and unless said, that of `read`."""
+        return self.read(item, size)
+
     @classmethod
     def check(cls, value: V) -> None:
         """Raise ConcordError, in one line with the condition's name, unless the value is a sound one."""

@@ -11,6 +11,7 @@ import numpy as np
 from concord.data.conditions.base import Condition, entry_file, read_png, register, write_png
 from concord.data.datasets.item import Item
 from concord.data.errors import ConcordError
+from concord.data.images import reduce_labels
 from concord.data.labels import CELEBAMASK_HQ, CLASSES, HUMAN_NAMES, PALETTE, colourise
 
 
@@ -33,6 +34,10 @@ class Mask(Condition[np.ndarray]):
 
     def read(self, item: Item, size: int) -> np.ndarray:
         return item.mask(size)
+
+    def read_finer(self, item: Item, size: int, side: int) -> np.ndarray:
+        own = item.mask()
+        return reduce_labels(own, side) if len(own) >= side else self.read(item, size)
 
     @classmethod
     def check(cls, value: np.ndarray) -> None:

@@ -36,6 +36,15 @@ class ParserLogits(Protocol):
 
 
 @runtime_checkable
+class ReferenceLogits(Protocol):
+    """A parser that prepares the pictures that images are compared with in another way than the images."""
+
+    def parse_reference(self, images: Tensor) -> Tensor:
+        """Logits (B, 19, h, w), of the parser's own size."""
+        ...
+
+
+@runtime_checkable
 class Parser(Protocol):
     """A parser that says classes at the images' size."""
 

@@ -7,8 +7,8 @@ values of 1,500 to 2,300 are what Z-Magic's tables call "Seg. Distance" (its met
 agrees, and its "MSE" would not). Logits grow with confidence: a parse that is right but less sure is far away. Read it
 beside `mask-accuracy`, which compares classes with the true mask. The sum runs over pixels, so that values of two
 parse sizes do not compare. In the paper profile BiSeNet is the guiding network, not an independent judge. FreeDoM
-resizes the original by Pillow's bilinear and the image by bicubic; here both go through bicubic, so that an original is
-at distance 0 from itself.
+brings the original to 512 by Pillow's bilinear filter and the image by a bicubic one, and so does BiSeNet here: at
+another size than its own an original has a distance from itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.networks.protocols import ParserLogits
+from concord.metrics.networks.protocols import ParserLogits, ReferenceLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,9 @@ class SegmentationDistance(SampleMetric):
         self.require_conditions(observation)
         assert observation.originals is not None
         parser, device = observation.networks.get("freedom/parser", ParserLogits), observation.networks.device
+        parse_reference = parser.parse_reference if isinstance(parser, ReferenceLogits) else parser.parse
         with torch.inference_mode():
-            logits, targets = parser.parse(observation.on_device), parser.parse(observation.originals.to(device))
+            logits, targets = parser.parse(observation.on_device), parse_reference(observation.originals.to(device))
         return self.scores(segmentation_distance(logits, targets).tolist(), "logits not finite")
 
 

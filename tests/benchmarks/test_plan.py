@@ -256,6 +256,36 @@ def test_conditions_are_read_at_the_image_size(toy: str, toy_suite: Path, toy_tr
     np.testing.assert_array_equal(first.conditions.mask, requests.requests[0].item.mask(64))
 
 
+def test_a_generator_may_read_a_condition_finer_than_the_images(toy_tree: Path) -> None:
+    """Where an item has it so fine; and what reads at the image's size alone stays as it was."""
+    requests = make_request_set("toys", open_faces(toy_tree), ["mask"], 16, 9)
+    item = requests.requests[0].item
+    assert item.mask().shape == (64, 64)
+    for side in (64, 32):
+        finer = requests.request(requests.requests[0], ["mask"], {"mask": side, "text": 512}).conditions
+        np.testing.assert_array_equal(finer.mask, item.mask(side))
+    for side in (65, 16, 8):
+        same = requests.request(requests.requests[0], ["mask"], {"mask": side}).conditions
+        np.testing.assert_array_equal(same.mask, item.mask(16))
+
+
+def test_what_is_read_finer_is_part_of_a_runs_key(toy: str, toy_suite: Path, toy_tree: Path) -> None:
+    run = planned(toy_suite, toy_tree).run("toy")
+    assert "reads" not in run.parts
+    assert replace(run, reads={"mask": 512}).key != run.key
+
+
+def test_collaborative_diffusion_reads_masks_as_its_authors_do() -> None:
+    """From 512 x 512 in profile 'paper': cell i of 32 is pixel 16 i + 8; from 256 it would be the next one."""
+    from concord.data.images import reduce_labels
+    from concord.data.profile import load_profile
+
+    assert load_profile("paper").generator("collaborative-256").reads == {"mask": 512}
+    mask = np.random.default_rng(0).integers(0, 19, (512, 512))
+    np.testing.assert_array_equal(reduce_labels(mask, 32), mask[8::16, 8::16])
+    np.testing.assert_array_equal(reduce_labels(reduce_labels(mask, 256), 32), mask[9::16, 9::16])
+
+
 FOUR = ["identity", "landmarks", "style", "text"]
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concord.data.labels import CLASSES, lookup
-from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
+from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, to_uint8, weight_path
 
 SIZE = 512
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -174,6 +175,16 @@ class BiSeNetParser(nn.Module):
     def parse(self, images: Tensor) -> Tensor:
         """The same: what scores by FreeDoM's distance looks as the guide does."""
         return self(images)
+
+    def parse_reference(self, images: Tensor) -> Tensor:
+        """The same of a reference picture, which FreeDoM brings to 512 by Pillow's bilinear filter, at 8 bits."""
+        if images.shape[2:] == (SIZE, SIZE):
+            return self(images)
+        from PIL import Image
+
+        resized = [Image.fromarray(x).resize((SIZE, SIZE), Image.Resampling.BILINEAR) for x in to_uint8(images)]
+        pictures = torch.from_numpy(np.stack([np.asarray(x) for x in resized]))
+        return self(pictures.permute(0, 3, 1, 2).to(self.mean) / 255)
 
 
 def _to_size_of(x: Tensor, other: Tensor) -> Tensor:
