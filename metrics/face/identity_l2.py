@@ -3,11 +3,10 @@
     || f(window of the image) - f(window of the person's image) ||_2,  f unit vectors     0 .. 2, lower is better
 
 The energy that FreeDoM (Yu et al., ICCV 2023) and Z-Magic are guided by, over IR-SE50
-(metrics/networks/pretrained/ir_se50.py has the window), and most likely what Z-Magic's tables call "ID Distance":
-1.167,
-which they print, is no likely mean of 1 - cosine. On unit vectors it is sqrt(2 (1 - cosine)). In the paper profile
-IR-SE50 is the guiding network, not an independent judge: `identity-distance` is. In the embedded profile both look
-through the same network.
+(metrics/networks/pretrained/ir_se50.py has the window), and most likely what Z-Magic's tables call "ID Distance": the
+paper names no network, and 1.167, which it prints, is no likely mean of 1 - cosine. On unit vectors it is
+sqrt(2 (1 - cosine)). In the paper profile IR-SE50 is the guiding network, not an independent judge: `identity-distance`
+is. In the embedded profile both look through the same network.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     || v(image) - v(original) ||_2,  v = x and y of 68 points as shares of one square       0 .. , lower is better
 
-The energy that FreeDoM (Yu et al., ICCV 2023) and Z-Magic are guided by, over MobileFaceNet, and what Z-Magic's tables
-call "Landmark Distance". Both images are looked at through the *same* square, around the wanted face, so that a face
-elsewhere is far away and the original itself at 0. The square is 1.2 times the shorter side of the wanted landmarks'
+The energy that FreeDoM (Yu et al., ICCV 2023) and Z-Magic are guided by, over MobileFaceNet, and most likely what
+Z-Magic's tables call "Landmark Distance": the paper names no network, and MobileFaceNet guides in its code. Both images
+are looked at through the *same* square, around the wanted face, so that a face elsewhere is far away and the original
+itself at 0. The square is 1.2 times the shorter side of the wanted landmarks'
 tight box; FreeDoM's is that of a detector's box (RetinaFace's), which reaches higher. In the paper profile
 MobileFaceNet is the guiding network, not an independent judge: `landmark-nme` is. In the embedded profile its landmark
 network stands in, which sees the whole image, its points brought to the square.

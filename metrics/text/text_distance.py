@@ -2,9 +2,10 @@
 
     1 - cos(image encoder(image), text encoder(caption))                                    0 .. 2, lower is better
 
-What Z-Magic's tables call "Text Distance": its values (0.75 with Collaborative Diffusion) are those of a cosine near
-0.24, which is what Collaborative Diffusion prints as 24 %. So it is `text-similarity` / 100 turned round, and not the
-unnormalised distance that FreeDoM is guided by (`text-feature-distance`).
+Most likely what Z-Magic's tables call "Text Distance": its values (0.75 with Collaborative Diffusion) are those of a
+cosine near 0.24, which is what Collaborative Diffusion prints as 24 %; neither names its CLIP. So it is
+`text-similarity` / 100 turned round, and not the unnormalised distance that FreeDoM is guided by
+(`text-feature-distance`).
 """
 
 from __future__ import annotations
