@@ -41,7 +41,7 @@ endif
 option = $(if $($(2)),--$(1) "$($(2))")
 PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
-.PHONY: bench test test-long compared report compare baseline train lint clean help lock
+.PHONY: bench test test-long compared report compare sensitivity baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
 	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
@@ -63,6 +63,9 @@ report: $(READY) ## Write the tables and figures again from the stored results
 compare: $(READY) ## Run the rows that a change touches, saying why, and compare with the committed baseline (BASE=revision)
 	@$(CONCORD) bench $(PICK) $(call option,device,DEVICE)
 	@$(CONCORD) compare $(BASE) $(PICK) $(ARGS)
+
+sensitivity: $(READY) ## Measure which known failures each suite finds at its n (SUITE=; tens of minutes; not part of bench)
+	@$(PYTHON) -m concord.reports.validation.sensitivity $(call option,suite,SUITE) $(ARGS)
 
 baseline: $(READY) ## Take the stored results as the committed baseline, and say what changed
 	@$(CONCORD) compare --accept $(PICK) $(ARGS)

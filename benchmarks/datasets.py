@@ -8,9 +8,11 @@ from pathlib import Path
 from concord.benchmarks.plan.requests import Options
 from concord.benchmarks.settings import ROOT, Settings
 from concord.benchmarks.suite import Suite
-from concord.data.synthetic.make import ensure_faces, ensure_scenes, make_faces
+from concord.data.synthetic.make import ensure_faces, ensure_scenes, make_faces, make_scenes
 
 TUNING = range(26_000, 26_064)
+"""Validation faces; the reference faces are the first 1,000 of that split, 24,000 and on."""
+TUNING_SCENES = 50  # of the split that is called so
 
 
 def ensure_dataset(suite: Suite, settings: Settings, options: Options, say: Callable[[str], None] = print) -> None:
@@ -30,9 +32,15 @@ def ensure_dataset(suite: Suite, settings: Settings, options: Options, say: Call
         ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n, say=say)
 
 
-def ensure_tuning_faces(folder: Path, say: Callable[[str], None] = print) -> None:
-    """Draw the faces that parameters are tuned on: validation faces, none of them among the reference faces."""
-    say(make_faces(folder, TUNING, force=True, references=True))
+def ensure_tuning_items(kind: str, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Draw the items that parameters are tuned on: none of them among those that tables show or metrics compare with.
+
+    kind: of dataset, 'faces' or 'layouts'.
+    """
+    if kind == "layouts":
+        say(make_scenes(folder, "tuning", TUNING_SCENES, force=True))
+    else:
+        say(make_faces(folder, TUNING, force=True, references=True))
 
 
 def items_needed(suite: Suite, options: Options) -> int:

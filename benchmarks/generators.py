@@ -30,11 +30,18 @@ def generator_of(suite: Suite, row: Row, profile: str) -> str | None:
     """The generator of a row; None for a method that none of the profile's is known for, or that nothing here loads."""
     if row.method is None:
         return None
-    found = load_profile(profile)
-    named = found.generator_for(row.method, _roles(row.method, row.params, suite.row_conditions(row)))
+    found, roles = load_profile(profile), _roles(row.method, row.params, suite.row_conditions(row))
+    named = found.generator_for(row.method, roles)
     if named is not None and found.generator(named).unavailable is not None:
         return None
-    return suite.part(profile).generator or named
+    chosen = suite.part(profile).generator or named
+    return None if chosen is None or missing_roles(chosen, roles, profile) else chosen
+
+
+def missing_roles(generator: str, roles: Sequence[str] | None, profile: str) -> list[str]:
+    """Of the roles that a row draws on those that neither the generator nor the profile has."""
+    known = load_profile(profile).roles_of(generator)
+    return [role for role in roles or () if role not in known]
 
 
 def has_models(suite: Suite, profile: str) -> bool:
@@ -167,7 +174,7 @@ def why_not(run: RunPlan) -> str | None:
     if run.is_reference or run.external is not None:
         return None
     if run.generator is None:
-        return _no_generator(run.row.method, run.profile)
+        return _no_generator(run.row.method, run.profile, run.params, run.conditions)
     return _not_run(needs(run), run.profile)
 
 
@@ -177,14 +184,18 @@ def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
         return None
     generator = generator_of(suite, row, profile)
     if generator is None:
-        return _no_generator(row.method, profile)
+        return _no_generator(row.method, profile, row.params, suite.row_conditions(row))
     return _not_run(row_needs(profile, row.method, generator, row.params, suite.row_conditions(row)), profile)
 
 
-def _no_generator(method: str | None, profile: str) -> str:
-    for generator in load_profile(profile).generators.values():
-        if method in generator.methods and generator.unavailable is not None:
+def _no_generator(method: str | None, profile: str, params: Mapping[str, Any], conditions: Sequence[str]) -> str:
+    for name, generator in load_profile(profile).generators.items():
+        if method is None or method not in generator.methods:
+            continue
+        if generator.unavailable is not None:
             return f"not run: {generator.unavailable}"
+        if missing := missing_roles(name, _roles(method, params, conditions), profile):
+            return f"not run: generator '{name}' has no model '{', '.join(missing)}', which these parameters need"
     return f"not run: no generator of profile '{profile}' is known for method '{method}'"
 
 

@@ -66,12 +66,14 @@ class Joint(Strict):
 
 
 class Tune(Strict):
-    """What `concord tune` may try: the same parameters, ranges, trials and images for every method of the suite."""
+    """What `concord tune` may try: the same trials and items for every method of the suite."""
 
-    n: int = Field(ge=2, le=SHARD_SIZE)  # validation faces
-    trials: int = Field(ge=2)
-    floor: str  # row that no condition, or only some of them, guides: what a trial is measured from
-    ranges: dict[str, list[float]] = Field(min_length=1)  # 'strengths.identity': [low, high] of the method's own value
+    n: int = Field(default=12, ge=2, le=SHARD_SIZE)  # validation items
+    trials: int = Field(default=12, ge=2)
+    floor: str | None = None  # row that no condition, or only some of them, guides: what a trial is measured from;
+    # absent: real images of other requests
+    ranges: dict[str, list[float]] = Field(default_factory=dict)
+    # 'strengths.identity': [low, high] of the method's own value, before the ranges of the method's own fields
     ceiling: dict[str, float] = Field(default_factory=dict)  # metric -> what counts as met, where real images do not
 
     @model_validator(mode="after")
@@ -220,7 +222,7 @@ class Suite(Strict):
             named = joint.metrics if joint else []
             _each_known(named, part.metrics or self.metrics, f"profiles.{profile}: joint metric")
         if self.tune is not None:
-            _each_known([self.tune.floor], names, "tune: floor: row")
+            _each_known([self.tune.floor] if self.tune.floor else [], names, "tune: floor: row")
             _each_known(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
         return self
 

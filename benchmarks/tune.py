@@ -1,8 +1,8 @@
-"""A small seeded search for the parameters of a suite's methods, on validation faces that no table shows.
+"""A small seeded search for the parameters of any method on any suite, on validation items that no table shows.
 
-Guidance strengths have no meaning across models. Every method of a suite gets the same ranges, the same number of
-trials, the same faces and seeds, and the same first points; what is looked for is stated in `objective_text`.
-Ranges are shares of each method's own values, which are the papers'.
+Every method of a suite gets the same number of trials, the same items and seeds, and the same first points in its
+ranges (benchmarks/search.py); what is looked for is stated in `objective_text`. The ranges are those that the fields of
+its `Params` state (methods/core/tunable.py), or those of the suite's key `tune`: shares of each method's own values.
 """
 
 from __future__ import annotations
@@ -10,80 +10,38 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from concord.benchmarks.plan.keys import digest
-from concord.benchmarks.plan.requests import RequestSet
+from concord.benchmarks.plan.requests import PlannedRequest, RequestSet
 from concord.benchmarks.plan.sources import module_sources, versions
 from concord.benchmarks.planner import row_sources
+from concord.benchmarks.run.image_source import derangement
+from concord.benchmarks.search import SAMPLER, best, search
 from concord.benchmarks.store.provenance import git_commit
 from concord.benchmarks.suite import JOINT_SUCCESS, Row, Suite, Tune
-from concord.benchmarks.tuned import Search, Trial, Tuned, merge, nested, read_search
+from concord.benchmarks.tuned import Progress, Search, Trial, Tuned, merge, nested, read_search
 from concord.data.errors import ConcordError
+from concord.methods.core.tunable import Interval, Value, tune_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from concord.data.datasets.item import Dataset
     from concord.data.networks import Networks
     from concord.metrics.base import SampleMetric
     from concord.metrics.evaluation import ImageBatch
 
 MAHALANOBIS = "mahalanobis-distance"
 """Kept with every trial, but no part of the objective: small models' samples are nearer to the mean than real faces."""
-SPREAD = 0.6  # share of the trials that are spread over the whole ranges; the others look around the best
-REACH = 0.12  # how far these look at first, as a share of a range's logarithm; it halves towards the last
-Evaluate = Callable[[dict[str, float]], Trial]
-
-
-# ----------------------------------------------------------------------------------------------------------- the search
-
-
-def search(ranges: Mapping[str, Sequence[float]], trials: int, seed: int, evaluate: Evaluate) -> list[Trial]:
-    """Try `trials` settings, in the order tried.
-
-    The first is the ranges' middle, then a Latin hypercube in log space, then normal steps around the best so far. The
-    same ranges and seed give the same first points, whatever is evaluated.
-    """
-    from scipy.stats import qmc
-
-    names = list(ranges)
-    low, high = (np.log([ranges[name][end] for name in names]) for end in (0, 1))
-    spread = max(1, math.ceil(SPREAD * trials))
-    cube = qmc.LatinHypercube(len(names), rng=np.random.default_rng([seed, 0])).random(max(spread - 1, 0))
-    first = [np.full(len(names), 0.5), *cube]
-    rng = np.random.default_rng([seed, 1])
-    done: list[Trial] = []
-    places: list[np.ndarray] = []
-    for number in range(trials):
-        if number < len(first):
-            place = first[number]
-        else:
-            turn = (number - len(first)) / max(trials - len(first) - 1, 1)
-            place = places[_best(done)] + REACH * 0.5**turn * rng.standard_normal(len(names))
-        place = place.clip(0, 1)
-        values = np.exp(low + place * (high - low))
-        places.append(place)
-        done.append(evaluate({name: _rounded(float(value)) for name, value in zip(names, values, strict=True)}))
-    return done
-
-
-def _best(trials: Sequence[Trial]) -> int:
-    return max(range(len(trials)), key=lambda number: trials[number].objective)
-
-
-def best(trials: Sequence[Trial]) -> Trial:
-    """The trial with the highest objective; the earlier one of equals."""
-    return trials[_best(trials)]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")  # more digits would pretend to know more
-
+SHUFFLED = "shuffled"
+"""The floor where a suite names no row: real images, each for another request."""
 
 # -------------------------------------------------------------------------------------------------------- the objective
 
@@ -153,21 +111,25 @@ def mahalanobis_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
 @dataclass
 class TuningRun:
-    """The tuning requests of a suite, and what measures images made for them. Nothing is stored."""
+    """The tuning requests of a suite, and what measures images made for them. Images are not stored."""
 
     suite: Suite
     requests: RequestSet
     judges: Networks
-    reference: np.ndarray  # features (M, D) of real images
-    open_bank: Callable[[], Any]
+    reference: np.ndarray | None  # features (M, D) of real images; None where the profile has no such images
+    open_bank: Callable[[Row], Any]  # the networks of a row
     batch_size: int = 32
+    profile: str = "embedded"
+    progress: Path | None = None  # folder of unfinished searches; None: they are not kept
 
     @property
     def tune(self) -> Tune:
-        """The suite's key 'tune'; ConcordError where it has none."""
-        if self.suite.tune is None:
-            raise ConcordError(f"suite '{self.suite.name}' has no key 'tune': expected n, trials, floor and ranges")
-        return self.suite.tune
+        return self.suite.tune or Tune()
+
+    @property
+    def floor_name(self) -> str:
+        """The row that a trial is measured from, in words."""
+        return self.tune.floor or SHUFFLED
 
     @cached_property
     def metrics(self) -> list[SampleMetric]:
@@ -177,7 +139,13 @@ class TuningRun:
         found = [get_metric(name) for name in self.suite.metrics if name != JOINT_SUCCESS]
         if self.suite.originals is not None:  # another row's images, which a trial does not make
             found = [metric for metric in found if not metric.needs_originals]
-        return [metric for metric in found if isinstance(metric, SampleMetric)]
+        kept = [metric for metric in found if isinstance(metric, SampleMetric)]
+        if not kept:
+            raise ConcordError(
+                f"suite '{self.suite.name}': none of its metrics has a value for every image "
+                f"({', '.join(self.suite.metrics)}), and a few images say nothing about a set; tune on another suite"
+            )
+        return kept
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -189,34 +157,28 @@ class TuningRun:
         """metric -> whether more of it is better."""
         return {metric.name: metric.higher_is_better for metric in self.metrics}
 
-    def ranges(self, row: Row) -> dict[str, list[float]]:
-        """The ranges of the parameters that the row's method has and its conditions use: shares of its own values."""
-        from concord.methods.base import get_method, make_params
-
-        assert row.method is not None
-        own = make_params(get_method(row.method), row.params).model_dump()
-        given = self.suite.row_conditions(row)
-        found = {}
-        for name, (low, high) in self.tune.ranges.items():
-            group, _, condition = name.partition(".")
-            value = own.get(group, {}).get(condition) if condition else own.get(group)
-            if value and (group != "strengths" or condition in given):
-                found[name] = [low * value, high * value]
-        if not found:
-            raise ConcordError(
-                f"row '{row.name}': method '{row.method}' has none of the parameters {', '.join(self.tune.ranges)}"
-            )
-        return found
+    def ranges(self, row: Row) -> dict[str, Interval]:
+        """What is searched: see `row_ranges`."""
+        return row_ranges(self.suite, row)
 
     def values(self, images: Tensor) -> dict[str, float]:
-        """Means over the images (n, 3, H, W) of every metric, and the images' Mahalanobis distance."""
+        """Means over the images (n, 3, H, W) of every metric, and their Mahalanobis distance."""
         from concord.metrics.evaluation import Scores, score_batches
 
-        scores = Scores(len(images))
-        for batch in score_batches(self._batches(images), self.metrics, self.judges, kinds=("pool",)):
+        scores, kinds = Scores(len(images)), () if self.reference is None else ("pool",)
+        for batch in score_batches(self._batches(images), self.metrics, self.judges, kinds=kinds):
             scores.add(batch)
-        means = {name: float(np.mean(values)) for name, values in scores.values.items()}
+        weights = {metric.name: self._weights(metric) for metric in self.metrics}
+        means = {name: _mean(values, weights[name]) for name, values in scores.values.items()}
+        if self.reference is None:
+            return means
         return {**means, MAHALANOBIS: mahalanobis_distance(scores.features["pool"], self.reference)}
+
+    def _weights(self, metric: SampleMetric) -> np.ndarray:
+        """Of the images in a metric's mean, as a table weighs them: 1, or how many things each image is asked for."""
+        if metric.weight_by is None:
+            return np.ones(len(self.requests))
+        return np.array([float(request.item.facts()[metric.weight_by]) for request in self.requests.requests])
 
     def _batches(self, images: Tensor) -> Iterator[ImageBatch]:
         """Images of the requests with their conditions and the items' own images."""
@@ -248,27 +210,33 @@ class TuningRun:
 
     @cached_property
     def floor(self) -> dict[str, float]:
-        """Metrics of the row that a trial is measured from."""
+        """Metrics of the row that a trial is measured from; of real images of other requests where none is named."""
+        if self.tune.floor is None:
+            other = derangement(self.requests.requests)
+            return self.values(self._own([other[request.id] for request in self.requests.requests]))
         row = self.suite.row(self.tune.floor)
-        return self.values(self.images(row, row.params, self.open_bank()))
+        return self.values(self.images(row, row.params, self.open_bank(row)))
 
     @cached_property
     def ceiling(self) -> dict[str, float]:
         """Metrics of the items' own images, or what the suite counts as met."""
+        return {**self.values(self._own(self.requests.requests)), **self.tune.ceiling}
+
+    def _own(self, requests: Sequence[PlannedRequest]) -> Tensor:
         from concord.metrics.evaluation import to_tensor
 
-        size = self.requests.image_size
-        own = to_tensor(np.stack([request.item.image(size) for request in self.requests.requests]))
-        return {**self.values(own), **self.tune.ceiling}
+        return to_tensor(np.stack([request.item.image(self.requests.image_size) for request in requests]))
 
     def search(self, row: Row, seed: int = 0, tell: Callable[[int, Trial], None] | None = None) -> Tuned:
-        """The search of one row: `tune.trials` trials over the ranges that it has."""
+        """The search of one row: `tune.trials` trials over its ranges, those of a stopped one among them."""
         assert row.method is not None
-        bank = self.open_bank()
+        ranges = self.ranges(row)
+        bank = self.open_bank(row)
         floor, ceiling, groups = self.floor, self.ceiling, self.groups
-        count = iter(range(1, self.tune.trials + 1))
+        kept = Progress.of(self.progress, self.suite.request_set, row.name, self._search_terms(row, seed, ranges))
+        count = iter(range(len(kept.trials) + 1, self.tune.trials + 1))
 
-        def evaluate(params: dict[str, float]) -> Trial:
+        def evaluate(params: dict[str, Value]) -> Trial:
             start = time.perf_counter()
             values = self.values(self.images(row, merge(row.params, nested(params)), bank))
             reached, parts = objective(values, floor, ceiling, groups, self.higher)
@@ -283,7 +251,7 @@ class TuningRun:
                 tell(next(count), trial)
             return trial
 
-        trials = search(self.ranges(row), self.tune.trials, seed, evaluate)
+        trials = search(ranges, self.tune.trials, seed, evaluate, kept.trials, kept.keep)
         chosen = best(trials)
         return Tuned(
             method=row.method,
@@ -294,7 +262,23 @@ class TuningRun:
             seconds=round(sum(trial.seconds for trial in trials), 1),
             weights=dict(getattr(bank, "sha256", {})),
             commit=git_commit() or "unknown",
+            ranges={name: [interval.low, interval.high] for name, interval in ranges.items()},
             trials=trials,
+        )
+
+    def _search_terms(self, row: Row, seed: int, ranges: Mapping[str, Interval]) -> str:
+        """SHA-256 of what a search's trials follow from: a stopped search goes on only where nothing of it changed."""
+        return digest(
+            {
+                "code": tuning_code(self.suite, row, self.profile),
+                "row": [row.method, row.params, self.suite.row_conditions(row)],
+                "ranges": {name: [each.low, each.high, each.whole] for name, each in ranges.items()},
+                "tune": self.tune.model_dump(),
+                "metrics": list(self.groups),
+                "requests": [self.requests.name, self.requests.content, len(self.requests)],
+                "seed": seed,
+                "sampler": SAMPLER,
+            }
         )
 
     def result(self, profile: str, seed: int, rows: Mapping[str, Tuned], earlier: Search | None = None) -> Search:
@@ -306,9 +290,10 @@ class TuningRun:
             seed=seed,
             n=len(self.requests),
             budget=self.tune.trials,
+            sampler=SAMPLER,
             ranges=self.tune.ranges,
             items=f"{self.requests.dataset.name}, {first} to {last}",
-            objective=objective_text(self.groups, self.tune.floor, self.tune.ceiling),
+            objective=objective_text(self.groups, self.floor_name, self.tune.ceiling),
             floor=_short(self.floor),
             ceiling=_short(self.ceiling),
             rows={name: self._with_code(name, row, profile) for name, row in rows.items()},
@@ -324,6 +309,33 @@ class TuningRun:
         )
 
 
+def row_ranges(suite: Suite, row: Row) -> dict[str, Interval]:
+    """The intervals that a row's search draws from; ConcordError where nothing states any.
+
+    Those of the suite's key `tune`, shares of the method's own values, where the method has such parameters; else those
+    that the fields of its `Params` state.
+    """
+    from concord.methods.base import get_method, make_params
+
+    assert row.method is not None
+    method = get_method(row.method)
+    params = make_params(method, row.params)
+    own, given = params.model_dump(), suite.row_conditions(row)
+    found = {}
+    for name, (low, high) in (suite.tune or Tune()).ranges.items():
+        group, _, condition = name.partition(".")
+        value = own.get(group, {}).get(condition) if condition else own.get(group)
+        if value and (group != "strengths" or condition in given):
+            found[name] = Interval(low * value, high * value)
+    found = found or tune_ranges(method, params, given)
+    if not found:
+        raise ConcordError(
+            f"row '{row.name}': no parameter of method '{row.method}' that has an effect here states a range; "
+            "give a field of its Params one, Annotated[float, TuneRange(low, high)]"
+        )
+    return found
+
+
 def tuning_code(suite: Suite, row: Row, profile: str) -> str:
     """SHA-256 of what a row's search follows from: the code of its images and of the metrics, packages' versions."""
     from concord.metrics.base import get_metric
@@ -334,36 +346,84 @@ def tuning_code(suite: Suite, row: Row, profile: str) -> str:
 
 def stale_tunings(suite: Suite, profile: str) -> list[str]:
     """Of the rows that take tuned values those whose search was made by other code, a line each: what to do."""
-    search = read_search(suite.request_set) if suite.tune is not None else None
+    search = read_search(suite.request_set)
     if search is None or search.profile != profile:
         return []
     found = []
-    for row in rows_to_tune(suite, None):
+    for row in tuned_rows(suite):
         known = search.rows.get(row.name)
         if known is not None and known.code and known.code != tuning_code(suite, row, profile):
-            how = f"`concord tune {row.method} {suite.name}` looks for them again"
+            how = f"`concord tune {row.name} {suite.name}` looks for them again"
             found.append(f"{suite.request_set}/{row.name}: its parameters were tuned by other code than today's; {how}")
     return found
 
 
-def rows_to_tune(suite: Suite, names: Iterable[str] | None) -> list[Row]:
-    """The rows that take tuned values of their own; of these the named ones (rows or methods)."""
-    known = [row for row in suite.rows if row.tuned == row.name and row.method is not None]
-    if names is None:
-        return known
-    wanted = set(names)
-    found = [row for row in known if row.name in wanted or row.method in wanted]
-    if not found:
-        listed = ", ".join(row.name for row in known) or "none"
+def tuned_rows(suite: Suite) -> list[Row]:
+    """The rows that take tuned values of their own."""
+    return [row for row in suite.rows if row.tuned == row.name and row.method is not None]
+
+
+def rows_to_tune(suite: Suite, name: str | None) -> list[Row]:
+    """The row of that name, or the rows of that method, those that take tuned values first; else a row for the method.
+
+    None: all rows that take tuned values of their own. A method that the suite does not name gets those of the suite's
+    conditions that it takes. ConcordError for a name that is neither, and where the conditions do not fit.
+    """
+    from concord.methods.base import all_methods
+
+    tuned = tuned_rows(suite)
+    if name is None:
+        if not tuned:
+            raise ConcordError(f"suite '{suite.name}': no row takes tuned values; name a method or a row to tune")
+        return tuned
+    own = [row for row in suite.rows if row.name == name and row.method is not None]
+    of_method = [row for row in suite.rows if row.method == name]
+    for found in (
+        [row for row in own if row in tuned],
+        [row for row in of_method if row in tuned],
+        own,
+        of_method[:1],
+    ):
+        if found:
+            return found
+    method = all_methods().get(name)
+    if method is None:
+        known = ", ".join([*(row.name for row in suite.rows if row.method), *all_methods()])
+        raise ConcordError(f"'{name}' is no row of suite '{suite.name}' and no method: expected one of {known}")
+    given = [condition for condition in suite.conditions if condition in method.conditions]
+    if len(given) < max(method.minimum_conditions, min(len(method.conditions), 1)):
         raise ConcordError(
-            f"suite '{suite.name}' has nothing to tune for {', '.join(sorted(wanted))}: its tuned rows are {listed}"
+            f"suite '{suite.name}' gives {', '.join(suite.conditions)}; method '{name}' needs at least "
+            f"{max(method.minimum_conditions, 1)} of {', '.join(sorted(method.conditions))}"
         )
-    return found
+    return [Row(name=name, method=name, conditions=given)]
+
+
+def check_unseen(requests: RequestSet, shown: Dataset[Any]) -> None:
+    """Raise ConcordError where an item to tune on is, by name and image, one of those that the tables show."""
+    known = {item.id: item for item in shown.items}
+    for request in requests.requests:
+        other = known.get(request.item.id)
+        if other is None or not (request.item.has_image and other.has_image):
+            continue
+        size = requests.image_size
+        if np.array_equal(request.item.image(size), other.image(size)):
+            raise ConcordError(
+                f"{requests.dataset.root}: item '{request.item.id}' is one of {shown.root}, which the tables show; "
+                "tune on other items"
+            )
 
 
 def _terms(search: Search) -> tuple[Any, ...]:
     """What must be the same for two rows' searches to be fair to each other, and stand in one file."""
-    return search.profile, search.seed, search.n, search.budget, search.ranges, search.items, search.floor
+    how = search.sampler, search.seed, search.n, search.budget
+    return search.profile, *how, search.ranges, search.items, search.floor
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean (n,); an image of weight 0 has no part in it, and no value."""
+    counted = weights > 0
+    return float(np.average(values[counted], weights=weights[counted])) if counted.any() else math.nan
 
 
 def _short(values: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from concord.benchmarks.suite import Row
 from concord.data.errors import ConcordError, warn
@@ -34,11 +34,40 @@ Values = Annotated[dict[str, float], AfterValidator(_renamed)]
 class Trial(Strict):
     """One setting that was tried. parts: what the objective is the mean of, by metric; 0 = the floor row, 1 = real."""
 
-    params: dict[str, float]
+    params: dict[str, float | int]
     objective: float
     parts: dict[str, float]
     values: Values  # the metrics themselves, means over the images
     seconds: float
+
+
+class Progress(Strict):
+    """The trials of a search that is not finished, kept after each: results/<profile>/tune/<request set>/<row>.json."""
+
+    terms: str  # SHA-256 of what the trials follow from
+    trials: list[Trial] = Field(default_factory=list)
+    _path: Path | None = PrivateAttr(None)
+
+    @classmethod
+    def of(cls, folder: Path | None, request_set: str, row: str, terms: str) -> Progress:
+        """What is kept on these very terms; without trials where there is nothing. folder: None keeps nothing."""
+        found = cls(terms=terms)
+        if folder is None:
+            return found
+        path = folder / request_set / f"{row}.json"
+        if path.is_file():
+            kept = read_model(path, cls)
+            found = kept if kept.terms == terms else found
+        found._path = path
+        return found
+
+    def keep(self, trials: list[Trial]) -> None:
+        """Write these trials in place of those that are kept, whole or not at all."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(Progress(terms=self.terms, trials=trials).model_dump_json(indent=1), encoding="utf-8")
 
 
 class Tuned(Strict):
@@ -47,11 +76,12 @@ class Tuned(Strict):
     method: str
     conditions: list[str]
     fixed: dict[str, Any] = Field(default_factory=dict)  # parameters that the suite gives
-    chosen: dict[str, float]
+    chosen: dict[str, float | int]
     objective: float
     seconds: float
     weights: dict[str, str]  # SHA-256 of the networks that made the images, by name
     commit: str
+    ranges: dict[str, list[float]] = Field(default_factory=dict)  # what was searched; empty in files older than that
     code: str = ""  # SHA-256 of what its images and values follow from; '' in files older than that
     trials: list[Trial]
 
@@ -64,7 +94,8 @@ class Search(Strict):
     seed: int
     n: int
     budget: int  # trials of each row
-    ranges: dict[str, list[float]]
+    sampler: str = "middle of the ranges, Latin hypercube, then normal steps around the best"
+    ranges: dict[str, list[float]]  # of the suite, shares of the methods' own values; what each row has: its `ranges`
     items: str  # which faces
     objective: str  # in words
     floor: Values  # metrics of the row that a trial is measured from
@@ -98,7 +129,7 @@ def write_search(search: Search, folder: Path | None = None) -> Path:
 def tuned_row(row: Row, request_set: str, profile: str, folder: Path | None = None) -> Row:
     """The row with the values that its search has chosen; as it is where there is none, or for another profile.
 
-    What the row itself says goes first.
+    What the row itself says goes first, but for the entries of a tuple: it states those for the search to begin from.
     """
     if row.tuned is None:
         return row
@@ -111,11 +142,14 @@ def tuned_row(row: Row, request_set: str, profile: str, folder: Path | None = No
             f"{tuned_path(request_set, folder)}: no entry '{row.tuned}', which row '{row.name}' takes its values from "
             f"(it has {known}); run `concord tune {row.method} {request_set}`"
         )
-    return row.model_copy(update={"params": merge(nested(search.rows[row.tuned].chosen), row.params)})
+    chosen = search.rows[row.tuned].chosen
+    entries = {name: value for name, value in chosen.items() if name.rpartition(".")[2].isdecimal()}
+    others = {name: value for name, value in chosen.items() if name not in entries}
+    return row.model_copy(update={"params": merge(merge(nested(others), row.params), nested(entries))})
 
 
 def nested(params: dict[str, Any]) -> dict[str, Any]:
-    """{'strengths.text': 2} -> {'strengths': {'text': 2}}."""
+    """{'strengths.text': 2, 'weights.0': 0.3} -> {'strengths': {'text': 2}, 'weights': [0.3]}."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         place = found
@@ -123,7 +157,16 @@ def nested(params: dict[str, Any]) -> dict[str, Any]:
         for group in groups:
             place = place.setdefault(group, {})
         place[last] = value
-    return found
+    return {name: _entries(value) for name, value in found.items()}
+
+
+def _entries(value: Any) -> Any:
+    """A dict of '0', '1', ... is a list: all entries of a tuple."""
+    if not isinstance(value, dict):
+        return value
+    if value and set(value) == {str(position) for position in range(len(value))}:
+        return [value[str(position)] for position in range(len(value))]
+    return {name: _entries(one) for name, one in value.items()}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

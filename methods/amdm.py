@@ -52,6 +52,7 @@ from concord.methods.core.experts import LAYOUT_MODELS, guided_rows, layout_mode
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Denoiser, ddim_step
 from concord.methods.core.schedule import Schedule
+from concord.methods.core.tunable import TuneRange
 
 PAPER_WEIGHTS = {2: (0.5,), 3: (0.47, 0.5)}  # w_1 .. w_{N-1}, section 4
 PAPER_STEP_SIZES = {2: (45.0, 55.0), 3: (45.0, 40.0, 35.0)}  # eta_1 .. eta_N, section 4
@@ -59,6 +60,7 @@ PAPER_NORM = math.sqrt(4 * 64 * 64)  # 128, of standard normal noise in the late
 EPS = 1e-6  # of the noise's norm: what is nearer to mu than rounding can tell has no direction towards it
 
 Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,16 @@ class Amdm(Method[A]):
         eta: float = Field(0.0, ge=0, le=1)  # noise of DDIM; section 4 samples by DDIM
         noise_last_step: bool = False  # noise in the last step, too, where eta > 0
         order: tuple[str, ...] = ()  # theta_1 (continues alone), theta_2, ...; the conditions' usual order if empty
-        aggregation_steps: int = Field(3, ge=0, validate_default=True)  # s, section 4
+        aggregation_steps: Annotated[int, TuneRange(1, 30)] = Field(3, ge=0, validate_default=True)  # s, section 4
         first_step: int = Field(0, ge=0)  # Algorithm 1: t > T - s; the authors' code leaves out the first step
-        weights: tuple[Share, ...] = ()  # w_1 .. w_{N-1}; section 4's for two and three models if empty
+        weights: Annotated[tuple[Share, ...], TuneRange(0.1, 0.95)] = ()
+        # w_1 .. w_{N-1}; section 4's for two and three models if empty
         aggregate: Literal["spherical", "slerp", "average"] = "spherical"
         # 'spherical': equation 9; no paper's: 'slerp' (see the file's head) and 'average', the mean of the samples
         unit_norm: bool = False  # True: weights of unit norm for N > 2 too, which those of paper and code are not
         optimise: bool = True  # False: aggregation without equation 10
-        step_sizes: tuple[Annotated[float, Field(ge=0)], ...] = ()  # eta_1 .. eta_N; section 4's if empty
+        step_sizes: Annotated[tuple[NotNegative, ...], TuneRange(0.03, 3, share=True, when={"optimise": [True]})] = ()
+        # eta_1 .. eta_N; section 4's if empty
         step_unit: Literal["share", "absolute"] = "share"
         # 'share': of the norm of standard normal latents, where section 4's 45 is 45/128 as in its own latents;
         # 'absolute': as printed, whatever the latents' size
@@ -242,7 +246,8 @@ class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
     minimum_conditions = 1  # one layout is the condition of two models
 
     class Params(Amdm.Params):
-        guidance: float = Field(2.0, ge=0)  # classifier-free, of every model; 7.5 is for Stable Diffusion
+        guidance: Annotated[float, TuneRange(1, 7.5)] = Field(2.0, ge=0)
+        # classifier-free, of every model; 7.5 is for Stable Diffusion
 
         @classmethod
         def official(cls) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ from concord.data.conditions.base import condition_names
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import bind_experts, modalities
 from concord.methods.core.sampler import ddim
+from concord.methods.core.tunable import TuneRange
 
 
 @register
@@ -42,12 +43,13 @@ class Collaborative(Method["Collaborative.Params"]):
         old_names: ClassVar[Mapping[str, str]] = {"noisy_end": "noise_last_step"}
 
         steps: int = Field(50, ge=1, le=1000)  # supplement B.2
-        eta: float = Field(0.0, ge=0, le=1)  # DDIM; the authors' code samples with 1.0
+        eta: Annotated[float, TuneRange(0, 1)] = Field(0.0, ge=0, le=1)  # DDIM; the authors' code samples with 1.0
         noise_last_step: bool = False  # noise in the last step, too, where eta > 0, as the authors' code (0.03 of x_0)
         vary_in_space: bool = True  # False: each step's influence is its mean over the pixels (Table 2, w/o spatial)
         vary_in_time: bool = True  # False: each pixel's influence is its mean over the steps (Table 2, w/o temporal)
         mask_schedule: Literal["none", "cosine_decay"] = "none"  # authors' code rescales the mask's influence over time
-        mask_factor: float = 2.0  # its strength there; without effect where mask_schedule is 'none'
+        mask_factor: Annotated[float, TuneRange(0.25, 8, when={"mask_schedule": ["cosine_decay"]})] = 2.0
+        # its strength there; without effect where mask_schedule is 'none'
 
         @classmethod
         def official(cls) -> dict[str, Any]:

@@ -17,7 +17,7 @@ Its scheduler is diffusers' DDIM: where eta is above 0, its last step, which end
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import LAYOUT_MODELS, bind_experts, guided_rows, layout_models, modalities
 from concord.methods.core.sampler import ddim
+from concord.methods.core.tunable import TuneRange
 
 
 @register
@@ -45,7 +46,8 @@ class Composable(Method["Composable.Params"]):
         eta: float = Field(0.0, ge=0, le=1)  # DDIM; noise of the sampler
         noise_last_step: bool = False  # noise in the last step, too, where eta > 0
         combine: Literal["average", "conjunction"] = "average"
-        weight: float = 7.5  # w of every condition; used by 'conjunction' alone (the official code's default)
+        weight: Annotated[float, TuneRange(0.5, 10, when={"combine": ["conjunction"]})] = 7.5
+        # w of every condition; used by 'conjunction' alone (the official code's default)
 
         @classmethod
         def official(cls) -> dict[str, Any]:
@@ -109,7 +111,8 @@ class ComposableLayouts(Method["ComposableLayouts.Params"]):
         steps: int = Field(50, ge=1, le=1000)
         eta: float = Field(0.0, ge=0, le=1)
         noise_last_step: bool = False
-        weight: float = Field(1.0, ge=0)  # w of every condition; the official code's 7.5 is for Stable Diffusion
+        weight: Annotated[float, TuneRange(0.25, 7.5)] = Field(1.0, ge=0)
+        # w of every condition; the official code's 7.5 is for Stable Diffusion
 
         @classmethod
         def official(cls) -> dict[str, Any]:

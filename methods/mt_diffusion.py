@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -40,6 +40,7 @@ from concord.data.errors import ConcordError, warn
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.schedule import Schedule
+from concord.methods.core.tunable import TuneRange
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,7 +239,8 @@ class MultiTask(Method[M]):
     class Params(Method.Params):
         weights: Weights = "bounded"  # w_t: see the head of this file
         steps: int = Field(1000, ge=1, le=1000)  # appendix C
-        eta: float = Field(1.0, ge=0, le=1)  # Algorithm 1 draws from the posterior; 0 is DDIM's step
+        eta: Annotated[float, TuneRange(0, 1)] = Field(1.0, ge=0, le=1)
+        # Algorithm 1 draws from the posterior; 0 is DDIM's step
 
         @model_validator(mode="before")
         @classmethod

@@ -14,7 +14,7 @@ autoencoder's image of a mask would need its colours rounded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Method, Trace, register
+from concord.methods.core.tunable import TuneRange
 from concord.methods.mt_diffusion import Aggregation, Predict, infer, predictor
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SingleTask(Method[S]):
 
     class Params(Method.Params):
         steps: int = Field(1000, ge=1, le=1000)  # appendix C
-        eta: float = Field(1.0, ge=0, le=1)  # a draw from the posterior; 0 is DDIM's step
+        eta: Annotated[float, TuneRange(0, 1)] = Field(1.0, ge=0, le=1)  # a draw from the posterior; 0 is DDIM's step
 
     @property
     def network(self) -> MultiTaskUNet:

@@ -10,6 +10,7 @@ in the latents of the unconditional model, as all rows of its tables. `clean-mas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ from concord.methods.core.masked import masked_images
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Step
 from concord.methods.core.schedule import ddim_timesteps
+from concord.methods.core.tunable import TuneRange
 
 
 @register
@@ -37,7 +39,8 @@ class SDEdit(Method["SDEdit.Params"]):
     auto_include = False
 
     class Params(Method.Params):
-        start: float = Field(0.5, gt=0, le=1)  # t0, a share of T; the paper recommends 0.3 to 0.6
+        start: Annotated[float, TuneRange(0.2, 0.9)] = Field(0.5, gt=0, le=1)
+        # t0, a share of T; the paper recommends 0.3 to 0.6
         steps: int = Field(500, ge=1, le=1000)  # of the whole schedule, of which the share t0 is run
 
         def below_start(self, timesteps: Sequence[int], total: int) -> Sequence[int]:

@@ -14,7 +14,7 @@ prediction: eps_m = eps_m(x_t, null) + g (eps_m(x_t, c) - eps_m(x_t, null)).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import guided_rows
 from concord.methods.core.sampler import ddim
+from concord.methods.core.tunable import TuneRange
 
 
 class SingleExpert(Method["SingleExpert.Params"]):
@@ -38,7 +39,7 @@ class SingleExpert(Method["SingleExpert.Params"]):
 
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # as all rows of Collaborative Diffusion's tables (supplement B.2)
-        eta: float = Field(0.0, ge=0, le=1)
+        eta: Annotated[float, TuneRange(0, 1)] = Field(0.0, ge=0, le=1)
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{self.expert}": self.bank.expert(self.expert)}
@@ -105,7 +106,8 @@ class LayoutExpertAlone(Method["LayoutExpertAlone.Params"]):
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # T, AMDM section 4
         eta: float = Field(0.0, ge=0, le=1)
-        guidance: float = Field(2.0, ge=0)  # g of the embedded models; 7.5 is for Stable Diffusion
+        guidance: Annotated[float, TuneRange(1, 7.5)] = Field(2.0, ge=0)
+        # g of the embedded models; 7.5 is for Stable Diffusion
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{self.expert}": self.bank.layout_expert(self.expert)}

@@ -30,7 +30,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,7 @@ from concord.data.request import Conditions
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import ddim_step
+from concord.methods.core.tunable import TuneRange
 from concord.methods.guidance.energies import reference_images
 
 
@@ -56,10 +57,12 @@ class StyleAligned(Method["StyleAligned.Params"]):
 
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # DDIM, of the sample and of the inversion
-        text_scale: float = Field(5.0, ge=0)  # classifier-free guidance; 1 needs no unconditional model
+        text_scale: Annotated[float, TuneRange(1, 10)] = Field(5.0, ge=0)
+        # classifier-free guidance; 1 needs no unconditional model
         share: bool = True  # False: neither keys and values nor AdaIN, so that the text alone decides
         share_norms: bool = False  # group normalisation over sample and reference together
-        score_shift: float = 0.0  # added to the scores of the reference's keys in the sample's attention
+        score_shift: Annotated[float, TuneRange(0, 2)] = 0.0
+        # added to the scores of the reference's keys in the sample's attention
         invert_scale: float = Field(1.0, ge=0)  # classifier-free guidance of the inversion; 1 has none
         reference_caption: str = ""  # of the style images, in the inversion and in sampling
         reference_offset: int = Field(0, ge=0)  # the noisiest versions of the reference that are skipped

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import modalities
 from concord.methods.core.masked import source_images
 from concord.methods.core.noise import draw_noise
+from concord.methods.core.tunable import TuneRange
 from concord.methods.networks.stylegan import StyleGenerator, draw_layer_noise, to_plus
 from concord.metrics.networks.protocols import PerceptualFeatures, TextImageGuide
 
@@ -137,7 +138,8 @@ class TediGAN(Method["TediGAN.Params"]):
     auto_include = False  # its suites name it
 
     class Params(Method.Params):
-        split: int = Field(5, ge=0)  # layers that follow the mask; the later ones follow the text
+        split: Annotated[int, TuneRange(1, 9)] = Field(5, ge=0)
+        # layers that follow the mask; the later ones follow the text
         mixing: bool = True  # False: the text acts by the optimisation alone, as in the authors' demo
         diversity: float = Field(0.0, ge=0, le=1)  # how far the text's layers go to a random code (`mix_alpha`)
         steps: int = Field(0, ge=0, le=2000)  # of the optimisation for the text; 0 leaves it out

@@ -33,7 +33,7 @@ follows its own, as if it were alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,7 @@ from torch import Tensor
 
 from concord.methods.base import Trace, register
 from concord.methods.core.sampler import Step
+from concord.methods.core.tunable import TuneRange
 from concord.methods.guidance.autodiff import vjp
 from concord.methods.guidance.context import GuidanceContext
 from concord.methods.guidance.method import GuidedMethod, Passes
@@ -84,7 +85,7 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
         strengths: Strengths = Strengths(text=2, identity=20_000, mask=400, landmarks=0, style=6)
         windows: Windows = Windows(text=ALWAYS, identity=ALWAYS, mask=ALWAYS, landmarks=ALWAYS, style=ALWAYS)
         repeat: int = Field(6, ge=1)  # k
-        text_scale: float = 3.0
+        text_scale: Annotated[float, TuneRange(0.25, 2, share=True, when={"text_by": ["model"]})] = 3.0
         mask_residual: Literal["probabilities", "logits", "cross-entropy"] = "cross-entropy"
         style_residual: Literal["gram", "relative", "embedding", "cosine"] = "embedding"
         repeat_last_step: bool = True  # Algorithm 1 and both samplers: every step takes its k turns

@@ -126,11 +126,23 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the paper's networks on --device first, for the hours below.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="How many requests each suite takes in so many minutes.", show_default=False),
+    ] = None,
+    pilot: Annotated[
+        Path | None, typer.Option(help="For --minutes: results on other faces and seeds.", show_default=False)
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write n of --minutes into the suites.")] = False,
 ) -> list[str]:
     """Show what is up to date and what is to do, and write the matrix that dvc.yaml reads (benchmarks/matrix.yaml).
 
     For profile paper it also tells what all of it will take: images, network evaluations, hours, disk, licences, and
     what is missing. Nothing is fetched or run.
+
+    With --minutes it prints, in place of that, how many requests each suite should take so that a budget of minutes
+    decides as many of the orders that the papers' tables state as it can: from what an image took in --results and the
+    effects that a pilot shows.
 
     Examples:
 
@@ -141,6 +153,8 @@ def plan(
       concord plan --profile paper
 
       concord plan --profile paper --measure --device cuda:0
+
+      concord plan --minutes 25 --pilot results/embedded/data-tuning-1a2b3c4d+seeds-1 --write
     """
     from concord.benchmarks.dvc import MATRIX, make_matrix, write_keys, write_matrix
     from concord.benchmarks.opening import load_plugins
@@ -160,6 +174,11 @@ def plan(
     if suite is not None:
         suite_path(suite)  # an unknown name is an error that lists the known ones
         suites = [found for found in suites if found.name == suite]
+    if minutes is not None:
+        from concord.commands.allocate import show_allocation
+
+        show_allocation(suites, profile, results, minutes, pilot, write)
+        return []
     options = Options(profile, size, results=results)
     suites = [found.in_profile(profile) for found in suites]
     if settings.profile(profile).datasets and profile != "embedded":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from concord.methods.base import Method
 from concord.methods.core.sampler import Kind
+from concord.methods.core.tunable import TuneRange
 from concord.metrics.networks.pretrained.ir_se50 import FREEDOM_WINDOW
 
 GUIDED = ("text", "identity", "mask", "landmarks", "style")
@@ -27,15 +28,18 @@ Sampler = Literal["auto", "ancestral", "reverse-diffusion", "ddim", "ddim-offici
 Rule = Literal["relative", "sqrt-abar", "relative-correction", "score"]
 
 
+Strength = Annotated[float, TuneRange(0.03, 3, share=True)]
+
+
 class Strengths(BaseModel):
     """How hard each condition pulls: FreeDoM's run scripts at 256x256. They have no meaning across models."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    text: float = Field(0.02, ge=0)
-    identity: float = Field(100.0, ge=0)
-    mask: float = Field(0.2, ge=0)
-    landmarks: float = Field(500.0, ge=0)
-    style: float = Field(0.2, ge=0)
+    text: Strength = Field(0.02, ge=0)
+    identity: Strength = Field(100.0, ge=0)
+    mask: Strength = Field(0.2, ge=0)
+    landmarks: Strength = Field(500.0, ge=0)
+    style: Strength = Field(0.2, ge=0)
 
 
 class Windows(BaseModel):
@@ -77,7 +81,8 @@ class EnergyParams(Method.Params):
     style_blocks: tuple[int, ...] = (3,)  # of the image encoder, from 1; FreeDoM takes the third
     encoder: Literal["text-image", "universal"] = "text-image"  # of text and style; Universal Guidance's CLIP RN50
     text_by: Literal["energy", "model"] = "energy"  # 'model': the text-driven model, as in Z-Magic's Table 2
-    text_scale: float = 5.0  # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
+    text_scale: Annotated[float, TuneRange(0.25, 2, share=True, when={"text_by": ["model"]})] = 5.0
+    # classifier-free guidance of the text-driven model (FreeDoM with Stable Diffusion)
     guide: Literal["guide", "judge"] = "guide"  # whose networks the energies look through
     judge_may_guide: bool = False  # a row has to say so: a judge that guides is no independent judge
 

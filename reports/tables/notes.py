@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.calibrate import calibration_notes
 from concord.reports.tables.protocol import guidance_notes, guided_notes
+from concord.reports.tables.sensitivity import sensitivity_notes
 from concord.reports.tables.table import NOT_SCORED, TINY, Row
 from concord.reports.tables.trainings import with_budgets
 from concord.reports.tables.tuning import tuning_notes
@@ -96,6 +97,7 @@ def notes_for(
     labels = {name: fact.label for name, fact in facts.items()}
     notes["Scored by their own guide"] = guided_notes(rows, labels)
     notes["Tuning"] = tuning_notes(suite, profile, runs)
+    notes["Sensitivity"] = sensitivity_notes(suite, profile)
     if profile == "paper" and runs:
         titles = {row.name: row.title for row in rows}
         used = [(titles.get(name, name), run.manifest.get("weights") or {}) for name, run in runs.items()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -12,24 +14,27 @@ import toy_world
 from fake_store import make_suite
 from given_networks import seen_by
 from pydantic import BaseModel
+from torch import Tensor
 
 from concord.benchmarks.plan.requests import Options, make_request_set
 from concord.benchmarks.planner import make_plan, row_with
+from concord.benchmarks.search import best, search
 from concord.benchmarks.settings import load_settings
-from concord.benchmarks.suite import Row, load_suite, read_suite, suite_names
+from concord.benchmarks.suite import Row, Tune, load_suite, read_suite, suite_names
 from concord.benchmarks.tune import (
     TuningRun,
-    best,
+    check_unseen,
     mahalanobis_distance,
     objective,
     progress_made,
+    row_ranges,
     rows_to_tune,
-    search,
     stale_tunings,
 )
 from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
 from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError, ConcordWarning
+from concord.methods.core.tunable import Interval, TuneRange
 from concord.reports.tables.tuning import tuning_notes
 
 # ----------------------------------------------------------------------------------------------------------- the search
@@ -45,7 +50,7 @@ def hill(params: dict[str, float]) -> Trial:
     return trial(params, -apart)
 
 
-RANGES = {"a": [0.1, 100.0], "b": [0.01, 10.0]}
+RANGES = {"a": Interval(0.1, 100.0), "b": Interval(0.01, 10.0)}
 
 
 def test_the_same_seed_tries_the_same() -> None:
@@ -64,8 +69,27 @@ def test_trials_stay_inside_and_begin_in_the_middle() -> None:
     done = search(RANGES, 12, 3, lambda params: trial(params, params["a"] - params["b"]))  # pulls into a corner
     assert done[0].params == {"a": pytest.approx(math.sqrt(0.1 * 100), rel=1e-3), "b": pytest.approx(0.3162, rel=1e-3)}
     for one in done:
-        for name, (low, high) in RANGES.items():
-            assert low * 0.999 <= one.params[name] <= high * 1.001
+        for name, each in RANGES.items():
+            assert each.low <= one.params[name] <= each.high
+
+
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been() -> None:
+    whole = [one.params for one in search(RANGES, 12, 0, hill)]
+    for stop in (1, 7, 9):
+        kept: list[list[Trial]] = []
+        before = search(RANGES, 12, 0, hill)[:stop]
+        calls: list[dict[str, float]] = []
+        done = search(RANGES, 12, 0, lambda p, calls=calls: calls.append(p) or hill(p), before, kept.append)
+        assert [one.params for one in done] == whole
+        assert len(calls) == 12 - stop  # what was tried is not tried again
+        assert len(kept[-1]) == 12
+
+
+def test_whole_numbers_stay_whole() -> None:
+    done = search({"s": Interval(1, 30, whole=True), "eta": Interval(0, 1)}, 9, 0, lambda p: trial(p, -abs(p["s"] - 6)))
+    assert all(isinstance(one.params["s"], int) for one in done)
+    assert {one.params["s"] for one in done} <= set(range(1, 31))
+    assert all(0 <= one.params["eta"] <= 1 for one in done)
 
 
 def test_looking_around_the_best_is_better_than_spreading_alone() -> None:
@@ -230,8 +254,10 @@ def test_the_command_line_says_what_is_wrong() -> None:
     from concord.cli import app
 
     for words, needed in (
-        (["tune", "all", "face-generation"], "has no key 'tune'"),
-        (["tune", "nosuch", "identity-landmarks"], "its tuned rows are freedom, z-magic"),
+        (["tune", "all", "joint-generation"], "no row takes tuned values; name a method or a row to tune"),
+        (["tune", "nosuch", "identity-landmarks"], "'nosuch' is no row of suite 'identity-landmarks' and no method"),
+        (["tune", "clean-masked", "restoration-5"], "no parameter of method 'clean-masked' that has an effect here"),
+        (["tune", "composable", "identity-landmarks"], "method 'composable' needs at least 2 of mask, text"),
         (["tune", "all", "identity-landmarks", "--profile", "paper"], "names no 'tuning' folder; give one with --data"),
         (["tune", "all", "nosuch"], "unknown suite 'nosuch'"),
     ):
@@ -266,6 +292,8 @@ def dial() -> Iterator[None]:
 
         class Params(base.Method.Params):
             strengths: Strengths = Strengths()
+            shine: bool = True
+            gain: Annotated[float, TuneRange(0.5, 2, when={"shine": [True]})] = 1.0
 
         def sample(self, batch, trace):  # type: ignore[no-untyped-def]
             share = math.exp(-(math.log(self.params.strengths.mask / 3) ** 2))
@@ -310,7 +338,8 @@ def bench(dial: None, toy_tree: Path, tmp_path: Path) -> TuningRun:
     suite = load_suite(str(tmp_path / "toys.yaml"))
     requests = make_request_set("toys-tuning", open_faces(toy_tree), suite.conditions, 64, 4)
     reference = np.random.default_rng(0).random((60, 48)).astype(np.float32)
-    return TuningRun(suite, requests, seen_by(toy_world.make_judges()), reference, ABank, batch_size=3)
+    judges = seen_by(toy_world.make_judges())
+    return TuningRun(suite, requests, judges, reference, lambda row: ABank(), batch_size=3)
 
 
 def test_a_search_finds_what_is_best(bench: TuningRun, tmp_path: Path) -> None:
@@ -339,11 +368,85 @@ def test_the_floor_row_lies_at_zero(bench: TuningRun) -> None:
 
 def test_ranges_are_shares_of_the_methods_own_values(bench: TuningRun) -> None:
     row = bench.suite.row("dial").model_copy(update={"params": {"strengths": {"mask": 5.0}}})
-    assert bench.ranges(row) == {"strengths.mask": [0.5, 500.0], "strengths.text": [0.1, 10.0]}
+    both = {"strengths.mask": Interval(0.5, 500.0), "strengths.text": Interval(0.1, 10.0)}
+    assert bench.ranges(row) == both
     alone = row.model_copy(update={"conditions": ["mask"]})
-    assert bench.ranges(alone) == {"strengths.mask": [0.5, 500.0]}
-    with pytest.raises(ConcordError, match="has none of the parameters"):
-        bench.ranges(row.model_copy(update={"conditions": []}))
+    assert bench.ranges(alone) == {"strengths.mask": Interval(0.5, 500.0)}
+    none = bench.suite.model_copy(update={"tune": Tune(n=4, trials=10)})
+    assert row_ranges(none, row) == {"gain": Interval(0.5, 2.0)}  # what the method's own field states
+    with pytest.raises(ConcordError, match=r"row 'dial': no parameter of method 'dial' that has an effect here states"):
+        row_ranges(none, row.model_copy(update={"params": {"shine": False}}))
+
+
+def test_a_search_is_the_same_again_and_goes_on_where_it_was_stopped(bench: TuningRun, tmp_path: Path) -> None:
+    (row,) = rows_to_tune(bench.suite, "dial")
+    whole = bench.search(row, 0)
+    bench.progress = tmp_path / "unfinished"
+
+    def stop(number: int, _: Trial) -> None:
+        if number == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.search(row, 0, stop)
+    kept = json.loads((tmp_path / "unfinished" / "toys" / "dial.json").read_text())
+    assert len(kept["trials"]) == 6  # the seventh was not finished
+    numbers: list[int] = []
+    found = bench.search(row, 0, lambda number, _: numbers.append(number))
+    assert numbers == [7, 8, 9, 10]
+    assert [one.params for one in found.trials] == [one.params for one in whole.trials]
+    assert [one.values for one in found.trials] == [one.values for one in whole.trials]
+    numbers.clear()
+    bench.search(row, 1, lambda number, _: numbers.append(number))  # other terms: from the beginning
+    assert len(numbers) == 10
+
+
+def test_faces_that_tables_show_are_refused(bench: TuningRun, toy_tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConcordError, match=r"item '0' is one of .*, which the tables show; tune on other items"):
+        check_unseen(bench.requests, open_faces(toy_tree))
+    check_unseen(bench.requests, open_faces(toy_world.write_tree(tmp_path / "others", 6, size=96)))  # names alone: no
+
+
+def test_the_command_refuses_faces_that_tables_show(monkeypatch: pytest.MonkeyPatch, toy_tree: Path) -> None:
+    from typer.testing import CliRunner
+
+    from concord.cli import app
+    from concord.data.profile import DatasetSettings
+
+    monkeypatch.setattr(DatasetSettings, "items_folder", property(lambda self: toy_tree))
+    result = CliRunner().invoke(app, ["tune", "text-only", "face-generation", "--data", str(toy_tree)])
+    assert result.exit_code == 2
+    assert "item '0' is one of" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_tuning_items_are_none_of_a_tables() -> None:
+    from concord.benchmarks.datasets import TUNING, TUNING_SCENES
+    from concord.data.synthetic import SPLITS
+    from concord.data.synthetic.scenes.scene import SPLITS as SCENES
+
+    reference = load_settings().profile("embedded").datasets["faces"].reference_n
+    assert set(TUNING) <= set(SPLITS["validation"][reference:])
+    assert not set(SCENES["tuning"][:TUNING_SCENES]) & set(SCENES["test"])
+
+
+def test_real_images_of_others_are_the_floor_where_none_is_named(
+    bench: TuningRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(TuningRun, "values", lambda self, images: seen.append(images) or {})
+    bench.suite = bench.suite.model_copy(update={"tune": Tune(n=4, trials=2)})
+    assert bench.floor_name == "shuffled"
+    assert (bench.floor, bench.ceiling) == ({}, {})
+    other, own = ([image.numpy().tobytes() for image in images] for images in seen)
+    assert sorted(other) == sorted(own)
+    assert all(one != two for one, two in zip(other, own, strict=True))
+
+
+def test_a_suite_of_set_metrics_alone_is_refused(bench: TuningRun) -> None:
+    bench.suite = bench.suite.model_copy(update={"metrics": ["fid", "kid"]})
+    with pytest.raises(ConcordError, match=r"none of its metrics has a value for every image \(fid, kid\)"):
+        bench.search(bench.suite.row("dial"))
 
 
 def test_rows_tuned_on_the_same_terms_stay_in_the_file(bench: TuningRun) -> None:
@@ -377,10 +480,18 @@ def test_parameters_that_other_code_has_tuned_are_told(
     assert stale_tunings(bench.suite, "embedded") == []
 
 
-def test_only_tuned_rows_are_tuned(bench: TuningRun) -> None:
-    assert [row.name for row in rows_to_tune(bench.suite, ["dial"])] == ["dial"]
-    with pytest.raises(ConcordError, match=r"nothing to tune for plain: its tuned rows are dial"):
-        rows_to_tune(bench.suite, ["plain"])
+def test_which_rows_are_tuned(bench: TuningRun) -> None:
+    def names(name: str | None) -> list[str]:
+        return [row.name for row in rows_to_tune(bench.suite, name)]
+
+    assert names(None) == names("dial") == ["dial"]
+    assert names("plain") == ["plain"]  # a row by its name, though it takes no tuned values
+    (added,) = rows_to_tune(bench.suite, "mask-only")  # a method that the suite does not name
+    assert (added.method, added.conditions) == ("mask-only", ["mask"])
+    other = Row(name="dial-strong", method="dial", tuned="dial-strong")
+    first = bench.suite.row("dial").model_copy(update={"tuned": None})
+    bench.suite = bench.suite.model_copy(update={"rows": [first, other]})
+    assert names("dial") == ["dial-strong"]  # of a method's rows those that take tuned values
 
 
 def test_a_plan_takes_tuned_values(dial: None, toy_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
