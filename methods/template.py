@@ -19,6 +19,7 @@ sampler, experts) and `trace` (maps that figures are drawn from).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import bind_experts
 from concord.methods.core.sampler import ddim
+from concord.methods.core.tunable import TuneRange
 
 
 @register
@@ -41,7 +43,7 @@ class Template(Method["Template.Params"]):
 
     class Params(Method.Params):
         steps: int = Field(50, ge=1, le=1000)  # where the paper states the value
-        weight: float = Field(0.5, ge=0, le=1)  # w
+        weight: Annotated[float, TuneRange(0, 1)] = Field(0.5, ge=0, le=1)  # w; `concord tune` may search the range
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {f"eps-{name}": self.bank.expert(name) for name in ("text", "mask")}

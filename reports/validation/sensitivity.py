@@ -193,7 +193,7 @@ class SuiteTrial:
             return blur(self._stored())
         if effect == SWAP:
             return swap(self._stored()) if self.run.conditions else None
-        changes = {WEIGHTS: lambda _: {}, STEPS: fewer_steps, GUIDANCE: unguided}[effect](self._params())
+        changes = {WEIGHTS: lambda _: {}, STEPS: fewer_steps, GUIDANCE: unguided}[effect](_params_of(self.run))
         if effect != WEIGHTS and not changes:
             return None
         path = self.folder / self.run.requests.name / f"{self.run.row.name}-{effect.replace(' ', '-')}.npy"
@@ -205,12 +205,6 @@ class SuiteTrial:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, found)
         return found
-
-    def _params(self) -> BaseModel:
-        from concord.methods.base import get_method, make_params
-
-        assert self.run.row.method is not None
-        return make_params(get_method(self.run.row.method), self.run.row.params)
 
     def _stored(self) -> np.ndarray:
         """The row's images from the store; generated where it has not all of them."""
@@ -346,9 +340,9 @@ def open_trial(
 
         fewer = replace(plan.requests, requests=plan.requests.requests[:pool])
         plan = replace(plan, requests=fewer, runs=tuple(replace(run, requests=fewer) for run in plan.runs))
-    run = next((run for run in plan.runs if _is_typical(run, suite.conditions)), None)
+    run = typical_row(plan.runs, suite.conditions)
     if run is None:
-        raise ConcordError(f"suite '{name}': no row of a method with all its conditions, nor one without any")
+        raise ConcordError(f"suite '{name}': no row takes sampling steps, so that nothing of it can be harmed")
     metrics = [get_metric(metric) for metric in suite.metrics if metric != JOINT_SUCCESS]
     metrics = [m for m in metrics if not m.needs_originals or plan.requests.has_images]
     session = Session(plan)
@@ -360,11 +354,19 @@ def open_trial(
     return SuiteTrial(plan, run, metrics, session.judges, reference, folder, tell), n
 
 
-def _is_typical(run: RunPlan, conditions: Sequence[str]) -> bool:
-    """Whether a row is one that a suite is about: a method that takes steps, with all of the suite's conditions."""
-    if run.row.method is None or "steps" not in run.params or "adm" in run.row.name:
-        return False
-    return set(run.conditions) == set(conditions) or (not run.conditions and run.row.name.startswith("mt-"))
+def typical_row(runs: Sequence[RunPlan], conditions: Sequence[str]) -> RunPlan | None:
+    """The row that is harmed: the first with sampling steps that is guided, by all conditions if there is one such."""
+    sampled = [run for run in runs if run.row.method is not None and run.params.get("steps", 0) > 1]
+    whole = [run for run in sampled if set(run.conditions) == set(conditions)] or sampled
+    guided = [run for run in whole if unguided(_params_of(run))]
+    return next(iter([*guided, *whole]), None)
+
+
+def _params_of(run: RunPlan) -> BaseModel:
+    from concord.methods.base import get_method, make_params
+
+    assert run.row.method is not None
+    return make_params(get_method(run.row.method), run.row.params)
 
 
 def measure_suite(name: str, results: Path, folder: Path, pool: int | None, trials: int) -> SuiteSensitivity:
