@@ -4,6 +4,7 @@
 #   make bench SUITE=NAME           one table
 #   make bench SIZE=full            as many samples as the papers took
 #   make bench PROFILE=paper        the papers' data and checkpoints
+#   make bench ENGINE=ray           on a cluster (docs/engines)
 #   make test ARGS="-k store -x"    anything after the command
 #   make test WORKERS=8             more processes than two
 #   make compare BASE=main          against the baseline committed there
@@ -13,6 +14,7 @@ SIZE    ?=
 PROFILE ?= embedded
 DEVICE  ?=
 DEVICES ?=
+ENGINE  ?=
 BASE    ?=
 WORKERS ?= 2
 ARGS    ?=
@@ -43,8 +45,8 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
 .PHONY: bench test test-long compared report compare sensitivity baseline train lint clean help lock
 
-bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1)
-	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(ARGS)
+bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1 ENGINE=ray)
+	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(call option,engine,ENGINE) $(ARGS)
 	@$(CONCORD) report --where $(PICK)
 
 test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but the long ones

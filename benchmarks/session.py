@@ -29,6 +29,8 @@ from concord.metrics.base import SetMetric, get_metric
 from concord.metrics.evaluation import Bars, no_bars, set_metrics
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from concord.data.networks import Networks
 
 NETWORKS = ("generate", "observe")
@@ -59,7 +61,7 @@ class Session:
         self.not_run |= {run.row.name: reason for run in pending if (reason := why_not(run)) is not None}
         pending = [run for run in pending if run.row.name not in self.not_run]
         if any(not run.is_reference for run in pending):
-            self._check_conditions()
+            self.check_conditions()
         for run in pending:
             with self.bars(f"generate {run.row.name}") as progress:
                 batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
@@ -86,7 +88,8 @@ class Session:
         opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
         return generate_run(run, opener, batch_size, self.grid, progress)
 
-    def _check_conditions(self) -> None:
+    def check_conditions(self) -> None:
+        """Read them once: bad input is known before anything is made."""
         with self.measure("decode"):
             self.plan.requests.check()
 
@@ -100,7 +103,7 @@ class Session:
         rows = [run for run in runs if not run.is_reference and run.external is None and not is_current(run, self.grid)]
         rows = [run for run in rows if missing_shards(run) < len(self.devices) and why_not(run) is None]
         if rows:
-            self._check_conditions()
+            self.check_conditions()
         batch_size = self.plan.settings.batch_size if self.batch_size is None else self.batch_size
         return [row_job(run, batch_size, self.grid) for run in rows]
 
@@ -135,8 +138,13 @@ class Session:
         """Use another session's judges, which load once."""
         self.open_judges = lambda: other.judges
 
+    def reference_features(self) -> dict[str, np.ndarray]:
+        """The features that FID and KID compare with, by kind; none where there is nothing to compare with."""
+        self.make_reference()
+        return self.reference.features(self.judges, self.compared) if self.reference is not None else {}
+
     def make_reference(self) -> None:
-        """The features that FID and KID compare with."""
+        """Make these features, where they are not kept yet."""
         if self.reference is None:
             return
         with self.measure("load"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,7 @@ class Settings(Strict):
     """The schema of params.yaml."""
 
     profiles: dict[str, Turned] = Field(default_factory=dict)
+    engines: dict[str, dict[str, Any]] = Field(default_factory=dict)  # each engine checks its own (benchmarks/engines)
 
     def profile(self, name: str) -> Profile:
         """The profile of a name, or of a path, as the user has turned it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -14,9 +15,10 @@ import typer
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
+    from concord.benchmarks.engines.spread import Outcome
     from concord.benchmarks.opening import Additions
     from concord.benchmarks.plan.requests import Options
-    from concord.benchmarks.plan.runs import Plan
+    from concord.benchmarks.plan.runs import Plan, RunPlan
     from concord.benchmarks.session import Session
 
 SuiteName = Annotated[
@@ -43,6 +45,19 @@ Devices = Annotated[
     typer.Option(
         "--devices", help="A worker process on each: cuda:0,cuda:1, or all (every visible GPU).", show_default=False
     ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Where it is computed: local, ray, slurm (params.yaml, ~/.config/concord.yaml); this process if absent.",
+        show_default=False,
+    ),
+]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="With --engine slurm: submit and return; `concord status` tells how far it is."),
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="1..64; default: the profile's in params.yaml.", show_default=False)
@@ -121,6 +136,8 @@ class MachineOptions:
 
     device: Device = "auto"
     devices: Devices = None
+    engine: EngineName = None
+    detach: Detach = False
 
 
 @dataclass(frozen=True)
@@ -191,6 +208,37 @@ def split_names(names: str | None, option: str = "--methods") -> list[str] | Non
     return found
 
 
+def spread(
+    machine: MachineOptions,
+    work: Sequence[tuple[Session, Sequence[RunPlan]]],
+    generate: bool = True,
+    score: bool = True,
+) -> Outcome:
+    """Make and score rows by the engine that --engine names."""
+    from concord.benchmarks.engines.base import Call, open_engine
+    from concord.benchmarks.engines.spread import Outcome, Spread
+
+    assert machine.engine is not None
+    if machine.detach and os.environ.get("DVC_STAGE"):
+        raise ConcordError(
+            f"--detach in DVC's stage '{os.environ['DVC_STAGE']}': DVC would record rows that are not made; run "
+            "`concord run --all-stale --engine slurm --detach` by itself, and `make bench` when they are"
+        )
+    if not work:
+        return Outcome()
+    session = work[0][0]
+    engine = open_engine(
+        machine.engine, Call(tuple(session.devices), machine.detach, session.plan.options.results.resolve())
+    )
+    outcome = Spread(engine, work, generate, score).run()
+    if outcome.detached:
+        typer.echo(
+            f"{outcome.detached} tasks go on by themselves: `concord status` shows them, and the same command takes "
+            "what they have finished"
+        )
+    return outcome
+
+
 def open_session(plan: Plan, machine: MachineOptions, batch_size: int | None = None) -> Session:
     """The plan on a device, with progress bars; a device that is not there is an error now, not after an hour.
 
@@ -199,6 +247,8 @@ def open_session(plan: Plan, machine: MachineOptions, batch_size: int | None = N
     from concord.benchmarks.session import Session
     from concord.data.progress import bar
 
+    if machine.detach and machine.engine is None:
+        raise ConcordError("--detach needs an engine whose tasks go on by themselves: add --engine slurm")
     device = machine.device
     if device.startswith("cuda"):  # 'auto' and 'cpu' need no look at the machine, so that torch loads only when needed
         from concord.data.device import resolve_device

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("concord.commands.stages:generate", "Make the images of a suite's rows."),
     "score": ("concord.commands.stages:score_verb", "Score a suite's finished rows."),
     "evaluate": ("concord.commands.evaluate:evaluate", "Score any folder of images, or one stored row."),
+    "status": ("concord.commands.status:status", "Show what goes on by itself on a Slurm cluster."),
     "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
     "keys": ("concord.commands.run:keys", "Write what the stages of dvc.yaml stand on."),
     "report": ("concord.commands.report:report", "Write tables, figures and pages from stored results."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -210,18 +210,64 @@ def _score(
         networks = open_networks()
         metrics = [get_metric(name) for name in names]
         real = reference.features(networks, set_metrics(metrics, compared=True)) if reference else {}
-    paired = any(metric.needs_originals for metric in metrics)
-    itself = beside is not None and beside.path == run.path  # it holds the originals: they have no distance
-    scored = [metric for metric in metrics if not (itself and metric.needs_originals)]
     scores, done = Scores(n), 0
-    batches = _batches(run, paired and not itself, beside)
-    for batch in score_batches(batches, scored, networks, measure=clock.measure):
+    batches = _batches(run, compares_originals(run, metrics, beside), beside)
+    for batch in score_batches(batches, scored_metrics(run, metrics, beside), networks, measure=clock.measure):
         scores.add(batch)
         done += len(batch.indices)
         if progress is not None:
             progress(done, n)
     if done < n:
         raise ConcordError(f"{run.path}: holds {done} images for {n} requests; generate the row again")
+    return store_scores(run, names, scores, reference, real, beside, looked_through(networks, memory), clock)
+
+
+def compares_originals(run: RunPlan, metrics: Sequence[Metric], beside: Run | None) -> bool:
+    """Whether a run's images are compared with their originals; the run that holds them is not."""
+    return any(metric.needs_originals for metric in metrics) and not _is_run(run, beside)
+
+
+def scored_metrics(run: RunPlan, metrics: Sequence[Metric], beside: Run | None) -> list[Metric]:
+    """Of the metrics those that a run has a value in: the run of the originals has no distance from itself."""
+    return [metric for metric in metrics if not (_is_run(run, beside) and metric.needs_originals)]
+
+
+def _is_run(run: RunPlan, beside: Run | None) -> bool:
+    return beside is not None and beside.path == run.path
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What images were scored through. networks: kind -> SHA-256. cards: kind -> what is known of its weights."""
+
+    networks: Mapping[str, str]
+    cards: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+    peak_memory_bytes: int
+
+
+def looked_through(networks: Networks, memory: PeakMemory) -> Looked:
+    """Of networks that have scored here."""
+    cards = {kind: {"name": card.get("name", kind), **card} for kind, card in judge_cards(networks).items()}
+    return Looked(judge_sha256(networks), cards, provenance(networks.device), memory.bytes())
+
+
+def store_scores(
+    run: RunPlan,
+    names: Sequence[str],
+    scores: Scores,
+    reference: Reference | None,
+    real: Mapping[str, np.ndarray],
+    beside: Run | None,
+    looked: Looked,
+    clock: Clock,
+) -> dict[str, float]:
+    """Compute the set metrics of a run whose images are scored, and write all of it; returns the seconds by kind.
+
+    real: the reference's features by kind. The caller holds the run's lock.
+    """
+    metrics = [get_metric(name) for name in names]
+    paired = any(metric.needs_originals for metric in metrics)
     with clock.measure("sets"):
         set_rows = [
             _set_row(run, metric, scores.features[metric.features], real.get(metric.features))
@@ -231,13 +277,13 @@ def _score(
         _write(run, _sample_rows(run, metrics, scores), set_rows, scores)
     split = clock.split()
     parts = score_parts(run, names, reference, beside)
-    cards = {kind: {"name": card.get("name", kind), **card} for kind, card in judge_cards(networks).items()}
+    cards = looked.cards
     info = {
         "key": digest(parts),
         "key_parts": parts,
         "metrics": list(names),
-        "n": n,
-        "networks": judge_sha256(networks),
+        "n": len(run.requests),
+        "networks": looked.networks,
         "weights": {card["name"]: card["sha256"] for card in cards.values()},
         "cards": {kind: {"name": card["name"], "held_out": card.get("held_out", {})} for kind, card in cards.items()},
         "data": {"name": run.requests.dataset.name, "fingerprint": run.requests.fingerprint},
@@ -250,9 +296,9 @@ def _score(
         if reference
         else None,
         "originals": beside.row if beside is not None and paired else None,
-        "provenance": provenance(networks.device),
+        "provenance": looked.provenance,
         "seconds_total": round(sum(split.values()), 3),
-        "peak_memory_bytes": memory.bytes(),
+        "peak_memory_bytes": looked.peak_memory_bytes,
         "time": {kind: round(value, 3) for kind, value in split.items()},
     }
     write_json(run.path / "score.json", info)

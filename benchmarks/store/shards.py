@@ -99,18 +99,22 @@ def read_info(folder: Path, index: int) -> dict[str, Any] | None:
 
 
 def read_images(
-    path: Path, wanted: set[str] | None = None, side: int | None = None
+    path: Path, wanted: set[str] | None = None, side: int | None = None, content: bytes | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(request id, uint8 (H, W, 3)) of a tar, in its order. side: what H and W have to be."""
+    """(request id, uint8 (H, W, 3)) of a tar, in its order. side: what H and W have to be.
+
+    content: the tar's bytes, where it does not lie at `path` on this machine.
+    """
     try:
-        with tarfile.open(path, "r:") as tar:
+        file = None if content is None else io.BytesIO(content)
+        with tarfile.open(path, "r:", fileobj=file) as tar:
             for member in tar:
                 name = member.name.removesuffix(".png")
                 if wanted is None or name in wanted:
-                    file = tar.extractfile(member) if member.isfile() else None
-                    if file is None:
+                    inner = tar.extractfile(member) if member.isfile() else None
+                    if inner is None:
                         raise ConcordError(f"{path}: {printable(member.name)} is no file; generate the row again")
-                    yield name, decode_png(file.read(), f"{path}: {printable(member.name)}", side)
+                    yield name, decode_png(inner.read(), f"{path}: {printable(member.name)}", side)
     except FileNotFoundError:
         raise ConcordError(f"{path}: no such file; generate the row again") from None
     except tarfile.TarError as error:

@@ -13,6 +13,7 @@ from concord.arguments import (
     RESULTS,
     Device,
     Devices,
+    EngineName,
     Plugins,
     ProfileName,
     Results,
@@ -36,6 +37,7 @@ def bench(
     results: Results = RESULTS,
     plugin: Plugins = None,
     devices: Devices = None,
+    engine: EngineName = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept the licences of what profile paper fetches, as they are listed.")
     ] = False,
@@ -49,6 +51,8 @@ def bench(
       concord bench
 
       concord bench --suite face-generation --size full
+
+      concord bench --profile paper --engine ray
     """
     import yaml
 
@@ -74,7 +78,8 @@ def bench(
             data = _data_stages(matrix, profile)
             steps = [f"{dvc} {' '.join(data)}"] if data else []
             if data or any("up to date" not in state for state in states):
-                steps.append(f"concord run --all-stale {options}")
+                chosen = f" --engine {shlex.quote(engine)}" if engine else ""  # no part of what the stages run by
+                steps.append(f"concord run --all-stale {options}{chosen}")
             code = serve(["sh", "-c", " && ".join([*steps, dvc])])
     except Held as held:
         raise ConcordError(

@@ -24,6 +24,7 @@ from concord.arguments import (
     grouped,
     open_session,
     split_names,
+    spread,
 )
 from concord.console import print_reasons, print_summary, print_table, print_timing, raise_failed
 from concord.data.errors import ConcordError
@@ -98,8 +99,12 @@ def run(
     runs = plan.select(names)
     _introduce(plan)
     print_reasons(session, runs)
-    made = session.generate(runs)
-    scored = session.score(runs)
+    if machine.engine is not None:
+        outcome = spread(machine, [(session, runs)])
+        made, scored = outcome.made, outcome.scored
+    else:
+        made = session.generate(runs)
+        scored = session.score(runs)
     for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
         typer.echo(f"'{what}': {reason}", err=True)
     print_summary([run for run in runs if run.row.name not in session.failed], made, scored)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from concord.arguments import MachineOptions, MethodOptions, RequestOptions, open_session
+from concord.arguments import MachineOptions, MethodOptions, RequestOptions, open_session, spread
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -58,12 +58,18 @@ def run_stale(
         print_reasons(session, own[found.name])
     if not sessions:
         raise ConcordError(f"no suite of profile '{requests.profile}' is to be run; see `concord list`")
-    problems = _share_rows(sessions, list(own.values()), made)
+    problems: dict[str, str] = {}
+    if machine.engine is not None:
+        outcome = spread(machine, list(zip(sessions, own.values(), strict=True)))
+        made, scored, problems = outcome.made, outcome.scored, outcome.failed
+    else:
+        problems = _share_rows(sessions, list(own.values()), made)
     for session, rows in zip(sessions, own.values(), strict=True):
         failed = {name.partition("/")[2] for name in problems if name.startswith(f"{session.plan.requests.name}/")}
         rows = [run for run in rows if run.row.name not in failed]
-        made += session.generate(rows)
-        scored += session.score([run for run in rows if run.row.name not in session.not_run])
+        if machine.engine is None:
+            made += session.generate(rows)
+            scored += session.score([run for run in rows if run.row.name not in session.not_run])
         for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
             typer.echo(f"{session.plan.requests.name}/{what}: {reason}", err=True)
     print_summary([run for run in runs if run in made or run in scored], made, scored)

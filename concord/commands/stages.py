@@ -19,6 +19,7 @@ from concord.arguments import (
     grouped,
     open_session,
     split_names,
+    spread,
 )
 from concord.console import print_reasons, print_summary, print_timing, raise_failed
 from concord.data.errors import ConcordError
@@ -80,6 +81,7 @@ def generate(
     every: list[RunPlan] = []
     made: list[RunPlan] = []
     left: dict[str, str] = {}
+    by_engine: list[tuple[Session, list[RunPlan]]] = []
     for name in suite.split(","):
         try:
             plan = open_plan(name, requests.options(results), additions.additions(), _only(row, methods), typer.echo)
@@ -90,9 +92,17 @@ def generate(
         session = open_session(plan, machine, batch_size)
         sessions.append(session)
         print_reasons(session, runs)
-        made += session.generate(runs)
-        left |= {f"{plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
-        every += [run for run in runs if run.row.name not in session.not_run and run.row.name not in session.failed]
+        every += runs
+        if machine.engine is None:
+            made += session.generate(runs)
+        else:
+            by_engine.append((session, runs))
+    if by_engine:
+        made += spread(machine, by_engine, score=False).made
+    for session in sessions:
+        left |= {f"{session.plan.requests.name}/{row}": reason for row, reason in session.not_run.items()}
+        undone = {run.path for run in session.plan.runs if run.row.name in (*session.not_run, *session.failed)}
+        every = [run for run in every if run.path not in undone]
     if not every:
         raise_failed(sessions)
     _end(sessions, every, made, [], stamp, "run.json", left)
@@ -133,6 +143,7 @@ def score(
     every: list[RunPlan] = []
     scored: list[RunPlan] = []
     left: dict[str, str] = {}
+    by_engine: list[tuple[Session, list[RunPlan]]] = []
     for name in suite.split(","):
         try:
             only = "ground-truth" if reference else _only(row, methods)
@@ -158,10 +169,16 @@ def score(
             runs = [run for run in runs if run not in waiting]
         left |= {f"{plan.requests.name}: {metric}": reason for metric, reason in session.metrics_not_run.items()}
         print_reasons(session, runs)
-        scored += session.score(runs)
+        if machine.engine is None:
+            scored += session.score(runs)
+        else:
+            by_engine.append((session, runs))
         every += runs
+    if by_engine:
+        scored += spread(machine, by_engine, generate=False).scored
     if not reference:
         _end(sessions, every, [], scored, stamp, "score.json", left)
+        raise_failed(sessions)
     else:
         for what, reason in left.items():
             typer.echo(f"{what}: {reason}", err=True)

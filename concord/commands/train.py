@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from concord.arguments import EngineName
 from concord.data.errors import ConcordError, warn
 
 
@@ -26,6 +27,7 @@ def train(
     rate: Annotated[float | None, typer.Option("--rate", min=0, hidden=True)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the weights; default: data/weights/embedded.")] = None,
+    engine: EngineName = None,
 ) -> None:
     """Train embedded networks on SynthFaces and write their weights and cards.
 
@@ -40,6 +42,8 @@ def train(
       concord train faces-text --further --steps 4000 --lr 5e-4
 
       concord train --all --device cuda
+
+      concord train --all --engine ray
     """
     from concord.methods.training import all_tasks, get_task
 
@@ -60,6 +64,15 @@ def train(
     from concord.data.device import resolve_device
     from concord.methods.training.trainer import train as run
 
+    if engine is not None:
+        from concord.benchmarks.engines.base import open_engine
+        from concord.benchmarks.engines.training import How, out_folder, train_by
+
+        settled: dict[str, int] = {} if threads is None else {"threads": threads}
+        train_by(
+            open_engine(engine, None, **settled), kinds, How(out_folder(out), steps, restart, further, lr), _print_card
+        )
+        return
     place = resolve_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -69,8 +82,12 @@ def train(
             absent = ", ".join(missing)
             raise ConcordError(f"{kind.name} needs {absent}: train that first (`concord train {missing[0]}`)")
         for card in run(kind(place, out or EMBEDDED), steps, not restart, further=further, lr=lr):
-            size, seconds = f"{card['parameters'] / 1e6:.2f} M parameters", f"{card['seconds']:.0f} s"
-            typer.echo(f"{card['name']}: {size}, {seconds}, held out: {card['held_out']}")
+            _print_card(card)
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    size, seconds = f"{card['parameters'] / 1e6:.2f} M parameters", f"{card['seconds']:.0f} s"
+    typer.echo(f"{card['name']}: {size}, {seconds}, held out: {card['held_out']}")
 
 
 def _list() -> None:
