@@ -20,6 +20,10 @@ Preset "official" is the released code (vvictoryuki/FreeDoM at 1394b1d), which d
     style_repeat         three turns where 40 <= index < 70 of 100 steps, t = 401 to 691 (the same file)
                          (its windows count steps: with another number of them it guides at other t, and ours do not)
     style_reference      the style image goes from its own size to CLIP's 224 (clip/base_clip.py)
+
+What no preset can set, since a request brings the map and the points themselves: the code takes the parser's logits of
+a reference image (`mask_residual: logits` compares with the map), and the points that the landmark network finds in
+one, which it reads with its colours in the order BGR.
 """
 
 from __future__ import annotations

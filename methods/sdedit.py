@@ -5,6 +5,9 @@
 The baseline of MT-Diffusion's Table 1 ("SDEdit-"): a masked image, its hidden pixels grey, is what is edited; which
 pixels are known is not used, so that the known region changes too. A larger t0 fills holes better and keeps less. Works
 in the latents of the unconditional model, as all rows of its tables. `clean-masked` is the masked image itself.
+
+The authors' code (ermongroup/SDEdit at 66a5e44) takes every one of the first t0 steps, as `steps: 1000` does here on a
+model of pixels; it can hold a part of the image besides, by noising it anew with the first noise at every step.
 """
 
 from __future__ import annotations

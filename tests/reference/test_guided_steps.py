@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from concord.benchmarks.suite import read_suite
+from concord.benchmarks.suite import read_suite, suite_names
 from concord.benchmarks.tuned import tuned_row
 from concord.methods.base import get_method, make_params
 from concord.methods.core.schedule import Schedule
@@ -96,6 +96,67 @@ ROWS: dict[tuple[str, str, str], dict[str, tuple[int, int] | None]] = {
     ("text-style", "z-magic-official", "paper"): {"style": (991, 301)},
     ("text-style", "ugd", "paper"): {"style": (999, 1)},
     ("text-style", "ugd-official", "paper"): {"style": (999, 1)},
+    ("identity-landmarks", "freedom-official", "embedded"): {"identity": (958, 133), "landmarks": (958, 232)},
+    ("identity-segmentation-text", "freedom", "embedded"): {
+        "text": (951, 1),
+        "mask": (951, 201),
+        "identity": (951, 101),
+    },
+    ("identity-segmentation-text", "z-magic", "embedded"): {
+        "text": (951, 201),
+        "mask": (951, 201),
+        "identity": (951, 201),
+    },
+    ("identity-segmentation-text", "freedom-official", "embedded"): {
+        "text": (951, 1),
+        "mask": (951, 251),
+        "identity": (951, 151),
+    },
+    ("identity-segmentation-text", "z-magic-official", "embedded"): {
+        "text": (951, 1),
+        "mask": (951, 251),
+        "identity": (951, 251),
+    },
+    ("identity-segmentation-text", "freedom-official", "paper"): {
+        "text": (991, 1),
+        "mask": (991, 211),
+        "identity": (991, 211),
+    },
+    ("order-identity-landmarks", "z-magic", "embedded"): {"identity": (958, 232), "landmarks": (958, 232)},
+    ("order-identity-landmarks", "z-magic-landmarks-first", "embedded"): {
+        "identity": (958, 232),
+        "landmarks": (958, 232),
+    },
+    ("order-identity-landmarks", "z-magic", "paper"): {"identity": (991, 211), "landmarks": (991, 211)},
+    ("order-identity-landmarks", "z-magic-landmarks-first", "paper"): {"identity": (991, 211), "landmarks": (991, 211)},
+    ("order-segmentation-text", "z-magic", "embedded"): {"text": (958, 232), "mask": (958, 232)},
+    ("order-segmentation-text", "z-magic-segmentation-first", "embedded"): {"text": (958, 232), "mask": (958, 232)},
+    ("order-segmentation-text", "z-magic", "paper"): {"text": (991, 211), "mask": (991, 211)},
+    ("order-segmentation-text", "z-magic-segmentation-first", "paper"): {"text": (991, 211), "mask": (991, 211)},
+    ("segmentation-text", "freedom-official", "embedded"): {"text": (958, 1), "mask": (958, 232)},
+    ("text-style", "freedom-official", "embedded"): {"style": (694, 331)},
+    ("three-conditions", "freedom-official", "embedded"): {
+        "text": (951, 1),
+        "identity": (951, 151),
+        "landmarks": (951, 251),
+    },
+    ("three-conditions", "z-magic-official", "embedded"): {
+        "text": (951, 1),
+        "identity": (951, 251),
+        "landmarks": (951, 251),
+    },
+    ("three-conditions", "freedom", "paper"): {"text": (991, 1), "identity": (991, 211), "landmarks": (991, 211)},
+    ("three-conditions", "z-magic", "paper"): {"text": (991, 211), "identity": (991, 211), "landmarks": (991, 211)},
+    ("three-conditions", "freedom-official", "paper"): {
+        "text": (991, 1),
+        "identity": (991, 211),
+        "landmarks": (991, 211),
+    },
+    ("three-conditions", "z-magic-official", "paper"): {
+        "text": (991, 1),
+        "identity": (991, 211),
+        "landmarks": (991, 211),
+    },
 }
 
 
@@ -106,6 +167,17 @@ def test_a_row_guides_at_the_steps_of_the_table(suite: str, row: str, profile: s
     p = params(str(settled.method), **settled.params)
     pulling = [n for n in whole.row_conditions(settled) if not (n == "text" and p.text_by == "model")]
     assert {name: guided(p, name) for name in pulling} == ROWS[suite, row, profile]
+
+
+def test_every_guided_row_stands_in_the_table() -> None:
+    rows = {
+        (name, row.name, profile)
+        for name in suite_names()
+        for profile in ("embedded", "paper")
+        for row in read_suite(name).in_profile(profile).rows
+        if row.method is not None and issubclass(get_method(row.method).Params, GuidedParams)
+    }
+    assert rows == set(ROWS)
 
 
 def test_the_mask_pulls_as_the_scripts_say_in_the_rows_of_profile_paper() -> None:

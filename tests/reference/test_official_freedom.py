@@ -7,11 +7,12 @@ c94329e, whose baselines join two and three conditions; SD = SD_style/ldm/models
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from compared import compared
-from official_world import World, off
+from official_world import World, off, seldom
 from torch import Tensor
 
 from concord.methods.base import make_params
@@ -116,8 +117,9 @@ def test_faces_are_those_of_the_released_code(names: Sequence[str]) -> None:
     compared("freedom", "official", case, f"{code}, Face-GD/functions/denoising.py", difference, CLOSE)
 
 
-EDGES = [("mask", stop) for stop in (199, 200, 201, 209, 210)]
-EDGES += [("landmarks", stop) for stop in (199, 200, 201)] + [("identity", stop) for stop in (99, 100, 101)]
+EDGES: list[Any] = [("mask", 200), ("mask", 201), *seldom(("mask", 199), ("mask", 209), ("mask", 210))]
+EDGES += [("landmarks", 200), *seldom(("landmarks", 199), ("landmarks", 201))]
+EDGES += [("identity", 100), *seldom(("identity", 99), ("identity", 101))]
 
 
 @pytest.mark.parametrize(("name", "stop"), EDGES)
@@ -171,7 +173,7 @@ def test_styles_are_those_of_the_released_code() -> None:
     compared("freedom", "official", case, code, off(world.sample(), world.images(style(world))), CLOSE)
 
 
-@pytest.mark.parametrize(("end", "start"), [(29, 70), (31, 70), (30, 69), (30, 71)])
+@pytest.mark.parametrize(("end", "start"), [(29, 70), *seldom((31, 70), (30, 69), (30, 71))])
 def test_a_styles_window_opens_and_closes_where_the_code_says(end: int, start: int) -> None:
     """t = 10 index + 1; a step more or less at either end."""
     window = {"style": (10 * end, 10 * start)}

@@ -211,7 +211,7 @@ def edited_by_them() -> Tensor:
 
 
 def optimised(**plant: Any) -> Tensor:
-    return tedigan.sampled(tedigan.Bank(), tedigan.asked(), **{"steps": 20, **plant})
+    return tedigan.sampled(tedigan.Both(), tedigan.asked(), **{"steps": 20, **plant})
 
 
 def optimised_by_them() -> Tensor:
@@ -221,7 +221,7 @@ def optimised_by_them() -> Tensor:
 def multi_task(**plant: Any) -> Tensor:
     known, start = mt_diffusion.Stream(mt_diffusion.SHAPE, 1)(), mt_diffusion.Stream(mt_diffusion.SHAPE, 2)()
     with torch.inference_mode():
-        return mt_diffusion.sampled(plant.get("kind", "bounded"), known, start, **plant)[0]
+        return mt_diffusion.sampled(**{"kind": "bounded", "known": known, "start": start, **plant})[0]
 
 
 def multi_task_by_hand() -> Tensor:

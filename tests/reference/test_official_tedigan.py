@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compared import compared
-from official_world import double, off
+from official_world import double, off, seldom
 from torch import Tensor, nn
 
 from concord.data.networks import Networks
@@ -132,7 +132,7 @@ def sampled(bank: Bank, requests: Sequence[Request], **params: Any) -> Tensor:
     return method.sample(Batch(requests, generators, bank.device), Trace())
 
 
-@pytest.mark.parametrize("steps", [1, 2, 20, 200])
+@pytest.mark.parametrize("steps", [1, 2, 20, *seldom(200)])
 def test_it_is_the_authors_demo(steps: int) -> None:
     bank, requests = Bank(), asked()
     wanted = torch.cat([demo(bank, request, steps) for request in requests])

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from toy_guidance import SIDE, ToyAutoencoder, ToyGuide, ToyPair, requests, seeded
@@ -192,6 +193,13 @@ def known_noise(shape: Sequence[int], batch: int = BATCH) -> Iterator[None]:
     stream = Stream(shape, batch=batch)
     with mock.patch("concord.methods.core.sampler.draw_noise", stream):
         yield
+
+
+def seldom(*values: Any) -> list[Any]:
+    """Cases that `make test` leaves to `make test-long`."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.long) for value in values
+    ]
 
 
 def off(found: Tensor, reference: Tensor) -> float:
