@@ -44,6 +44,18 @@ def missing_roles(generator: str, roles: Sequence[str] | None, profile: str) -> 
     return [role for role in roles or () if role not in known]
 
 
+def method_generator(profile: str, method: str, params: Mapping[str, object]) -> str:
+    """The generator of a method outside a suite; ConcordError where the profile has none."""
+    from concord.methods.base import get_method
+
+    conditions = sorted(get_method(method).conditions)
+    roles = _roles(method, params, conditions)
+    named = load_profile(profile).generator_for(method, roles)
+    if named is None or load_profile(profile).generator(named).unavailable is not None:
+        raise ConcordError(f"method '{method}': {_no_generator(method, profile, params, conditions)}")
+    return named
+
+
 def has_models(suite: Suite, profile: str) -> bool:
     """Whether a suite is part of a profile: of others than the default those that state their settings for it."""
     return profile == DEFAULT or profile in suite.profiles or suite.name in load_profile(profile).suites
@@ -59,10 +71,7 @@ def row_uses(
     if method is None or generator is None:
         return []
     found, roles = load_profile(profile), _roles(method, params, conditions)
-    if roles is None:
-        entries = found.generator(generator).roles
-        roles = tuple(role for role, entry in entries.items() if isinstance(entry, str) or not entry.optional)
-    return found.uses(roles, generator)
+    return found.uses(found.default_roles(generator) if roles is None else roles, generator)
 
 
 def metric_uses(profile: str, name: str) -> list[Use]:

@@ -15,7 +15,6 @@ from concord.benchmarks.image_sources import open_image_source
 from concord.benchmarks.plan.runs import Plan, RunPlan
 from concord.benchmarks.run.foreign import plugin_file
 from concord.benchmarks.run.generate import Progress, RunResult, generate_run, is_current
-from concord.benchmarks.run.image_source import use_all_cores
 from concord.benchmarks.run.meter import process_started
 from concord.benchmarks.run.row_workers import RowJob, missing_shards, row_job
 from concord.benchmarks.run.score import Reference, score_run, stale_score_reasons
@@ -23,15 +22,14 @@ from concord.benchmarks.run.workers import generate_with_workers
 from concord.benchmarks.store.run import Run
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.benchmarks.suite import metrics_of
-from concord.data.device import exact_float32
+from concord.data.device import exact_float32, use_all_cores
+from concord.data.networks import Networks, Pool
 from concord.data.user_code import UserCodeError
 from concord.metrics.base import SetMetric, get_metric
 from concord.metrics.evaluation import Bars, no_bars, set_metrics
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from concord.data.networks import Networks
 
 NETWORKS = ("generate", "observe")
 """Kinds of seconds in which methods and networks run; everything else is overhead."""
@@ -52,6 +50,7 @@ class Session:
     not_run: dict[str, str] = field(default_factory=dict)  # row -> why it cannot be made here; the others are
     failed: dict[str, UserCodeError] = field(default_factory=dict)  # row -> what its code did; the others went on
     apart: bool = False  # run plugins in a process of their own, which they may end without harm
+    pool: Pool = field(default_factory=Pool)  # networks that one row leaves to the next
 
     # ------------------------------------------------------------------------------------------------------ generate
 
@@ -85,7 +84,7 @@ class Session:
         if not own and (apart or len(self.devices) > 1):
             devices = self.devices or [str(resolve_device(self.device))]
             return generate_with_workers(run, devices, batch_size, self.grid, progress, apart)
-        opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device)
+        opener = partial(open_image_source, run, self.devices[0] if self.devices else self.device, self.pool)
         return generate_run(run, opener, batch_size, self.grid, progress)
 
     def check_conditions(self) -> None:

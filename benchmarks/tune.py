@@ -117,7 +117,7 @@ class TuningRun:
     requests: RequestSet
     judges: Networks
     reference: np.ndarray | None  # features (M, D) of real images; None where the profile has no such images
-    open_bank: Callable[[Row], Any]  # the networks of a row
+    open_networks: Callable[[Row], Networks]  # of a row's generator
     batch_size: int = 32
     profile: str = "embedded"
     progress: Path | None = None  # folder of unfinished searches; None: they are not kept
@@ -193,15 +193,15 @@ class TuningRun:
                 to_tensor(np.stack([request.item.image(self.requests.image_size) for request in planned])),
             )
 
-    def images(self, row: Row, params: dict[str, Any], bank: Any) -> Tensor:
+    def images(self, row: Row, params: dict[str, Any], networks: Networks) -> Tensor:
         """What the row's method makes of the requests, rounded to 8 bits as the store keeps them."""
         import torch
 
         from concord.methods.base import make_method
 
         assert row.method is not None
-        method = make_method(row.method, params, bank)
         given = self.suite.row_conditions(row)
+        method = make_method(row.method, params, networks, given)
         made = []
         for start in range(0, len(self.requests), self.batch_size):
             batch = [self.requests.request(r, given) for r in self.requests.requests[start : start + self.batch_size]]
@@ -215,7 +215,7 @@ class TuningRun:
             other = derangement(self.requests.requests)
             return self.values(self._own([other[request.id] for request in self.requests.requests]))
         row = self.suite.row(self.tune.floor)
-        return self.values(self.images(row, row.params, self.open_bank(row)))
+        return self.values(self.images(row, row.params, self.open_networks(row)))
 
     @cached_property
     def ceiling(self) -> dict[str, float]:
@@ -231,14 +231,14 @@ class TuningRun:
         """The search of one row: `tune.trials` trials over its ranges, those of a stopped one among them."""
         assert row.method is not None
         ranges = self.ranges(row)
-        bank = self.open_bank(row)
+        networks = self.open_networks(row)
         floor, ceiling, groups = self.floor, self.ceiling, self.groups
         kept = Progress.of(self.progress, self.suite.request_set, row.name, self._search_terms(row, seed, ranges))
         count = iter(range(len(kept.trials) + 1, self.tune.trials + 1))
 
         def evaluate(params: dict[str, Value]) -> Trial:
             start = time.perf_counter()
-            values = self.values(self.images(row, merge(row.params, nested(params)), bank))
+            values = self.values(self.images(row, merge(row.params, nested(params)), networks))
             reached, parts = objective(values, floor, ceiling, groups, self.higher)
             trial = Trial(
                 params=params,
@@ -260,7 +260,7 @@ class TuningRun:
             chosen=chosen.params,
             objective=chosen.objective,
             seconds=round(sum(trial.seconds for trial in trials), 1),
-            weights=dict(getattr(bank, "sha256", {})),
+            weights=dict(networks.sha256),
             commit=git_commit() or "unknown",
             ranges={name: [interval.low, interval.high] for name, interval in ranges.items()},
             trials=trials,

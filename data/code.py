@@ -4,8 +4,7 @@ The *import closure* of a module is every module of Concord that it imports, dir
 function, with the packages around them; imports for type checkers alone do not count. It is computed from the code
 (grimp, which import-linter stands on), so that there is no list to keep.
 
-A file's hash is that of its syntax tree without docstrings: comments, line breaks and documentation make nothing stale.
-The tree is written out by a rule of our own, since what `ast.dump` prints differs between versions of Python.
+A file's hash is that of its syntax tree without docstrings (data/syntax.py).
 """
 
 from __future__ import annotations
@@ -20,61 +19,11 @@ from pathlib import Path
 
 from concord.data.content import Memory, memory_folder
 from concord.data.errors import ConcordError
+from concord.data.syntax import RULE, syntax_hash
 
 PACKAGE = "concord"
 ROOT = Path(__file__).resolve().parents[1]  # holds data/, metrics/, ...: the checkout, or the installed package
-RULE = 1
-"""Version of `write_tree`: another one makes every hash another one."""
-
-SKIPPED = {"type_comment", "type_ignores", "kind"}
-"""Fields without a meaning at run time (`kind` is the u of u'text')."""
-
-
 # -------------------------------------------------------------------------------------------------------------- hashes
-
-
-def syntax_hash(source: str | bytes) -> str:
-    """SHA-256 of a file's syntax tree without docstrings, 64 hex digits; SyntaxError where it is no Python.
-
-    Equal on Python 3.11 to 3.13: fields that are empty or absent are left out, as are those that only newer versions
-    have where they are empty.
-    """
-    parts: list[str] = [f"{RULE}"]
-    write_tree(ast.parse(source), parts)
-    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def write_tree(node: ast.AST, parts: list[str]) -> None:
-    """Append the tree to `parts`: class, then each field that is not empty, by name."""
-    parts.append(type(node).__name__)
-    for name in sorted(node._fields):
-        value = getattr(node, name, None)
-        if isinstance(value, list):
-            value = [entry for entry in value if not _is_text(entry)]
-            if isinstance(node, ast.JoinedStr):  # Python 3.12.1 writes '' where an f-string has none
-                value = [entry for entry in value if not (isinstance(entry, ast.Constant) and entry.value == "")]
-        if name in SKIPPED or (value is None and not isinstance(node, ast.Constant)) or value == []:
-            continue
-        parts.append(f".{name}")
-        if isinstance(value, list):
-            parts.append(f"[{len(value)}")
-            for entry in value:
-                _write_value(entry, parts)
-        else:
-            _write_value(value, parts)
-    parts.append(")")
-
-
-def _write_value(value: object, parts: list[str]) -> None:
-    if isinstance(value, ast.AST):
-        write_tree(value, parts)
-    else:
-        parts.append(f"{type(value).__name__} {value!r}")
-
-
-def _is_text(node: object) -> bool:
-    """Whether a statement is nothing but a text: a docstring, or one below a constant."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def hash_of_file(path: Path) -> str:
@@ -139,19 +88,34 @@ def closure(modules: Iterable[str]) -> frozenset[str]:
 @lru_cache(maxsize=512)
 def _closure(modules: frozenset[str]) -> frozenset[str]:
     graph = imports()
-    found: set[str] = set()
-    waiting = list(modules)
+    whole: set[str] = set()
+    around: set[str] = set()  # packages that hold a module: importing it runs their top level, and no function of them
+    waiting = [(module, True) for module in modules]
     while waiting:
-        module = waiting.pop()
-        if module in found:
+        module, is_asked_for = waiting.pop()
+        if module in whole or (module in around and not is_asked_for):
             continue
         if module not in graph:
             raise ConcordError(f"module '{module}': expected a module of Concord")
-        found.add(module)
-        waiting += graph[module]
+        (whole if is_asked_for else around).add(module)
+        waiting += [(other, True) for other in (graph[module] if is_asked_for else top_imports(module))]
         if "." in module:
-            waiting.append(module.rpartition(".")[0])
-    return frozenset(found)
+            waiting.append((module.rpartition(".")[0], False))
+    return frozenset(whole | around)
+
+
+@lru_cache(maxsize=256)
+def top_imports(module: str) -> frozenset[str]:
+    """Of the modules of Concord that a module imports, those that its top level imports, outside of functions."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file_of(module).read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {name for name, _ in _names(node)}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return frozenset(graph_name for name in found for graph_name in _longest(name)) & imports()[module]
 
 
 def code_of(modules: Iterable[str]) -> dict[str, str]:
@@ -214,15 +178,16 @@ def _longest(name: str) -> set[str]:
 
 def _imported_names(path: Path) -> list[tuple[str, int]]:
     """(dotted name, level) of all that a file imports; `from a import b` stands for a and a.b."""
-    found: list[tuple[str, int]] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, 0) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            found.append((base, node.level))
-            found += [(f"{base}.{alias.name}" if base else alias.name, node.level) for alias in node.names]
-    return found
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    return [name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for name in _names(node)]
+
+
+def _names(node: ast.Import | ast.ImportFrom) -> list[tuple[str, int]]:
+    if isinstance(node, ast.Import):
+        return [(alias.name, 0) for alias in node.names]
+    base = node.module or ""
+    inner = [(f"{base}.{alias.name}" if base else alias.name, node.level) for alias in node.names]
+    return [(base, node.level), *inner]
 
 
 def _find(name: str, level: int, path: Path, places: list[str]) -> list[Path]:

@@ -9,6 +9,7 @@ Roles are words of a profile's YAML: 'space', 'schedule', 'expert/<condition>', 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -32,7 +33,7 @@ T = TypeVar("T")
 class Pool:
     """Networks that are loaded on one device, shared by every `Networks` that is given the pool.
 
-    Safe for what nothing changes: evaluation mode, frozen. Kept as long as the pool is.
+    Safe for what nothing changes: evaluation mode, frozen. Kept as long as the pool is, or until `Networks.trim`.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,15 @@ class Networks:
         networks.sha256 = {str(card["name"]): str(card["sha256"]) for card in networks.cards.values()}
         return networks
 
+    def only(self, roles: Iterable[str] | None) -> Networks:
+        """These networks, of which no other role may be asked for; they share what is loaded.
+
+        None: roles that are not stated, which are those that a key takes up for them (`Profile.default_roles`).
+        """
+        narrowed = copy.copy(self)
+        narrowed.allowed = frozenset(self.profile.default_roles(self.generator) if roles is None else roles)
+        return narrowed
+
     def resolve(self, role: str) -> str:
         """The role that an entry stands under: 'judge/parser' for 'freedom/parser', where the one is the other."""
         return self.profile.entry(role, self.generator)[0]
@@ -133,28 +143,39 @@ class Networks:
             )
         return found
 
+    def trim(self) -> None:
+        """Let go of what the pool holds for other roles: the memory of a row is that of its own networks."""
+        wanted = set()
+        for role in self.profile.roles_of(self.generator) if self.allowed is None else self.allowed:
+            try:
+                wanted |= self._keys_below(role)
+            except ConcordError:  # weights that are not here, of a role that is asked for only in some cases
+                continue
+        for key in set(self.pool.loaded) - wanted:
+            del self.pool.loaded[key]
+
+    def _keys_below(self, role: str) -> set[str]:
+        """The keys in the pool of a role and of those that it is built on."""
+        _, entry = self.profile.entry(role, self.generator)
+        below = (self._keys_below(other) for other in entry.uses.values())
+        return {self._key(role)}.union(*below)
+
+    def _key(self, role: str) -> str:
+        """What a role's network stands under in the pool: all that its loader is called with."""
+        role, entry = self.profile.entry(role, self.generator)
+        if role in self._keys:
+            return self._keys[role]
+        places = sorted(self._places(role, entry).items())
+        built_on = [(argument, self._key(other)) for argument, other in sorted(entry.uses.items())]
+        options = sorted(entry.options.items())
+        return repr((str(self.profile.path), entry.loader, places, options, built_on, str(self.device)))
+
     def _load(self, role: str) -> object:
         role, entry = self.profile.entry(role, self.generator)
         if role in self._keys:
             return self.pool.loaded[self._keys[role]]
         used = {argument: self._load(other) for argument, other in entry.uses.items()}
-        where = f"profile '{self.profile.name}', role '{role}' ({entry.loader})"
-        try:
-            places = {argument: self._place(name) for argument, name in entry.files.items()}
-        except ConcordError as error:
-            raise ConcordError(f"{where}: {error}") from None
-        built_on = [self._keys[self.profile.entry(other, self.generator)[0]] for other in entry.uses.values()]
-        key = repr(
-            (
-                str(self.profile.path),
-                entry.loader,
-                sorted(places.items()),
-                sorted(entry.options.items()),
-                sorted(entry.uses),
-                built_on,
-                str(self.device),
-            )
-        )
+        key, places = self._key(role), self._places(role, entry)
         if key not in self.pool.loaded:
             import torch
 
@@ -168,6 +189,13 @@ class Networks:
             self.cards[role if argument == "path" else f"{role}-{argument}"] = card_of(name, self.sha256[name])
         self._keys[role] = key
         return self.pool.loaded[key]
+
+    def _places(self, role: str, entry: Entry) -> dict[str, Path]:
+        """The loader's argument -> the file of its weights."""
+        try:
+            return {argument: self._place(name) for argument, name in entry.files.items()}
+        except ConcordError as error:
+            raise ConcordError(f"profile '{self.profile.name}', role '{role}' ({entry.loader}): {error}") from None
 
     def _place(self, name: str) -> Path:
         given = self.paths.get(name)

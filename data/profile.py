@@ -186,6 +186,11 @@ class Profile(ProfileFile):
             raise ConcordError(f"generator '{name}': expected one of {', '.join(self.generators) or 'none'}")
         return self.generators[name]
 
+    def default_roles(self, generator: str | None) -> tuple[str, ...]:
+        """What a method may ask for that does not state its roles: those of its generator that are not optional."""
+        roles = self.generator(generator).roles if generator else self.roles
+        return tuple(role for role, entry in roles.items() if isinstance(entry, str) or not entry.optional)
+
     def generator_for(self, method: str, roles: Sequence[str] | None) -> str | None:
         """The generator that a method draws from: the one that names it, else the first that has all its roles."""
         for name, generator in self.generators.items():

@@ -53,6 +53,7 @@ from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Denoiser, ddim_step
 from concord.methods.core.schedule import Schedule
 from concord.methods.core.tunable import TuneRange
+from concord.methods.networks.protocols import GuidedDenoiser, TrainedDenoiser, WithLatents, WithSchedule
 
 PAPER_WEIGHTS = {2: (0.5,), 3: (0.47, 0.5)}  # w_1 .. w_{N-1}, section 4
 PAPER_STEP_SIZES = {2: (45.0, 55.0), 3: (45.0, 40.0, 35.0)}  # eta_1 .. eta_N, section 4
@@ -165,13 +166,17 @@ class Amdm(Method[A]):
 
     def model(self, name: str, batch: Batch) -> Model:
         """One model, bound to the batch's condition."""
-        expert = self.bank.expert(name)
-        bound = expert.bind(batch.conditions, self.bank.schedule)
-        shape = getattr(expert, "latent_shape", self.bank.latent_shape)
-        return Model(name, bound, getattr(bound, "schedule", self.bank.schedule), tuple(shape))
+        expert = self.networks.get(f"expert/{name}", TrainedDenoiser)
+        bound = expert.bind(batch.conditions, self.schedule)
+        shape = expert.latent_shape if isinstance(expert, WithLatents) else self.space.latent_shape
+        return Model(name, bound, self.schedule_of(bound), tuple(shape))
+
+    def schedule_of(self, bound: Denoiser) -> Schedule:
+        """What a bound model was trained under."""
+        return bound.schedule if isinstance(bound, WithSchedule) else self.schedule
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in sorted(self.conditions)}
+        return {f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module) for name in sorted(self.conditions)}
 
     @classmethod
     def roles(cls, params: A, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -188,11 +193,7 @@ class Amdm(Method[A]):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         models = self.models(batch)
         check_compatible(self.name, models)
-        return self.decode(self.aggregated(models, batch))
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of clean latents."""
-        return self.bank.autoencoder.decode(x_0)
+        return self.space.decode(self.aggregated(models, batch))
 
     def aggregated(self, models: Sequence[Model], batch: Batch) -> Tensor:
         """x_0 of theta_1 (B, C, h, w): Algorithm 2, of which Algorithm 1 is the case of two models."""
@@ -258,11 +259,12 @@ class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
         return layout_models(conditions)
 
     def model(self, name: str, batch: Batch) -> Model:
-        bound = self.bank.layout_expert(name).bind(batch.conditions, self.bank.schedule, self.params.guidance)
-        return Model(name, bound, bound.schedule, tuple(self.bank.latent_shape))
+        expert = self.networks.get(f"expert/{name}", GuidedDenoiser)
+        bound = expert.bind(batch.conditions, self.schedule, self.params.guidance)
+        return Model(name, bound, self.schedule_of(bound), self.space.latent_shape)
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in LAYOUT_MODELS}
+        return {f"eps-{kind}": self.networks.get(f"expert/{kind}", nn.Module) for kind in LAYOUT_MODELS}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -275,9 +277,6 @@ class AmdmLayouts(Amdm["AmdmLayouts.Params"]):
         rows = guided_rows(params.guidance)
         counts = super().evaluations(params, conditions, timesteps)
         return {f"eps-{kind}": rows * counts.get(f"eps-{kind}", 0) for kind in LAYOUT_MODELS}
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        return self.bank.scenes_autoencoder.decode(x_0)
 
 
 # ------------------------------------------------------------------------------------------------------- the equations

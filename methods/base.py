@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from concord.methods.networks.bank import Bank
+    from concord.data.networks import Networks
+    from concord.methods.core.schedule import Schedule
+    from concord.methods.networks.space import LatentSpace
 
 __all__ = [
     "Batch",
@@ -161,12 +163,34 @@ class Method(ABC, Generic[P]):
             warn(f"{cls.__module__}.{cls.__qualname__}: joins_open_suites is now called auto_include; rename it")
             cls.auto_include = vars(cls)["joins_open_suites"]
 
-    def __init__(self, params: P, bank: Bank) -> None:
-        self.params, self.bank = params, bank
+    def __init__(self, params: P, networks: Networks) -> None:
+        self.params, self.networks = params, networks
 
     @property
     def device(self) -> torch.device:
-        return self.bank.device
+        return self.networks.device
+
+    @property
+    def space(self) -> LatentSpace:
+        """The space that is sampled in: its shape, and images there and back."""
+        from concord.methods.networks.space import LatentSpace
+
+        return self.networks.get("space", LatentSpace)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of the generator's models."""
+        from concord.methods.core.schedule import Schedule
+
+        return self.networks.get("schedule", Schedule)
+
+    @property
+    def bank(self) -> NoReturn:
+        """What networks were taken from once; ConcordError that says where they are now."""
+        raise ConcordError(
+            f"method '{self.name}': `self.bank` is now `self.networks.get(role, kind)`, beside `self.space` and "
+            "`self.schedule`; see methods/template.py"
+        )
 
     @abstractmethod
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
@@ -180,7 +204,8 @@ class Method(ABC, Generic[P]):
     def roles(cls, params: P, conditions: Sequence[str]) -> tuple[str, ...] | None:
         """The roles of a profile's networks that a row draws on: 'space', 'schedule', 'expert/text', ...
 
-        conditions: those that each request of the row brings. None: not stated, it may ask for any.
+        conditions: those that each request of the row brings. It may ask for no other; they are what its key holds.
+        None: not stated, so all that its generator has, but no judge and no guide.
         """
         return None
 
@@ -311,10 +336,21 @@ def _mistake(method: type[Method], error: ValidationError) -> str:
     return f"method '{method.name}', parameter '{name}': {first['msg']}; got {first.get('input')!r}"
 
 
-def make_method(name: str, values: Mapping[str, Any] | None, bank: Callable[[], Bank] | Bank) -> Method:
-    """The method, ready to generate. `bank` may be a function, called only after the parameters proved valid."""
+def make_method(
+    name: str,
+    values: Mapping[str, Any] | None,
+    networks: Callable[[], Networks] | Networks,
+    conditions: Sequence[str] | None = None,
+) -> Method:
+    """The method, ready to generate; it can get the networks of its own `roles` alone.
+
+    networks: may be a function, called only after the parameters proved valid. conditions: those that its requests
+    bring; all that it takes where absent.
+    """
     kind = get_method(name)
     params = make_params(kind, values)
-    opened = bank() if callable(bank) else bank
+    with user_code(f"method '{name}', roles", names_itself=True):
+        roles = kind.roles(params, sorted(kind.conditions) if conditions is None else conditions)
+    opened = networks() if callable(networks) else networks
     with user_code(f"method '{name}', opening", names_itself=True):
-        return kind(params, opened)
+        return kind(params, opened.only(roles))

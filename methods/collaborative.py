@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from concord.data.conditions.base import condition_names
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.experts import bind_experts, modalities
+from concord.methods.core.experts import modalities
 from concord.methods.core.sampler import ddim
 from concord.methods.core.tunable import TuneRange
+from concord.methods.networks.protocols import EncodingDenoiser, Influence
 
 
 @register
@@ -57,8 +58,8 @@ class Collaborative(Method["Collaborative.Params"]):
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         names = sorted(self.conditions)
-        experts = {f"eps-{name}": self.bank.expert(name) for name in names}
-        return {**experts, **{f"influence-{name}": self.bank.dynamic_diffuser(name) for name in names}}
+        experts = {f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module) for name in names}
+        return experts | {f"influence-{name}": self.networks.get(f"influence/{name}", nn.Module) for name in names}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -78,8 +79,9 @@ class Collaborative(Method["Collaborative.Params"]):
         p = self.params
         order = ("mask", *(c for c in condition_names() if c != "mask"))  # of the softmax, as the authors coded it
         names = modalities(batch, order=order)
-        experts = bind_experts(self.bank, batch, names)
-        diffusers = [self.bank.dynamic_diffuser(name) for name in names]
+        models = [self.networks.get(f"expert/{name}", EncodingDenoiser) for name in names]
+        experts = [model.bind(batch.conditions, self.schedule) for model in models]
+        diffusers = [self.networks.get(f"influence/{name}", Influence) for name in names]
 
         def influence(x_t: Tensor, t: int) -> Tensor:
             """softmax_m I_m: (M, B, 1, h, w)."""
@@ -88,7 +90,7 @@ class Collaborative(Method["Collaborative.Params"]):
             if not p.vary_in_space:
                 weight = weight.mean(dim=(-2, -1), keepdim=True).expand_as(logits)
             if p.mask_schedule == "cosine_decay":
-                weight = _decay_mask(weight, names, t, self.bank.schedule.steps, p.mask_factor)
+                weight = _decay_mask(weight, names, t, self.schedule.steps, p.mask_factor)
             return weight
 
         def run(weigh: Callable[[Tensor, int], Tensor], generators: Sequence[torch.Generator], trace: Trace) -> Tensor:
@@ -98,18 +100,18 @@ class Collaborative(Method["Collaborative.Params"]):
                 trace("influence", t, weight[:, :, 0], batch_dim=1, parts=names)
                 return (weight * eps).sum(dim=0)  # (B, C, h, w)  line 9, equation 7
 
-            shape, schedule = self.bank.latent_shape, self.bank.schedule
+            shape, schedule = self.space.latent_shape, self.schedule
             return ddim(denoise, schedule, generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
 
         if p.vary_in_time:
-            return self.bank.autoencoder.decode(run(influence, batch.generators, trace))
+            return self.space.decode(run(influence, batch.generators, trace))
         # The paper does not say how it removed the temporal variation. Here a first run of the same noise records the
         # influence, and a second one uses its mean over the steps at every step: nothing is left that varies in time.
         first = Trace("influence")
         run(influence, [g.clone_state() for g in batch.generators], first)
         mean = first.stacked("influence")[1].mean(dim=1)  # (B, S, M, h, w) -> (B, M, h, w)
         constant = mean.movedim(1, 0)[:, :, None].to(self.device)  # (M, B, 1, h, w)
-        return self.bank.autoencoder.decode(run(lambda x_t, t: constant, batch.generators, trace))
+        return self.space.decode(run(lambda x_t, t: constant, batch.generators, trace))
 
 
 def _decay_mask(weight: Tensor, names: list[str], t: int, steps: int, factor: float) -> Tensor:

@@ -27,6 +27,7 @@ from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.experts import LAYOUT_MODELS, bind_experts, guided_rows, layout_models, modalities
 from concord.methods.core.sampler import ddim
 from concord.methods.core.tunable import TuneRange
+from concord.methods.networks.protocols import GuidedDenoiser
 
 
 @register
@@ -58,7 +59,10 @@ class Composable(Method["Composable.Params"]):
             return [*conditions, *(["unconditional"] if self.combine == "conjunction" else [])]
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in self.params.models(sorted(self.conditions))}
+        return {
+            f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module)
+            for name in self.params.models(sorted(self.conditions))
+        }
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -73,10 +77,10 @@ class Composable(Method["Composable.Params"]):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        experts = bind_experts(self.bank, batch, modalities(batch))
+        experts = bind_experts(self.networks, batch, modalities(batch))
         unconditional = None
         if p.combine == "conjunction":
-            unconditional = self.bank.expert("unconditional").bind(batch.conditions, self.bank.schedule)
+            (unconditional,) = bind_experts(self.networks, batch, ["unconditional"])
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
             eps = torch.stack([expert(x_t, t) for expert in experts])  # (M, B, C, h, w)
@@ -85,9 +89,9 @@ class Composable(Method["Composable.Params"]):
             eps_u = unconditional(x_t, t)  # (B, C, h, w)
             return eps_u + p.weight * (eps - eps_u).sum(dim=0)  # equation 11
 
-        shape, schedule = self.bank.latent_shape, self.bank.schedule
+        shape, schedule = self.space.latent_shape, self.schedule
         x_0 = ddim(denoise, schedule, batch.generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
-        return self.bank.autoencoder.decode(x_0)
+        return self.space.decode(x_0)
 
 
 @register
@@ -119,7 +123,7 @@ class ComposableLayouts(Method["ComposableLayouts.Params"]):
             return {"weight": 7.5, "noise_last_step": True}
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{kind}": self.bank.layout_expert(kind) for kind in LAYOUT_MODELS}
+        return {f"eps-{kind}": self.networks.get(f"expert/{kind}", nn.Module) for kind in LAYOUT_MODELS}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -135,14 +139,15 @@ class ComposableLayouts(Method["ComposableLayouts.Params"]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        p, schedule = self.params, self.bank.schedule
+        p, schedule = self.params, self.schedule
         kinds = layout_models(modalities(batch))
         guidance = p.weight * len(kinds)  # each model's own; the mean over M below makes it w
-        experts = [self.bank.layout_expert(kind).bind(batch.conditions, schedule, guidance) for kind in kinds]
+        models = [self.networks.get(f"expert/{kind}", GuidedDenoiser) for kind in kinds]
+        experts = [model.bind(batch.conditions, schedule, guidance) for model in models]
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
             return torch.stack([expert(x_t, t) for expert in experts]).mean(dim=0)  # (B, C, h, w), equation 11
 
-        shape = self.bank.latent_shape
+        shape = self.space.latent_shape
         x_0 = ddim(denoise, schedule, batch.generators, shape, self.device, p.steps, p.eta, p.noise_last_step)
-        return self.bank.scenes_autoencoder.decode(x_0)
+        return self.space.decode(x_0)

@@ -254,14 +254,12 @@ class MultiTask(Method[M]):
 
     @property
     def network(self) -> MultiTaskUNet:
-        """The network of the weights w_t; ConcordError in a profile whose bank has none (none were published)."""
-        p = self.params
-        load = getattr(self.bank, "multi_task", None)
-        if load is None:
-            raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
-        file = self.weights_file(p)
+        """The network of the weights w_t; ConcordError in a profile that has none (none were published)."""
+        from concord.methods.networks.multi_task import MultiTaskUNet
+
+        p, file = self.params, self.weights_file(self.params)
         try:
-            network: MultiTaskUNet = load(file)
+            network = self.networks.get(f"multi-task/{file}", MultiTaskUNet)
         except ConcordError as error:
             if p.weights == "bounded":
                 raise
@@ -314,8 +312,8 @@ class MultiTask(Method[M]):
         for name, x in known.items():
             check_data(name, x, len(batch), (self.modality,))
         kind = modality(self.modality, network.modalities)
-        encode = Encoders(self.bank.autoencoder, network)
-        schedule = self.bank.schedule
+        encode = Encoders(self.space, network)
+        schedule = self.schedule
         aggregation = Aggregation.make(schedule, 1, p.weights)
         told = Known()
         if kind.name in known and given:
@@ -382,10 +380,10 @@ class MTDiffusionX(MultiTask["MTDiffusionX.Params"]):
         from concord.methods.networks.multi_task import Encoders
 
         p = self.params
-        masked, known = masked_images(batch, self.bank.image_size, self.device)  # all hidden where there is none
-        encode = Encoders(self.bank.autoencoder, self.network)
+        masked, known = masked_images(batch, self.networks.image_size, self.device)  # all hidden where there is none
+        encode = Encoders(self.space, self.network)
         z_0, _ = self.joint(batch, {"masked-image": encode.masked_image(masked, known)})
-        images = self.bank.autoencoder.decode(z_0)
+        images = self.space.decode(z_0)
         return torch.where(known[:, None], masked, images) if p.keep == "paste" else images
 
 
@@ -398,7 +396,7 @@ class MTDiffusionU(MultiTask[MultiTask.Params]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        return self.bank.autoencoder.decode(self.joint(batch)[0])
+        return self.space.decode(self.joint(batch)[0])
 
 
 @register
@@ -417,11 +415,11 @@ class MTDiffusionSeg(MultiTask[MultiTask.Params]):
         known: dict[str, Tensor] = {}
         masks = [condition.mask for condition in batch.conditions]
         if any(mask is not None for mask in masks):
-            classes = mask_tensor(masks, self.bank.image_size)
+            classes = mask_tensor(masks, self.networks.image_size)
             known["mask"] = one_hot(classes, CLASSES).to(self.device)
         z_0, found = self.joint(batch, known)
         trace("mask", 0, found["mask"].argmax(1))
-        return self.bank.autoencoder.decode(z_0)
+        return self.space.decode(z_0)
 
 
 @register
@@ -438,8 +436,8 @@ class MTDiffusionParse(MultiTask[MultiTask.Params]):
         from concord.data.labels import PALETTE
         from concord.methods.core.masked import source_images
 
-        images = source_images(batch, self.bank.image_size, self.device)
-        _, found = self.joint(batch, z_0=self.bank.autoencoder.encode(images))
+        images = source_images(batch, self.networks.image_size, self.device)
+        _, found = self.joint(batch, z_0=self.space.encode(images))
         colours = torch.from_numpy(PALETTE.copy()).to(self.device)[found["mask"].argmax(1)]  # (B, 64, 64, 3)
         return colours.movedim(-1, 1).float() / 255
 
@@ -476,12 +474,12 @@ class JointLabel(MultiTask["JointLabel.Params"]):
         known: dict[str, Tensor] = {}
         if p.label is not None:
             known["label"] = one_hot(torch.full((len(batch),), p.label), LABELS).to(self.device)
-        return self.bank.autoencoder.decode(self.joint(batch, known, head=self.head)[0])
+        return self.space.decode(self.joint(batch, known, head=self.head)[0])
 
     @torch.inference_mode()
     def classify(self, batch: Batch, images: Tensor) -> Tensor:
         """Class probabilities (B, 12) of known images (B, 3, H, W) in [0, 1]."""
-        return self.joint(batch, z_0=self.bank.autoencoder.encode(images), head=self.head)[1]["label"]
+        return self.joint(batch, z_0=self.space.encode(images), head=self.head)[1]["label"]
 
 
 @register

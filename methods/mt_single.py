@@ -20,7 +20,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Method, Trace, register
 from concord.methods.core.tunable import TuneRange
 from concord.methods.mt_diffusion import Aggregation, Predict, infer, predictor
@@ -51,12 +50,10 @@ class SingleTask(Method[S]):
 
     @property
     def network(self) -> MultiTaskUNet:
-        """The network; ConcordError in a profile whose bank has none (the paper published no weights)."""
-        load = getattr(self.bank, "multi_task", None)
-        if load is None:
-            raise ConcordError(f"method '{self.name}': no weights were published; it runs in profile 'embedded' alone")
-        network: MultiTaskUNet = load(self.file)
-        return network
+        """The network; ConcordError in a profile that has none (the paper published no weights)."""
+        from concord.methods.networks.multi_task import MultiTaskUNet
+
+        return self.networks.get(f"multi-task/{self.file}", MultiTaskUNet)
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         return {"eps-mt-single": self.network}
@@ -74,8 +71,8 @@ class SingleTask(Method[S]):
     def denoised(self, batch: Batch, predict: Predict) -> Tensor:
         """z_0 (B, 6, 16, 16) by Algorithm 1 without modalities."""
         p = self.params
-        alone = Aggregation.make(self.bank.schedule, 0)
-        shape = self.bank.latent_shape
+        alone = Aggregation.make(self.schedule, 0)
+        shape = self.space.latent_shape
         return infer(predict, _no_modality, alone, {}, {}, batch.generators, shape, self.device, p.steps, p.eta)[0]
 
 
@@ -111,8 +108,8 @@ class ClassConditional(SingleTask["ClassConditional.Params"]):
         from concord.methods.networks.multi_task import LABELS, Known, one_hot
 
         label = one_hot(self.labels(batch), LABELS).to(self.device)
-        predict = predictor(self.network, self.bank.schedule, Known(label=label))
-        return self.bank.autoencoder.decode(self.denoised(batch, predict))
+        predict = predictor(self.network, self.schedule, Known(label=label))
+        return self.space.decode(self.denoised(batch, predict))
 
     def labels(self, batch: Batch) -> Tensor:
         """The class of each image, int64 (B,), drawn from its request's own generator where none is named."""
@@ -136,8 +133,8 @@ class SegmentationDiffusion(SingleTask[SingleTask.Params]):
         from concord.data.labels import PALETTE
         from concord.methods.core.masked import source_images
 
-        images = source_images(batch, self.bank.image_size, self.device)
-        found = self.classes(batch, self.bank.autoencoder.encode(images))
+        images = source_images(batch, self.networks.image_size, self.device)
+        found = self.classes(batch, self.space.encode(images))
         return torch.from_numpy(PALETTE.copy()).to(self.device)[found].movedim(-1, 1).float() / 255
 
     def classes(self, batch: Batch, image: Tensor) -> Tensor:
@@ -145,7 +142,7 @@ class SegmentationDiffusion(SingleTask[SingleTask.Params]):
         from concord.methods.networks.multi_task import MODALITIES, Known
 
         known, kind = Known({"image": image}), MODALITIES["mask"]
-        predict, last = capture_outputs(predictor(self.network, self.bank.schedule, known, kind))
+        predict, last = capture_outputs(predictor(self.network, self.schedule, known, kind))
         self.denoised(batch, predict)
         return last["mask"].argmax(1)
 
@@ -157,7 +154,7 @@ class Generation(SingleTask[SingleTask.Params]):
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         from concord.methods.networks.multi_task import Known
 
-        return self.bank.autoencoder.decode(self.denoised(batch, predictor(self.network, self.bank.schedule, Known())))
+        return self.space.decode(self.denoised(batch, predictor(self.network, self.schedule, Known())))
 
 
 @register

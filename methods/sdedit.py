@@ -26,6 +26,7 @@ from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import Step
 from concord.methods.core.schedule import ddim_timesteps
 from concord.methods.core.tunable import TuneRange
+from concord.methods.networks.protocols import TrainedDenoiser
 
 
 @register
@@ -51,7 +52,7 @@ class SDEdit(Method["SDEdit.Params"]):
             return [t for t in timesteps if t < self.start * total] or timesteps[-1:]
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {"eps-unconditional": self.bank.unconditional()}
+        return {"eps-unconditional": self.networks.get("expert/unconditional", nn.Module)}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -65,16 +66,16 @@ class SDEdit(Method["SDEdit.Params"]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        p, schedule = self.params, self.bank.schedule
-        images, known = masked_images(batch, self.bank.image_size, self.device)
-        x_0 = self.bank.autoencoder.encode(torch.where(known[:, None], images, GREY))
-        denoise = self.bank.unconditional().bind(batch.conditions, schedule)
+        p, schedule = self.params, self.schedule
+        images, known = masked_images(batch, self.networks.image_size, self.device)
+        x_0 = self.space.encode(torch.where(known[:, None], images, GREY))
+        denoise = self.networks.get("expert/unconditional", TrainedDenoiser).bind(batch.conditions, schedule)
         timesteps = p.below_start(schedule.ddim_timesteps(p.steps), schedule.steps)
         x_t = schedule.diffuse(x_0, draw_noise(batch.generators, x_0.shape[1:], self.device), timesteps[0])
         for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
             noise = draw_noise(batch.generators, x_0.shape[1:], self.device) if t_previous >= 0 else None
             x_t = Step("ancestral", schedule, t, t_previous, noise)(x_t, denoise(x_t, t))
-        return self.bank.autoencoder.decode(x_t)
+        return self.space.decode(x_t)
 
 
 @register
@@ -98,5 +99,5 @@ class CleanMasked(Method[Method.Params]):
         return {}
 
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        images, known = masked_images(batch, self.bank.image_size, self.device)
+        images, known = masked_images(batch, self.networks.image_size, self.device)
         return torch.where(known[:, None], images, GREY)

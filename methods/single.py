@@ -21,9 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from concord.methods.base import Batch, Method, Trace, register
-from concord.methods.core.experts import guided_rows
+from concord.methods.core.experts import bind_experts, guided_rows
 from concord.methods.core.sampler import ddim
 from concord.methods.core.tunable import TuneRange
+from concord.methods.networks.protocols import GuidedDenoiser
 
 
 class SingleExpert(Method["SingleExpert.Params"]):
@@ -42,7 +43,7 @@ class SingleExpert(Method["SingleExpert.Params"]):
         eta: Annotated[float, TuneRange(0, 1)] = Field(0.0, ge=0, le=1)
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{self.expert}": self.bank.expert(self.expert)}
+        return {f"eps-{self.expert}": self.networks.get(f"expert/{self.expert}", nn.Module)}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -57,9 +58,9 @@ class SingleExpert(Method["SingleExpert.Params"]):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        denoise = self.bank.expert(self.expert).bind(batch.conditions, self.bank.schedule)
-        x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
-        return self.bank.autoencoder.decode(x_0)
+        (denoise,) = bind_experts(self.networks, batch, [self.expert])
+        x_0 = ddim(denoise, self.schedule, batch.generators, self.space.latent_shape, self.device, p.steps, p.eta)
+        return self.space.decode(x_0)
 
 
 @register
@@ -110,7 +111,7 @@ class LayoutExpertAlone(Method["LayoutExpertAlone.Params"]):
         # g of the embedded models; 7.5 is for Stable Diffusion
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{self.expert}": self.bank.layout_expert(self.expert)}
+        return {f"eps-{self.expert}": self.networks.get(f"expert/{self.expert}", nn.Module)}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -124,10 +125,12 @@ class LayoutExpertAlone(Method["LayoutExpertAlone.Params"]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        p, schedule = self.params, self.bank.schedule
-        denoise = self.bank.layout_expert(self.expert).bind(batch.conditions, schedule, p.guidance)
-        x_0 = ddim(denoise, schedule, batch.generators, self.bank.latent_shape, self.device, p.steps, p.eta)
-        return self.bank.scenes_autoencoder.decode(x_0)
+        p, schedule = self.params, self.schedule
+        denoise = self.networks.get(f"expert/{self.expert}", GuidedDenoiser).bind(
+            batch.conditions, schedule, p.guidance
+        )
+        x_0 = ddim(denoise, schedule, batch.generators, self.space.latent_shape, self.device, p.steps, p.eta)
+        return self.space.decode(x_0)
 
 
 @register

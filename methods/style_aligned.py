@@ -43,6 +43,7 @@ from concord.methods.core.noise import draw_noise
 from concord.methods.core.sampler import ddim_step
 from concord.methods.core.tunable import TuneRange
 from concord.methods.guidance.energies import reference_images
+from concord.methods.networks.protocols import TrainedDenoiser
 
 
 @register
@@ -95,7 +96,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
             return tuple(dict.fromkeys([*self.sampling, *self.inverting]))
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in self.params.models}
+        return {f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module) for name in self.params.models}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
@@ -111,30 +112,32 @@ class StyleAligned(Method["StyleAligned.Params"]):
 
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
-        p, schedule = self.params, self.bank.schedule
+        p, schedule = self.params, self.schedule
         timesteps = self._timesteps()
         reference = self._invert(batch, timesteps)  # x_t of the style images, by timestep
         beside = dict(zip(timesteps, self._beside(timesteps), strict=True))
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
-        both = [self.bank.expert(name).bind([*told, *batch.conditions], schedule) for name in p.sampling]
+        models = [self.networks.get(f"expert/{name}", TrainedDenoiser) for name in p.sampling]
+        both = [model.bind([*told, *batch.conditions], schedule) for model in models]
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
             pairs = torch.cat([reference[beside[t]], x_t])  # (2 B, C, h, w): references first
             eps = [expert(pairs, t)[len(x_t) :] for expert in both]
             return eps[0] if len(eps) == 1 else eps[1] + p.text_scale * (eps[0] - eps[1])
 
-        x_t = draw_noise(batch.generators, self.bank.latent_shape, self.device)
+        x_t = draw_noise(batch.generators, self.space.latent_shape, self.device)
         with contextlib.ExitStack() as stack:
-            unets = [self.bank.expert(name).unet for name in p.sampling] if p.share else []
+            shared = [self.networks.get(f"expert/{name}", nn.Module) for name in p.sampling] if p.share else []
+            unets = [expert.get_submodule("unet") for expert in shared]
             for unet in {id(unet): unet for unet in unets}.values():  # Stable Diffusion has one for both
                 stack.enter_context(shared_attention(unet, p.share_norms, p.score_shift))
             for t, t_previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
                 x_t = ddim_step(schedule, denoise(x_t, t), x_t, t, t_previous)
-        return self.bank.autoencoder.decode(x_t)
+        return self.space.decode(x_t)
 
     def _timesteps(self) -> list[int]:
         """Descending; the authors' scheduler starts at 0 where latent diffusion starts at 1."""
-        p, schedule = self.params, self.bank.schedule
+        p, schedule = self.params, self.schedule
         if p.timesteps == "latent-diffusion":
             return schedule.ddim_timesteps(p.steps)
         stride = schedule.steps // p.steps
@@ -149,10 +152,10 @@ class StyleAligned(Method["StyleAligned.Params"]):
 
     def _invert(self, batch: Batch, timesteps: Sequence[int]) -> dict[int, Tensor]:
         """x_t (B, C, h, w) of the style images at every timestep: DDIM run backwards under the reference caption."""
-        p, schedule = self.params, self.bank.schedule
+        p, schedule = self.params, self.schedule
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
-        experts = [self.bank.expert(name).bind(told, schedule) for name in p.inverting]
-        x_t = self.bank.autoencoder.encode(reference_images(batch.requests, "style", self.bank.image_size, self.device))
+        experts = [self.networks.get(f"expert/{name}", TrainedDenoiser).bind(told, schedule) for name in p.inverting]
+        x_t = self.space.encode(reference_images(batch.requests, "style", self.networks.image_size, self.device))
         found: dict[int, Tensor] = {}
         before = 0  # the image itself, as `ddim_step` ends at abar_0
         for t in sorted(timesteps):

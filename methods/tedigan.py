@@ -189,9 +189,7 @@ class TediGAN(Method["TediGAN.Params"]):
 
     @property
     def generator(self) -> StyleGenerator:
-        if not hasattr(self.bank, "stylegan"):
-            raise ConcordError(f"method '{self.name}': this profile has no StyleGAN generator; use profile 'embedded'")
-        return self.bank.stylegan()
+        return self.networks.get("stylegan", StyleGenerator)
 
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
@@ -251,16 +249,17 @@ class TediGAN(Method["TediGAN.Params"]):
                     f"condition 'mask' has shape {condition.mask.shape}: the embedded models expect ({size}, {size})"
                 )
             masks.append(torch.from_numpy(np.ascontiguousarray(condition.mask, dtype=np.int64)))
-        return to_plus(self.generator, self.bank.style_encoder("mask")(torch.stack(masks).to(self.device)))
+        encoder = self.networks.get("stylegan/mask", nn.Module)
+        return to_plus(self.generator, encoder(torch.stack(masks).to(self.device)))
 
     def text_code(self, batch: Batch) -> Tensor:
         """E_t: (B, L, D)."""
-        return to_plus(self.generator, self.bank.style_encoder("text")(self.embedded_texts(batch)))
+        return to_plus(self.generator, self.networks.get("stylegan/text", nn.Module)(self.embedded_texts(batch)))
 
     @property
     def guide(self) -> TextImageGuide:
         """The text-image pair that is followed."""
-        return self.bank.guide.get("text-image", TextImageGuide)
+        return self.networks.get("guide/text-image", TextImageGuide)
 
     def embedded_texts(self, batch: Batch) -> Tensor:
         """The captions' embeddings (B, E) by the guide; unit vectors."""
@@ -272,7 +271,7 @@ class TediGAN(Method["TediGAN.Params"]):
 
     def perceptual(self, images: Tensor, target: Tensor) -> Tensor:
         """Distance of each image to its target, both (B, 3, H, W) in [0, 1]: (B,)."""
-        return self.bank.guide.get("features", PerceptualFeatures).perceptual_distance(images, target)
+        return self.networks.get("guide/features", PerceptualFeatures).perceptual_distance(images, target)
 
     def text_loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         """1 - cosine of image and caption, as the authors' 1 - logits / 100."""

@@ -11,9 +11,9 @@ To add a method:
    `concord run face-generation --methods <name>`.
 
 What helps you: `batch.conditions` (what each image has to agree with), `batch.generators` (each request's own noise:
-use `concord.methods.core.noise.draw_noise`, never torch's global generator), `self.bank` (networks),
-`concord.methods.core` (schedule,
-sampler, experts) and `trace` (maps that figures are drawn from).
+use `concord.methods.core.noise.draw_noise`, never torch's global generator), `self.networks.get(role, kind)` (the
+networks of the roles that it names), `self.space` and `self.schedule`, `concord.methods.core` (sampler, experts) and
+`trace` (maps that figures are drawn from).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Template(Method["Template.Params"]):
         weight: Annotated[float, TuneRange(0, 1)] = Field(0.5, ge=0, le=1)  # w; `concord tune` may search the range
 
     def denoisers(self) -> Mapping[str, nn.Module]:
-        return {f"eps-{name}": self.bank.expert(name) for name in ("text", "mask")}
+        return {f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module) for name in ("text", "mask")}
 
     @classmethod
     def roles(cls, params: Params, conditions: Sequence[str]) -> tuple[str, ...]:
-        """What it draws from a profile: only these networks have to be there. Left out: it may ask for any."""
+        """What it draws from a profile: these networks have to be there, and it can get no others."""
         return ("schedule", "space", "expert/text", "expert/mask")
 
     @classmethod
@@ -63,10 +63,10 @@ class Template(Method["Template.Params"]):
     @torch.inference_mode()
     def sample(self, batch: Batch, trace: Trace) -> Tensor:
         p = self.params
-        text, mask = bind_experts(self.bank, batch, ["text", "mask"])
+        text, mask = bind_experts(self.networks, batch, ["text", "mask"])
 
         def denoise(x_t: Tensor, t: int) -> Tensor:  # x_t and the result: (B, C, h, w)
             return p.weight * text(x_t, t) + (1 - p.weight) * mask(x_t, t)
 
-        x_0 = ddim(denoise, self.bank.schedule, batch.generators, self.bank.latent_shape, self.device, p.steps)
-        return self.bank.autoencoder.decode(x_0)  # images (B, 3, H, W) around [0, 1]; `generate` clamps them
+        x_0 = ddim(denoise, self.schedule, batch.generators, self.space.latent_shape, self.device, p.steps)
+        return self.space.decode(x_0)  # images (B, 3, H, W) around [0, 1]; `generate` clamps them

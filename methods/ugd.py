@@ -112,7 +112,7 @@ class UniversalGuidance(GuidedMethod["UniversalGuidance.Params"]):
             image_grad = self._image_grad(context, state.images, active, t)
             (gradient,) = vjp(state.images, state.x_t, image_grad[None], counter=context.counter)
             eps = eps + (1 - abar).sqrt() * context.require_finite(gradient, active, t)
-        clamped = p.clip_x0 == "pixels" and tuple(x_t.shape[2:]) == (self.bank.image_size,) * 2
+        clamped = p.clip_x0 == "pixels" and tuple(x_t.shape[2:]) == (self.networks.image_size,) * 2
         if p.backward_steps:
             guided = p.backward_start == "guided"
             x_0 = context.schedule.x0_from_eps(eps, x_t, t) if guided else state.x_0.detach()

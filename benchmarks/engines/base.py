@@ -206,7 +206,7 @@ class Engine(ABC):
 
 def own_threads() -> int:
     """The threads that one process computes with on this machine."""
-    from concord.benchmarks.store.provenance import usable_cores
+    from concord.data.device import usable_cores
 
     try:
         return max(1, int(os.environ["OMP_NUM_THREADS"]))

@@ -254,11 +254,11 @@ def open_external(run: RunPlan) -> ImageSource:
 
 def command_contract(external: External, work: Path) -> Contract:
     """The contract tests of a command, each a call of it on three faces of 64x64 pixels; it works in `work`."""
-    import types
 
     import torch
 
     from concord.benchmarks.contract import Contract
+    from concord.data.networks import Networks
     from concord.methods.base import Method
 
     assert external.spec is not None
@@ -274,5 +274,4 @@ def command_contract(external: External, work: Path) -> Contract:
             answer = call(batch.requests, external.conditions, 64, work / secrets.token_hex(4))
             return torch.from_numpy(answer.images).permute(0, 3, 1, 2).float() / 255
 
-    bank: Any = types.SimpleNamespace(device=torch.device("cpu"), sha256={})
-    return Contract(Command(Command.Params(), bank))
+    return Contract(Command(Command.Params(), Networks.of({})))

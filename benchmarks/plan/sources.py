@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 OUTPUT = ("concord.benchmarks.run.image_source", "concord.benchmarks.store.shards")
 """What asks a method for images and stores what it gives."""
-BANK = "concord.methods.networks.bank"
+PLUGIN_OUTPUT = "concord.benchmarks.run.plugin_source"
+"""What asks a plugin's method for images."""
+NETWORKS = "concord.data.networks"
 """What methods ask for their networks; they are handed it, so that no import of theirs names it."""
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 """Whose versions are part of a key: their kernels, networks and resampling make the numbers."""
@@ -112,9 +114,10 @@ def method_sources(method: type[Method]) -> Sources:
     """A method's module; of a plugin also the modules that it has brought along, and its data files."""
     from concord.methods.plugins import plugin_files, plugin_modules
 
-    found = module_sources([method]) | Sources(frozenset([BANK]))
+    found = module_sources([method]) | Sources(frozenset([NETWORKS]))
     if not found.files:
         return found
+    found |= Sources(frozenset([PLUGIN_OUTPUT]))
     main = found.files[0]
     behind = tuple(path for path in plugin_modules(main) if path != main)
     declared = {path.as_posix(): path for path in plugin_files(main)} | _data_files(method, main, behind)

@@ -68,7 +68,7 @@ def least(kind: str, hvp: str, n: int, alone: int) -> tuple[int, int, int]:
     return 1 + starts + pairs, starts + 3 * pairs, 0
 
 
-def make_context(method: Any, names: Names, batch: int, bank: Any) -> tuple[Any, Any]:
+def make_context(method: Any, names: Names, batch: int, networks: Any) -> tuple[Any, Any]:
     """The energies of drawn faces, and x_t (B, C, h, w)."""
     import torch
 
@@ -77,11 +77,11 @@ def make_context(method: Any, names: Names, batch: int, bank: Any) -> tuple[Any,
 
     faces = range(FIRST, FIRST + batch)
     requests = [Request.make("speed", str(index), 0, sample_conditions(names, index)) for index in faces]
-    x = torch.randn((batch, *bank.latent_shape), generator=torch.Generator().manual_seed(0)).to(bank.device)
-    return method.context(Batch(requests, [torch.Generator()] * batch, bank.device), names, False), x
+    x = torch.randn((batch, *method.space.latent_shape), generator=torch.Generator().manual_seed(0)).to(networks.device)
+    return method.context(Batch(requests, [torch.Generator()] * batch, networks.device), names, False), x
 
 
-def make_case(kind: str, hvp: str, names: Names, batch: int, bank: Any) -> Case:
+def make_case(kind: str, hvp: str, names: Names, batch: int, networks: Any) -> Case:
     """A method ready to step."""
     import torch
 
@@ -89,9 +89,9 @@ def make_case(kind: str, hvp: str, names: Names, batch: int, bank: Any) -> Case:
     from concord.methods.core.sampler import Step
 
     params: dict[str, Any] = {"sampler": "ancestral", "order": names}
-    method: Any = make_method(kind, params | ({"hvp": hvp} if hvp else {}), bank)
-    context, x = make_context(method, names, batch, bank)
-    step = Step("ancestral", bank.schedule, T, BEFORE, torch.zeros_like(x))
+    method: Any = make_method(kind, params | ({"hvp": hvp} if hvp else {}), networks)
+    context, x = make_context(method, names, batch, networks)
+    step = Step("ancestral", method.schedule, T, BEFORE, torch.zeros_like(x))
 
     def run() -> torch.Tensor:
         with torch.enable_grad():
@@ -113,38 +113,38 @@ def count(case: Case, batch: int) -> tuple[float, float, float]:
     return forward / batch, rows["backward"] / batch, rows.get("second-order", 0) / batch
 
 
-def one_pass(case: Case, batch: int, bank: Any) -> Callable[[], tuple[float, float]]:
+def one_pass(case: Case, batch: int, networks: Any) -> Callable[[], tuple[float, float]]:
     """Seconds per image of one forward pass (with the guides there and back) and of one backward pass."""
     import torch
 
     from concord.methods.guidance.autodiff import vjp
 
-    context, x = make_context(case.method, case.names, batch, bank)
+    context, x = make_context(case.method, case.names, batch, networks)
 
     def measure() -> tuple[float, float]:
-        wait_for(bank.device)
+        wait_for(networks.device)
         start = time.perf_counter()
         with torch.enable_grad():
             state = context.evaluate(x, T)
             image_grads = [context.image_grad(name, state.images, T)[0] for name in case.names]
-        wait_for(bank.device)
+        wait_for(networks.device)
         middle = time.perf_counter()
         vjp(state.images, state.x_t, torch.stack(image_grads).sum(dim=0)[None])
-        wait_for(bank.device)
+        wait_for(networks.device)
         return (middle - start) / batch, (time.perf_counter() - middle) / batch
 
     return measure
 
 
-def peak_per_image(kind: str, hvp: str, names: Names, bank: Any, sizes: tuple[int, int] = (2, 10)) -> float:
+def peak_per_image(kind: str, hvp: str, names: Names, networks: Any, sizes: tuple[int, int] = (2, 10)) -> float:
     """Bytes that one more image takes at the peak of a step."""
     found = []
     for size in sizes:
-        case = make_case(kind, hvp, names, size, bank)
+        case = make_case(kind, hvp, names, size, networks)
         case.run()
         with contextlib.suppress(OSError, AttributeError):  # glibc: freed memory goes back, so that a new peak shows
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        memory = PeakMemory(bank.device)
+        memory = PeakMemory(networks.device)
         before = memory.bytes()
         case.run()
         found.append(memory.bytes() - before)
@@ -161,16 +161,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from concord.benchmarks.run.image_source import use_all_cores
-    from concord.data.device import resolve_device
-    from concord.methods.networks.bank import Bank
+    from concord.data.device import resolve_device, use_all_cores
+    from concord.data.networks import Networks
 
     use_all_cores()
-    bank = Bank.load("embedded", resolve_device(options.device))
+    networks = Networks("embedded", "faces", resolve_device(options.device))
     kinds = [("freedom", ""), ("z-magic", "finite-difference"), ("z-magic", "exact")]
-    cases = [make_case(kind, hvp, names, options.batch, bank) for names in CONDITIONS for kind, hvp in kinds]
+    cases = [make_case(kind, hvp, names, options.batch, networks) for names in CONDITIONS for kind, hvp in kinds]
     baselines = {case.names: case for case in cases if case.kind == "freedom"}
-    units = {names: one_pass(case, options.batch, bank) for names, case in baselines.items()}
+    units = {names: one_pass(case, options.batch, networks) for names, case in baselines.items()}
     unit_seconds: dict[Names, list[tuple[float, float]]] = {names: [] for names in units}
     for case in cases:
         case.passes = count(case, options.batch)
@@ -178,13 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for names, unit in units.items():
             unit_seconds[names].append(unit())
         for case in cases:
-            wait_for(bank.device)
+            wait_for(networks.device)
             start = time.perf_counter()
             case.run()
-            wait_for(bank.device)
+            wait_for(networks.device)
             case.seconds.append((time.perf_counter() - start) / options.batch)
 
-    print(f"batch {options.batch}, {bank.device}, {torch.get_num_threads()} thread(s), best of {options.repeats}")
+    print(f"batch {options.batch}, {networks.device}, {torch.get_num_threads()} thread(s), best of {options.repeats}")
     print("passes per image and step, in brackets the least; ms per image; predicted from the passes; as a multiple of")
     print("freedom's; MiB per image at the peak")
     for case in cases:
@@ -199,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"  {case.kind:<8} {case.hvp:<18} {told:<42} {1e3 * seconds:7.1f} ms {1e3 * predicted:7.1f} predicted "
             f"{seconds / min(baselines[case.names].seconds):6.2f} x "
-            f"{peak_per_image(case.kind, case.hvp, case.names, bank) / 2**20:6.1f} MiB"
+            f"{peak_per_image(case.kind, case.hvp, case.names, networks) / 2**20:6.1f} MiB"
         )
 
 

@@ -26,14 +26,15 @@ class CheckJob:
 
 def open_contract(method: str, params: Mapping[str, object], device: str, profile: str) -> Contract:
     """The contract tests of a registered method over its profile's networks."""
-    from concord.benchmarks.run.image_source import use_all_cores
-    from concord.data.device import resolve_device
+    from concord.benchmarks.generators import method_generator
+    from concord.data.device import resolve_device, use_all_cores
+    from concord.data.networks import Networks
     from concord.methods.base import make_method
-    from concord.methods.networks.bank import Bank
 
     chosen = resolve_device(device)
     use_all_cores()
-    return Contract(make_method(method, params, lambda: Bank.load(profile, chosen)))
+    generator = method_generator(profile, method, params)
+    return Contract(make_method(method, params, lambda: Networks(profile, generator, chosen)))
 
 
 def check_apart(job: CheckJob) -> Iterator[Check]:

@@ -23,9 +23,10 @@ from concord.benchmarks.plan.sources import changed_files, changed_weights
 from concord.benchmarks.run.foreign import plugin_file
 from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.run.meter import Clock, PeakMemory
-from concord.benchmarks.store.digests import DIGESTS, check_regular, fits, make_way, record
+from concord.benchmarks.store.digests import DIGESTS, fits, make_way, record
 from concord.benchmarks.store.lock import run_lock
 from concord.benchmarks.store.provenance import provenance
+from concord.benchmarks.store.regular import check_regular
 from concord.benchmarks.store.run import SCORE_FILES, Run
 from concord.benchmarks.store.shards import SHARD_NAME, encode_png, json_path, read_info, tar_path, write_shard
 from concord.data.errors import ConcordError

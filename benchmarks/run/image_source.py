@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from concord.benchmarks.plan.requests import PlannedRequest, RequestSet
 from concord.benchmarks.run.meter import EvaluationCounter, wait_for
-from concord.data.code import module_of
-from concord.data.content import content_hash
 from concord.data.device import number_format
 
 if TYPE_CHECKING:
@@ -116,8 +112,8 @@ def derangement(requests: Sequence[PlannedRequest]) -> dict[str, PlannedRequest]
 class MethodSource(ImageSource):
     """A method over its profile's networks, with every network evaluation counted.
 
-    dtype: what it computes in, as `number_format`; None for torch's own settings. opened: files that a plugin read when
-    it was made ready. reads: condition -> the side at which the models read it, where that is above the images'.
+    dtype: what it computes in, as `number_format`; None for torch's own settings. reads: condition -> the side at which
+    the models read it, where that is above the images'.
     """
 
     def __init__(
@@ -126,12 +122,10 @@ class MethodSource(ImageSource):
         requests: RequestSet,
         conditions: Sequence[str],
         dtype: str | None = None,
-        opened: dict[Path, None] | None = None,
         reads: Mapping[str, int] | None = None,
     ) -> None:
         self.method, self.requests, self.conditions, self.dtype = method, requests, tuple(conditions), dtype
-        self.is_foreign = module_of(Path(str(inspect.getsourcefile(type(method))))) is None
-        self.opened, self.reads = {} if opened is None else opened, dict(reads or {})
+        self.reads = dict(reads or {})
         self.device = method.device
         self.traces = tuple(method.traces)
         self.counter = EvaluationCounter(method.denoisers())
@@ -142,14 +136,11 @@ class MethodSource(ImageSource):
 
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:
         from concord.methods.base import Trace
-        from concord.methods.plugins import watch_files
 
         trace = self._trace = Trace(*self.traces) if tell else Trace()
         with ExitStack() as around:
             if self.dtype is not None:
                 around.enter_context(number_format(self.dtype, self.method.device))
-            if self.is_foreign:
-                around.enter_context(watch_files(self.opened))
             images = self.method.generate(prepared, trace)
         wait_for(self.device)
         made = GeneratedBatch(to_uint8(images))
@@ -164,10 +155,7 @@ class MethodSource(ImageSource):
         return self._trace.step if self._trace is not None else None
 
     def weights(self) -> dict[str, str]:
-        return dict(getattr(self.method.bank, "sha256", {}))
-
-    def files(self) -> dict[str, str]:
-        return {str(path): content_hash(path) for path in sorted(self.opened)} if self.is_foreign else {}
+        return dict(self.method.networks.sha256)
 
     def evaluations(self) -> dict[str, int]:
         return dict(self.counter.rows)
@@ -179,15 +167,3 @@ class MethodSource(ImageSource):
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3), to the nearest level."""
     return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def use_all_cores() -> None:
-    """Let torch use the cores that this process may use (and no more: in a container it counts the machine's)."""
-    import os
-
-    import torch
-
-    from concord.benchmarks.store.provenance import usable_cores
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())

@@ -67,7 +67,7 @@ def generate_rows(
 
     Returns what went wrong: 'request set/row' -> one line. The other rows are made all the same.
     """
-    from concord.benchmarks.store.provenance import usable_cores
+    from concord.data.device import usable_cores
 
     waiting = sorted(jobs, key=lambda job: missing_shards(job.run))
     problems: dict[str, str] = {}

@@ -59,7 +59,8 @@ PRELOAD = [
     "concord.benchmarks.generators",
     "concord.benchmarks.run.generate",
     "concord.methods.base",
-    "concord.methods.networks.bank",
+    "concord.data.networks",
+    "concord.methods.networks.experts",
 ]
 """What the server of worker processes imports once: each worker is a fork of it that has touched no device yet."""
 
@@ -169,7 +170,7 @@ def _share(generation: Generation, missing: Sequence[int], devices: Sequence[str
 
 
 def _start(generation: Generation, missing: Sequence[int], devices: Sequence[str]) -> list[Worker]:
-    from concord.benchmarks.store.provenance import usable_cores
+    from concord.data.device import usable_cores
 
     assert generation.run.row.method is not None
     # without what was read for this process: masks of thousands of faces

@@ -14,22 +14,17 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from concord.benchmarks.store.regular import AGAIN, Changed, check_regular
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, sha256_file, write_json
 from concord.data.lock import Held, hold
 
 DIGESTS, INDEX = "digests.json", "index.json"
 PATIENCE = 30.0  # seconds that a row waits for another one that writes the index
-AGAIN = "run `concord run` again, which makes it new"
-
-
-class Changed(ConcordError):
-    """A stored file is not the one that was written."""
 
 
 def digest_of(entries: Mapping[str, str]) -> str:
@@ -38,20 +33,6 @@ def digest_of(entries: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-
-
-def check_regular(path: Path) -> None:
-    """Raise Changed unless the path is a file: no folder, no link (even to a file of the same content), no pipe."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        raise Changed(f"{path}: is missing, though it was written; {AGAIN}") from None
-    except OSError as error:
-        raise Changed(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
-    if not stat.S_ISREG(mode):
-        kinds = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
-        kind = next((words for test, words in kinds if test(mode)), "a device or socket")
-        raise Changed(f"{path}: is {kind} where a file was written; {AGAIN}")
 
 
 def read_digests(folder: Path) -> dict[str, str]:

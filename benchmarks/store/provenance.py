@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.settings import ROOT
+from concord.data.device import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -83,11 +83,3 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
             facts["cuda"] = torch.version.cuda
             facts["tf32"] = bool(torch.backends.cuda.matmul.allow_tf32)
     return facts
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from concord.benchmarks.store.digests import check_regular
+from concord.benchmarks.store.regular import check_regular
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path, read_json, sha256_file, write_json
 from concord.data.printable import printable

@@ -158,10 +158,10 @@ def _evaluated(
     """`concord.metrics.evaluate` of what the options name."""
     from concord import metrics as scoring
     from concord.benchmarks.opening import stored_conditions
-    from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.store.run import Run
     from concord.data.datasets.images.condition_files import ConditionFiles
     from concord.data.datasets.images.image_sets import open_images
+    from concord.data.device import use_all_cores
     from concord.data.progress import bar
     from concord.metrics.api import chosen_metrics
     from concord.metrics.evaluation import GROUPS

@@ -104,13 +104,12 @@ def _tuning_run(
     from concord.benchmarks.datasets import ensure_tuning_items
     from concord.benchmarks.generators import generator_of, row_reason
     from concord.benchmarks.plan.requests import make_request_set
-    from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.settings import ROOT
     from concord.benchmarks.suite import Tune
     from concord.benchmarks.tune import TuningRun, check_unseen
     from concord.data.datasets.open import open_dataset
-    from concord.data.device import resolve_device
-    from concord.methods.networks.bank import Bank
+    from concord.data.device import resolve_device, use_all_cores
+    from concord.data.networks import Networks, Pool
     from concord.metrics.networks.judges import open_judges
 
     for row in rows:
@@ -132,12 +131,17 @@ def _tuning_run(
         check_unseen(requests, open_dataset(suite.dataset, shown, *folders.sources[:1]))
     judges = open_judges(profile, place)
     features = None if folders.reference is None else _reference(settings, suite, profile, results, judges)
+    pool = Pool()
+
+    def open_networks(row: Row) -> Networks:
+        return Networks(profile, generator_of(suite, row, profile), place, pool=pool)
+
     return TuningRun(
         suite,
         requests,
         judges,
         features,
-        lambda row: Bank(place, profile, generator_of(suite, row, profile)),
+        open_networks,
         settings.batch_size,
         profile,
         results / profile / "tune",

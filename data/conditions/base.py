@@ -112,8 +112,8 @@ class Condition(BaseModel, Generic[V]):
 
     @classmethod
     def code(cls) -> str:
-        """Hash of what the condition's file does (data/code.py): a part of what is drawn and kept of its values."""
-        from concord.data.code import syntax_hash
+        """Hash of what the condition's file does (data/syntax.py): a part of what is drawn and kept of its values."""
+        from concord.data.syntax import syntax_hash
 
         return syntax_hash(Path(_source(cls)).read_bytes())
 

@@ -23,7 +23,10 @@ class Style(ImageCondition):
         return True
 
     def read(self, item: Item, size: int) -> np.ndarray:
-        return item.style(size)
+        from concord.data.synthetic.styles import style_image, style_of
+
+        own = item.style(size)
+        return style_image(style_of(item.id), size) if own is None else own
 
     @classmethod
     def example(cls, index: int) -> np.ndarray:

@@ -66,11 +66,9 @@ class Item(ABC):
         """Boxes with their labels."""
         raise self._lacks("layout")
 
-    def style(self, size: int) -> np.ndarray:
-        """The style reference that this item is given, uint8 (size, size, 3) RGB: a drawn one (data/synthetic)."""
-        from concord.data.synthetic.styles import style_image, style_of
-
-        return style_image(style_of(self.id), size)
+    def style(self, size: int) -> np.ndarray | None:
+        """The item's own style reference, uint8 (size, size, 3) RGB; None where it has none."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What a run's record says of the item beside its id."""

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from concord.data.conditions.base import condition_names
 from concord.data.errors import ConcordError
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.protocols import TrainedDenoiser
 
 if TYPE_CHECKING:
+    from concord.data.networks import Networks
     from concord.methods.base import Batch
-    from concord.methods.networks.bank import Bank
-    from concord.methods.networks.experts import Bound
+    from concord.methods.core.sampler import Denoiser
 
 LAYOUT_MODELS = {"interaction": "layout", "attribute": "layout", "style": "style"}
 """The models of the world of layouts, and the condition that each takes."""
@@ -28,9 +30,10 @@ def modalities(batch: Batch, order: Sequence[str] | None = None) -> list[str]:
     return [name for name in order or condition_names() if name in names[0]]
 
 
-def bind_experts(bank: Bank, batch: Batch, names: Sequence[str]) -> list[Bound]:
+def bind_experts(networks: Networks, batch: Batch, names: Sequence[str]) -> list[Denoiser]:
     """eps_theta_m(., ., c_m) for every modality m."""
-    return [bank.expert(name).bind(batch.conditions, bank.schedule) for name in names]
+    schedule = networks.get("schedule", Schedule)
+    return [networks.get(f"expert/{name}", TrainedDenoiser).bind(batch.conditions, schedule) for name in names]
 
 
 def layout_models(conditions: Iterable[str]) -> list[str]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.methods.base import Batch
-from concord.methods.core.sampler import Step, posterior_weight
+from concord.methods.core.sampler import Denoiser, Step, posterior_weight
 from concord.methods.core.schedule import Schedule
 from concord.methods.guidance.autodiff import vjp
 from concord.methods.guidance.energies import Energy, objective, step_size
 from concord.methods.guidance.parameters import GuidedParams
+from concord.methods.networks.protocols import TrainedDenoiser
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -42,9 +44,9 @@ class State:
 class Model:
     """eps(x_t, t) of a batch: the unconditional model, or the text-driven one with classifier-free guidance."""
 
-    def __init__(self, bank: Any, batch: Batch, text_scale: float | None) -> None:
-        self.bank, self.batch, self.text_scale = bank, batch, text_scale
-        self._bound: dict[tuple[str, int], Any] = {}
+    def __init__(self, networks: Networks, batch: Batch, text_scale: float | None) -> None:
+        self.networks, self.batch, self.text_scale = networks, batch, text_scale
+        self._bound: dict[tuple[str, int], Denoiser] = {}
 
     def __call__(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         """eps like x_t (R, C, h, w), and eps_c - eps_u where a text drives the model."""
@@ -54,13 +56,14 @@ class Model:
         correction = self._expert("text", len(x_t))(x_t, t) - eps
         return eps + self.text_scale * correction, correction
 
-    def _expert(self, name: str, rows: int) -> Callable[[Tensor, int], Tensor]:
+    def _expert(self, name: str, rows: int) -> Denoiser:
         """Bound to the conditions once for every number of blocks."""
         copies = rows // len(self.batch)
         if (name, copies) not in self._bound:
             with torch.no_grad():
                 conditions = self.batch.conditions * copies
-                self._bound[name, copies] = self.bank.expert(name).bind(conditions, self.bank.schedule)
+                expert = self.networks.get(f"expert/{name}", TrainedDenoiser)
+                self._bound[name, copies] = expert.bind(conditions, self.networks.get("schedule", Schedule))
         return self._bound[name, copies]
 
 

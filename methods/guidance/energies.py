@@ -38,9 +38,8 @@ from concord.data.networks import Networks
 from concord.data.request import Request
 from concord.methods.guidance.parameters import EnergyParams, Rule
 from concord.metrics.face.square import face_square
-from concord.metrics.image.pairs import pillow_bilinear
-from concord.metrics.networks.embedded.perceptual import gram
-from concord.metrics.networks.pretrained.ir_se50 import FixedCropIdentity
+from concord.metrics.image.bilinear import pillow_bilinear
+from concord.metrics.networks.gram import gram
 from concord.metrics.networks.protocols import (
     IdentityGuide,
     LandmarkGuide,
@@ -48,6 +47,7 @@ from concord.metrics.networks.protocols import (
     StyleFeatures,
     TextImageGuide,
     TokenFeatures,
+    WindowIdentityGuide,
 )
 
 T = TypeVar("T")
@@ -186,8 +186,8 @@ class IdentityEnergy(Energy):
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (R, D)."""
-        if isinstance(self.network, FixedCropIdentity):
-            return self.network(images, self.window)
+        if isinstance(self.network, WindowIdentityGuide):
+            return self.network.embed_window(images, self.window)
         return self.network.embed(images)
 
     def residual(self, images: Tensor, target: Tensor) -> Tensor:

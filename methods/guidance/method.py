@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from concord.data.networks import Networks
 from concord.methods.base import Batch, Method, Trace
 from concord.methods.core.experts import modalities
 from concord.methods.core.sampler import Step, guided, turns
 from concord.methods.core.schedule import ddim_timesteps
 from concord.methods.guidance.autodiff import CallCounter
 from concord.methods.guidance.context import GuidanceContext, Model
-from concord.methods.guidance.energies import Energy, make_energies
+from concord.methods.guidance.energies import Energy, Guide, make_energies
 from concord.methods.guidance.parameters import GUIDED, GuidedParams
 
 G = TypeVar("G", bound=GuidedParams)
@@ -45,8 +46,8 @@ class GuidedMethod(Method[G]):
     class Params(GuidedParams):
         pass
 
-    def __init__(self, params: G, bank: Any) -> None:
-        super().__init__(params, bank)
+    def __init__(self, params: G, networks: Networks) -> None:
+        super().__init__(params, networks)
         self.backward, self.second_order = CallCounter(), CallCounter()
 
     @abstractmethod
@@ -60,7 +61,8 @@ class GuidedMethod(Method[G]):
 
     def denoisers(self) -> Mapping[str, nn.Module]:
         """The models, and what passes backwards through them, counted beside the evaluations."""
-        models: dict[str, nn.Module] = {f"eps-{name}": self.bank.expert(name) for name in model_names(self.params)}
+        names = model_names(self.params)
+        models: dict[str, nn.Module] = {f"eps-{name}": self.networks.get(f"expert/{name}", nn.Module) for name in names}
         second = {"second-order": self.second_order} if self.has_second_order else {}
         return models | {"backward": self.backward} | second
 
@@ -104,9 +106,9 @@ class GuidedMethod(Method[G]):
 
         x_0 = guided(
             correct,
-            self.bank.schedule,
+            self.schedule,
             batch.generators,
-            self.bank.latent_shape,
+            self.space.latent_shape,
             self.device,
             p.steps,
             p.kind(names),
@@ -116,7 +118,7 @@ class GuidedMethod(Method[G]):
             noise_last_step=p.noise_last_step,
             branches=p.branches(pulling),
         )
-        return self.bank.autoencoder.decode(x_0)
+        return self.space.decode(x_0)
 
     def context(
         self, batch: Batch, names: Sequence[str], by_model: bool, params: GuidedParams | None = None
@@ -128,12 +130,11 @@ class GuidedMethod(Method[G]):
         p = self.params if params is None else params
         energies: dict[str, Energy] = {}
         if names:
-            guide = self.bank.guide if p.guide == "guide" else self.bank.judge
-            energies = make_energies(names, batch.requests, guide, p, self.bank.image_size)
-        model = Model(self.bank, batch, p.text_scale if by_model else None)
+            energies = make_energies(names, batch.requests, Guide(self.networks, p.guide), p, self.networks.image_size)
+        model = Model(self.networks, batch, p.text_scale if by_model else None)
         ids = [request.id for request in batch.requests]
-        decode = self.bank.autoencoder.decode
-        return GuidanceContext(model, self.bank.schedule, decode, energies, p, ids, self.name, self.backward, by_model)
+        decode = self.space.decode
+        return GuidanceContext(model, self.schedule, decode, energies, p, ids, self.name, self.backward, by_model)
 
     # ----------------------------------------------------------------------------------------------------------- traces
 

@@ -7,10 +7,14 @@ Latents are scaled by the components' deviations and held near unit variance in 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from concord.data.checkpoints import load_network
+from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 PATCH = 4
@@ -89,3 +93,9 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def load_space(path: Path, device: torch.device | str = "cpu") -> LatentSpace:
+    """An embedded first stage: 64x64 images, latents (6, 16, 16)."""
+    network = load_network(Autoencoder, path, device)
+    return LatentSpace(network, (network.channels, 16, 16), 64)

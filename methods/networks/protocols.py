@@ -22,13 +22,44 @@ class TrainedDenoiser(Protocol):
         ...
 
 
+class BoundDenoiser(Protocol):
+    """A denoiser with its condition fixed, which other networks read too."""
+
+    @property
+    def encoded(self) -> Encoded:
+        """tau(c) of the batch."""
+        ...
+
+    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+        """eps like x_t."""
+        ...
+
+
 @runtime_checkable
-class EncodingDenoiser(TrainedDenoiser, Protocol):
-    """One whose encoding of the condition other networks read too."""
+class EncodingDenoiser(Protocol):
+    """A diffusion model whose encoding of the condition other networks read too."""
+
+    def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> BoundDenoiser:
+        """(x_t, t) -> eps like x_t, the condition of every row encoded once for all steps."""
+        ...
 
     def encode(self, conditions: Sequence[Conditions]) -> Encoded:
         """tau(c) of a batch of conditions."""
         ...
+
+
+@runtime_checkable
+class WithLatents(Protocol):
+    """A model that says in which latents it was trained, (C, h, w); others are trained in their generator's."""
+
+    latent_shape: tuple[int, ...]
+
+
+@runtime_checkable
+class WithSchedule(Protocol):
+    """A bound model that says under which schedule it was trained."""
+
+    schedule: Schedule
 
 
 @runtime_checkable

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
-
-from concord.data.checkpoints import load_network
-from concord.methods.networks.autoencoder import Autoencoder
 
 
 class Codec(Protocol):
@@ -38,9 +33,3 @@ class LatentSpace:
     def decode(self, x: Tensor) -> Tensor:
         """x_0 (B, C, h, w) -> images (B, 3, H, W) around [0, 1]; not clamped: a guide's gradient survives."""
         return self.codec.decode(x)
-
-
-def load_space(path: Path, device: torch.device | str = "cpu") -> LatentSpace:
-    """An embedded first stage: 64x64 images, latents (6, 16, 16)."""
-    network = load_network(Autoencoder, path, device)
-    return LatentSpace(network, (network.channels, 16, 16), 64)

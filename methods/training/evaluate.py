@@ -19,7 +19,7 @@ import torch
 from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
-from concord.methods.networks.bank import Bank
+from concord.methods.networks.space import LatentSpace
 from concord.methods.training.corpus import ATTRIBUTES, Corpus, corpus
 from concord.metrics.networks.embedded.perceptual import SynthFeatures
 from concord.metrics.networks.judges import open_judges
@@ -30,15 +30,16 @@ BATCH = 32
 
 def evaluate(n: int, device: str = "cpu") -> dict[str, Any]:
     """The figures on the first `n` test faces."""
-    bank, judge, faces = Bank.load(device=device), open_judges("embedded", device), corpus("test", n)
+    networks, judge, faces = Networks("embedded", "faces", device), open_judges("embedded", device), corpus("test", n)
     n = len(faces)
+    space = networks.get("space", LatentSpace)
     real = faces.pictures(torch.arange(n))
     with torch.inference_mode():
-        rebuilt = torch.cat([_rebuilt(bank, chunk.to(device)) for chunk in real.split(BATCH)])
+        rebuilt = torch.cat([_rebuilt(space, chunk.to(device)) for chunk in real.split(BATCH)])
     made, seconds = {}, {}
     for name in ("mask-only", "text-only"):
         began = time.monotonic()
-        made[name] = _sample(name, faces, bank)
+        made[name] = _sample(name, faces, networks)
         seconds[name] = round((time.monotonic() - began) / n, 3)
     known = {"real": real, "reconstructed": rebuilt}
     mask = {k: _mask(judge, v, faces) for k, v in {**known, "mask-only": made["mask-only"]}.items()}
@@ -47,13 +48,13 @@ def evaluate(n: int, device: str = "cpu") -> dict[str, Any]:
     return {"n": n, "psnr_db": round(psnr, 2), "mask": mask, "text": text, "seconds_per_image": seconds}
 
 
-def _rebuilt(bank: Bank, images: torch.Tensor) -> torch.Tensor:
+def _rebuilt(space: LatentSpace, images: torch.Tensor) -> torch.Tensor:
     """Images through the first stage and back, on the CPU."""
-    return bank.autoencoder.decode(bank.autoencoder.encode(images)).clamp(0, 1).cpu()
+    return space.decode(space.encode(images)).clamp(0, 1).cpu()
 
 
-def _sample(name: str, faces: Corpus, bank: Bank) -> torch.Tensor:
-    method = make_method(name, {}, bank)
+def _sample(name: str, faces: Corpus, networks: Networks) -> torch.Tensor:
+    method = make_method(name, {}, networks)
     images = []
     for chunk in torch.arange(len(faces)).split(BATCH):
         requests = []

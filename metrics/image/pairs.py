@@ -55,16 +55,6 @@ def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndar
     return torch.stack(made), torch.tensor(index)
 
 
-def pillow_bilinear(image: np.ndarray, height: int, width: int) -> Tensor:
-    """uint8 (H, W, 3) RGB -> float32 (3, height, width) in [0, 1], resized by Pillow (antialiased) where it differs."""
-    import torch
-    from PIL import Image
-
-    if image.shape[:2] != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float().div(255)
-
-
 def network_of(observation: Observation, role: str, kind: type[T], metric: str, instead: str) -> T:
     """The network of a role, where it is what the metric looks through; else ConcordError that ends in `instead`."""
     try:

@@ -130,6 +130,15 @@ class IdentityGuide(Identity, Protocol):
 
 
 @runtime_checkable
+class WindowIdentityGuide(IdentityGuide, Protocol):
+    """One that looks at a window of the image that it is told, not for the face."""
+
+    def embed_window(self, images: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+        """Unit vectors (B, E); open. window: top, bottom, left and right at 256 x 256."""
+        ...
+
+
+@runtime_checkable
 class Landmarks(Protocol):
     """The 68 points of iBUG's order."""
 

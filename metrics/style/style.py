@@ -22,7 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.image.pairs import network_of, paired, pillow_bilinear, style_references
+from concord.metrics.image.bilinear import pillow_bilinear
+from concord.metrics.image.pairs import network_of, paired, style_references
 from concord.metrics.networks.protocols import Activations, StyleFeatures
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ profile this network is a guide, not an independent judge.
 from __future__ import annotations
 
 from concord.metrics.base import Observation, SampleMetric, Score, register
-from concord.metrics.image.pairs import network_of, pillow_bilinear, style_references
+from concord.metrics.image.bilinear import pillow_bilinear
+from concord.metrics.image.pairs import network_of, style_references
 from concord.metrics.networks.protocols import TokenFeatures
 
 WORST = 1e9  # no upper end of its own: what a failed measurement counts as

@@ -145,8 +145,8 @@ class _Maker:
         from concord.benchmarks.plan.requests import make_request_set
         from concord.data.device import exact_float32
         from concord.data.files import atomic_path
+        from concord.data.networks import Networks
         from concord.methods.base import make_method
-        from concord.methods.networks.bank import Bank as Networks
         from concord.metrics.base import get_metric
         from concord.metrics.evaluation import ImageBatch, Scores, score_batches, to_tensor
 
@@ -157,7 +157,7 @@ class _Maker:
             "weight": self.setting.weight * (1 - loss.weaker),
             "steps": self.setting.steps,
         }
-        method = make_method("composable", params, lambda: Networks.load("embedded", self.device))
+        method = make_method("composable", params, lambda: Networks("embedded", "faces", self.device))
 
         def batches() -> Iterator[ImageBatch]:
             for first in range(0, len(requests), BATCH):

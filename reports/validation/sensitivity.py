@@ -393,9 +393,9 @@ def main(
     out: Annotated[Path, typer.Option(help="The table.")] = TABLE,
 ) -> None:
     """Measure in what share of seed sets each suite's metrics find known failures, and keep the table."""
-    from concord.benchmarks.run.image_source import use_all_cores
     from concord.benchmarks.store.provenance import git_commit
     from concord.benchmarks.suite import suite_names
+    from concord.data.device import use_all_cores
 
     use_all_cores()
     folder = results / "embedded" / "sensitivity"

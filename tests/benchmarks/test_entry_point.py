@@ -141,11 +141,11 @@ def block(kind: str, number: int = 0) -> str:
 
 def test_the_guides_method_keeps_the_contract(registry: None, tmp_path: Path) -> None:
     from concord.benchmarks.contract import Contract
-    from concord.methods.networks.bank import Bank
+    from concord.data.networks import Networks
 
     (tmp_path / "mine.py").write_text(block("python"))
     (name,) = plugins.load_plugin(tmp_path / "mine.py")
-    method = base.make_method(name, {"steps": 3}, lambda: Bank.load("embedded", "cpu"))
+    method = base.make_method(name, {"steps": 3}, lambda: Networks("embedded", "faces"))
     assert [f"{check.name}: {check.detail}" for check in Contract(method).run() if not check.passed] == []
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from concord.benchmarks.contract import sample_conditions
 from concord.benchmarks.cost import Cost, Rate, RowCost, evaluations, read_rates, seconds_per_image
+from concord.benchmarks.generators import method_generator
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.benchmarks.suite import load_suite, suite_names
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks, Pool
 from concord.data.request import Request
 from concord.methods.base import all_methods, get_method, make_method, make_params
-from concord.methods.networks.bank import Bank
 
 CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("text-only", {"steps": 3}, ("text",)),
@@ -87,8 +88,8 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 
 
 @pytest.fixture(scope="module")
-def bank() -> Bank:
-    return Bank.load("embedded")
+def pool() -> Pool:
+    return Pool()
 
 
 def marks(name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> list[pytest.MarkDecorator]:
@@ -103,9 +104,10 @@ def marks(name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> lis
     [pytest.param(*case, marks=marks(*case)) for case in CASES],
 )
 def test_the_formula_is_what_the_meter_counts(
-    bank: Bank, name: str, values: dict[str, Any], conditions: tuple[str, ...]
+    pool: Pool, name: str, values: dict[str, Any], conditions: tuple[str, ...]
 ) -> None:
-    method = make_method(name, values, bank)
+    networks = Networks("embedded", method_generator("embedded", name, values), pool=pool)
+    method = make_method(name, values, networks, conditions)
     request = Request.make("estimate", "24500", 0, sample_conditions(conditions, 24_500))
     counter = EvaluationCounter(method.denoisers())
     method.generate([request])

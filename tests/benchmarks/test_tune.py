@@ -34,6 +34,7 @@ from concord.benchmarks.tune import (
 from concord.benchmarks.tuned import Search, Trial, merge, nested, read_search, tuned_row, write_search
 from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError, ConcordWarning
+from concord.data.networks import Networks
 from concord.methods.core.tunable import Interval, TuneRange
 from concord.reports.tables.tuning import tuning_notes
 
@@ -325,11 +326,11 @@ tune: {n: 4, trials: 10, floor: plain, ranges: {strengths.mask: [0.1, 100], stre
 """
 
 
-class ABank:
-    device = "cpu"
+CARD = {"name": "a-network", "sha256": "0" * 64}
 
-    def __init__(self) -> None:
-        self.sha256 = {"a-network": "0" * 64}
+
+def no_networks(row: Row) -> Networks:
+    return Networks.of({}, cards={"a-role": CARD})
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def bench(dial: None, toy_tree: Path, tmp_path: Path) -> TuningRun:
     requests = make_request_set("toys-tuning", open_faces(toy_tree), suite.conditions, 64, 4)
     reference = np.random.default_rng(0).random((60, 48)).astype(np.float32)
     judges = seen_by(toy_world.make_judges())
-    return TuningRun(suite, requests, judges, reference, lambda row: ABank(), batch_size=3)
+    return TuningRun(suite, requests, judges, reference, no_networks, batch_size=3)
 
 
 def test_a_search_finds_what_is_best(bench: TuningRun, tmp_path: Path) -> None:
@@ -351,7 +352,7 @@ def test_a_search_finds_what_is_best(bench: TuningRun, tmp_path: Path) -> None:
     assert set(tuned.chosen) == {"strengths.mask", "strengths.text"}  # 'shade' is no parameter of the method
     assert abs(math.log(tuned.chosen["strengths.mask"] / 3)) < 0.7
     assert tuned.objective == max(one.objective for one in tuned.trials) > 0.4
-    assert tuned.weights == ABank().sha256
+    assert tuned.weights == {"a-network": "0" * 64}
     assert {"mask-accuracy", "mask-miou", "mahalanobis-distance"} == set(tuned.trials[0].values)
     assert set(tuned.trials[0].parts) == {"mask-accuracy", "mask-miou"}  # the distance is kept, not sought
     result = bench.result("embedded", 0, {row.name: tuned})

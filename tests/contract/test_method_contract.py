@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import toy_world
 
 from concord.benchmarks.contract import Check, Contract
+from concord.benchmarks.generators import method_generator
+from concord.data.networks import Networks
 from concord.methods import base, plugins
-from concord.methods.networks.bank import Bank
 
 STEPS = 3
 """Sampling steps where a method has such a parameter: what is tested does not depend on their number."""
@@ -19,7 +19,8 @@ STEPS = 3
 
 def checks(name: str, **params: object) -> dict[str, Check]:
     """Check name (its letter) -> result."""
-    contract = Contract(base.make_method(name, params, lambda: Bank.load("embedded", torch.device("cpu"))))
+    generator = method_generator("embedded", name, params)
+    contract = Contract(base.make_method(name, params, lambda: Networks("embedded", generator)))
     names = [attribute for attribute in dir(contract) if attribute.startswith("check_")]
     return dict(zip(names, contract.run(), strict=True))
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_networks import toy_networks
 
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.amdm import Amdm, aggregate, manifold_step, official_mean, slerp, spherical_weights
 from concord.methods.base import make_params
@@ -48,7 +50,7 @@ class Bound:
         return self.expert(x_t, t, self.shift)
 
 
-class ToyBank:
+class ToyWorld:
     device = torch.device("cpu")
     schedule = Schedule.scaled_linear()
     latent_shape = SHAPE
@@ -60,13 +62,17 @@ class ToyBank:
     def expert(self, name: str) -> ToyExpert:
         return self.experts[name]
 
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
+
 
 class Three(Amdm):
     conditions = frozenset({"text", "mask", "style"})
 
 
-def make(kind: type[Amdm] = Amdm, bank: ToyBank | None = None, **params: Any) -> Any:
-    return kind(make_params(kind, {"steps": STEPS, **params}), bank or ToyBank())  # type: ignore[arg-type]
+def make(kind: type[Amdm] = Amdm, toys: ToyWorld | None = None, **params: Any) -> Any:
+    return kind(make_params(kind, {"steps": STEPS, **params}), (toys or ToyWorld()).networks)
 
 
 def requests(count: int = 3, style: bool = False) -> list[Request]:
@@ -87,10 +93,10 @@ def latents(method: Any, asked: Sequence[Request]) -> Tensor:
 
 def alone(name: str, asked: Sequence[Request], eta: float = 0.0, steps: int = STEPS) -> Tensor:
     """The sample of one model."""
-    bank = ToyBank()
-    denoise = bank.expert(name).bind([r.conditions for r in asked], bank.schedule)
+    toys = ToyWorld()
+    denoise = toys.expert(name).bind([r.conditions for r in asked], toys.schedule)
     generators = [torch.Generator().manual_seed(r.seed) for r in asked]
-    return ddim(denoise, bank.schedule, generators, SHAPE, "cpu", steps, eta)
+    return ddim(denoise, toys.schedule, generators, SHAPE, "cpu", steps, eta)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -201,13 +207,13 @@ def test_the_official_mean_is_that_of_stable_diffusion() -> None:
 
 def algorithm_1(asked: Request, s: int, w: float, eta: tuple[float, float], sigma: float = 0.0) -> Tensor:
     """The paper's Algorithm 1 for one request, by its own formulas: equation 6 for mu and the step."""
-    bank = ToyBank()
-    bar = bank.schedule.alphas_cumprod
-    models = [bank.expert(name).bind([asked.conditions], bank.schedule) for name in ("text", "mask")]
+    toys = ToyWorld()
+    bar = toys.schedule.alphas_cumprod
+    models = [toys.expert(name).bind([asked.conditions], toys.schedule) for name in ("text", "mask")]
     generator = torch.Generator().manual_seed(asked.seed)
     x1 = torch.randn((1, *SHAPE), generator=generator)
     x2 = x1.clone()
-    timesteps = bank.schedule.ddim_timesteps(STEPS)
+    timesteps = toys.schedule.ddim_timesteps(STEPS)
     for k, t in enumerate(timesteps):
         to = timesteps[k + 1] if k + 1 < len(timesteps) else 0
         a, b = float(bar[t]), float(bar[to])
@@ -267,8 +273,8 @@ def test_step_size_0_is_pure_aggregation() -> None:
 @pytest.mark.parametrize("rule", ["average", "slerp"])
 def test_equal_models_are_one_model(rule: str) -> None:
     """What equation 9 does not have with a shared x_T."""
-    bank = ToyBank(mask=ToyExpert(1.0))
-    found = latents(make(bank=bank, aggregate=rule, optimise=False), requests())
+    toys = ToyWorld(mask=ToyExpert(1.0))
+    found = latents(make(toys=toys, aggregate=rule, optimise=False), requests())
     torch.testing.assert_close(found, alone("text", requests()))
 
 
@@ -293,8 +299,8 @@ def test_three_models_in_their_order() -> None:
 def test_official_preset_is_the_authors_loop() -> None:
     """Batch of one: own x_T, steps 1 to 3, a mean that is a step late, and both models before the window."""
     request = requests(2)[1]
-    bank = ToyBank()
-    bar = bank.schedule.alphas_cumprod
+    toys = ToyWorld()
+    bar = toys.schedule.alphas_cumprod
     method = make(preset="official", step_sizes=(1.0, 2.0))
     p = method.params
     assert (p.first_step, p.shared_start, p.mean, p.norm_over, p.step_unit) == (
@@ -305,9 +311,9 @@ def test_official_preset_is_the_authors_loop() -> None:
         "absolute",
     )
     generator = torch.Generator().manual_seed(request.seed)
-    models = [bank.expert(name).bind([request.conditions], bank.schedule) for name in ("text", "mask")]
+    models = [toys.expert(name).bind([request.conditions], toys.schedule) for name in ("text", "mask")]
     x = [torch.randn((1, *SHAPE), generator=generator) for _ in models]
-    timesteps = bank.schedule.ddim_timesteps(STEPS)
+    timesteps = toys.schedule.ddim_timesteps(STEPS)
     late: list[Tensor] = []
     for i, t in enumerate(timesteps):
         a, b = float(bar[t]), float(bar[timesteps[i + 1] if i + 1 < STEPS else 0])
@@ -345,9 +351,9 @@ def test_official_preset_is_the_authors_loop() -> None:
 )
 def test_the_correction_evaluates_no_network(params: dict[str, Any], others: int) -> None:
     """An added model costs s evaluations (one more where the window opens a step late), theta_1 always T."""
-    bank, asked = ToyBank(), requests(3)
-    method = make(bank=bank, **params)
-    counter = EvaluationCounter({name: bank.expert(name) for name in ("text", "mask")})
+    toys, asked = ToyWorld(), requests(3)
+    method = make(toys=toys, **params)
+    counter = EvaluationCounter({name: toys.expert(name) for name in ("text", "mask")})
     method.generate(asked)
     assert counter.rows == {"text": STEPS * len(asked), "mask": others * len(asked)}
 
@@ -378,14 +384,14 @@ def refused(action: Callable[[], Any], *words: str) -> None:
 
 def test_models_that_do_not_fit_are_named() -> None:
     other = Schedule.scaled_linear(0.00085, 0.012)
-    fewer = Schedule(ToyBank.schedule.alphas_cumprod[:500])
+    fewer = Schedule(ToyWorld.schedule.alphas_cumprod[:500])
     cases = [
         (ToyExpert(2.0, shape=(4, 8, 8)), ("'mask' works in latents of shape (4, 8, 8)", "'text' in (3, 4, 4)")),
         (ToyExpert(2.0, schedule=other), ("'mask' has another noise schedule", "'text'")),
         (ToyExpert(2.0, schedule=fewer), ("'mask' has another noise schedule (500 steps",)),
     ]
     for expert, words in cases:
-        refused(lambda expert=expert: make(bank=ToyBank(mask=expert)).generate(requests()), *words)  # type: ignore[misc]
+        refused(lambda expert=expert: make(toys=ToyWorld(mask=expert)).generate(requests()), *words)  # type: ignore[misc]
 
 
 def test_parameters_out_of_range_are_named() -> None:

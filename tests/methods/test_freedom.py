@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, SHAPE, Quadratic, ToyBank, make, make_context, requests
+from toy_guidance import NAMES, SHAPE, Quadratic, ToyWorld, make, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
@@ -32,11 +32,11 @@ def test_a_step_on_a_linear_model_is_the_one_worked_out_by_hand() -> None:
         1,
     )
     method = make(FreeDoM, strengths={"mask": 0.7})
-    step = Step("ddim", ToyBank.schedule, 501, 491, None)
+    step = Step("ddim", ToyWorld.schedule, 501, 491, None)
     with torch.enable_grad():
         found = method.correct(context, torch.full((1, 1, 1, 1), 1.2), step, ["mask"], Trace())
 
-    abar, before = (float(ToyBank.schedule.alphas_cumprod[t]) for t in (501, 491))
+    abar, before = (float(ToyWorld.schedule.alphas_cumprod[t]) for t in (501, 491))
     x_0 = (1.2 - math.sqrt(1 - abar) * 0.36) / math.sqrt(abar)
     dx_0 = (1 - math.sqrt(1 - abar) * 0.3) / math.sqrt(abar)
     gradient = (2 * x_0 - 1) * 2 / 0.5 * dx_0
@@ -48,17 +48,17 @@ def by_hand(names: tuple[str, ...], steps: int, kind: str, eta: float, strengths
     """Each request alone, each condition with a graph of its own, as the scripts do it."""
     images = []
     for request in requests(3, names):
-        bank = ToyBank()
-        schedule = bank.schedule
-        energies = make_energies(names, [request], bank.guide, FreeDoM.Params(), 8)  # type: ignore[arg-type]
-        denoise = bank.expert("unconditional").bind([request.conditions], schedule)
+        toys = ToyWorld()
+        schedule = toys.schedule
+        energies = make_energies(names, [request], toys.guide, FreeDoM.Params(), 8)  # type: ignore[arg-type]
+        denoise = toys.expert("unconditional").bind([request.conditions], schedule)
 
         def correct(
-            x: Tensor, step: Step, energies: Any = energies, denoise: Any = denoise, bank: Any = bank
+            x: Tensor, step: Step, energies: Any = energies, denoise: Any = denoise, toys: Any = toys
         ) -> Tensor:
             moved = step(x, denoise(x, step.t))
-            abar = bank.schedule.abar(step.t, x)
-            before = bank.schedule.abar(max(step.t_previous, 0), x)
+            abar = toys.schedule.abar(step.t, x)
+            before = toys.schedule.abar(max(step.t_previous, 0), x)
             for name, energy in energies.items():
                 if (name in ("mask", "landmarks") and step.t <= 200) or (name == "identity" and step.t <= 100):
                     continue
@@ -66,7 +66,7 @@ def by_hand(names: tuple[str, ...], steps: int, kind: str, eta: float, strengths
                     leaf = x.clone().requires_grad_(True)
                     eps = denoise(leaf, step.t)
                     x_0 = (leaf - (1 - abar).sqrt() * eps) / abar.sqrt()
-                    (gradient,) = torch.autograd.grad(energy(bank.autoencoder.decode(x_0)).sum(), leaf)
+                    (gradient,) = torch.autograd.grad(energy(toys.autoencoder.decode(x_0)).sum(), leaf)
                 rho = strengths[name] * abar.sqrt()
                 if name == "text":
                     c_1 = before.sqrt() * (1 - abar / before) / (1 - abar)
@@ -77,7 +77,7 @@ def by_hand(names: tuple[str, ...], steps: int, kind: str, eta: float, strengths
 
         generators = [torch.Generator().manual_seed(request.seed)]
         x_0 = guided(correct, schedule, generators, SHAPE, "cpu", steps, kind, eta)  # type: ignore[arg-type]
-        images.append(bank.autoencoder.decode(x_0))
+        images.append(toys.autoencoder.decode(x_0))
     return torch.cat(images)
 
 
@@ -108,8 +108,8 @@ def test_a_condition_of_strength_zero_is_as_if_absent() -> None:
 
 
 def test_guidance_lowers_the_energy() -> None:
-    bank, asked = ToyBank(), requests(6, ("landmarks",))
-    energy = make_energies(["landmarks"], asked, bank.guide, FreeDoM.Params(), 8)["landmarks"]  # type: ignore[arg-type]
+    toys, asked = ToyWorld(), requests(6, ("landmarks",))
+    energy = make_energies(["landmarks"], asked, toys.guide, FreeDoM.Params(), 8)["landmarks"]  # type: ignore[arg-type]
     values = [
         energy(make(FreeDoM, steps=20, strengths={"landmarks": strength}).generate(asked)).mean()
         for strength in (0.0, 1.0, 4.0)
@@ -154,20 +154,20 @@ def test_a_text_driven_model_takes_the_text() -> None:
     """text_by 'model': eps_u + scale (eps_c - eps_u) samples, and only the style has an energy."""
     asked = requests(2, ("text", "style"))
     zero = make(FreeDoM, steps=6, sampler="ddim", eta=0, text_by="model", text_scale=2, strengths={"style": 0})
-    bank = ToyBank()
+    toys = ToyWorld()
     images = []
     for request in asked:
-        text, free = (bank.expert(n).bind([request.conditions], bank.schedule) for n in ("text", "unconditional"))
+        text, free = (toys.expert(n).bind([request.conditions], toys.schedule) for n in ("text", "unconditional"))
         generators = [torch.Generator().manual_seed(request.seed)]
         x_0 = ddim(
             lambda x, t, text=text, free=free: free(x, t) + 2 * (text(x, t) - free(x, t)),
-            bank.schedule,
+            toys.schedule,
             generators,
             SHAPE,
             "cpu",
             6,
         )
-        images.append(bank.autoencoder.decode(x_0))
+        images.append(toys.autoencoder.decode(x_0))
     torch.testing.assert_close(zero.generate(asked), torch.cat(images), rtol=1e-4, atol=1e-5)
     trace = Trace("condition-loss")
     guided_ = make(FreeDoM, steps=6, text_by="model", text_scale=2, strengths={"style": 0.3})
@@ -190,7 +190,7 @@ def test_every_pass_is_counted() -> None:
     for name, network in method.denoisers().items():
         network.register_forward_pre_hook(count(name))
     method.generate(requests(3, ("text", "mask", "landmarks")))
-    active = sum(t > 200 for t in method.bank.schedule.ddim_timesteps(10))
+    active = sum(t > 200 for t in method.schedule.ddim_timesteps(10))
     assert rows == {"eps-unconditional": 30, "backward": 3 * (10 + active)}
 
 
@@ -215,7 +215,7 @@ def test_bad_requests_and_parameters_are_named() -> None:
 
 def test_nan_stops_at_its_condition_and_step() -> None:
     method = make(FreeDoM, steps=5)
-    parser = method.bank.guide.kinds["parser"]
-    method.bank.guide.kinds["parser"] = lambda x: parser(x) * float("nan")
+    parser = method.networks.pool.loaded["guide/parser"]
+    method.networks.pool.loaded["guide/parser"] = lambda x: parser(x) * float("nan")
     with pytest.raises(ConcordError, match=r"condition 'mask', step t = 801: NaN .* of request 0-0 \(3 in all\)"):
         method.generate(requests(3))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from layout_models import BOXES, LABELS, expert, layout
+from toy_networks import toy_networks
 
 from concord.benchmarks.run.meter import EvaluationCounter
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.amdm import AmdmLayouts, spherical_weights
 from concord.methods.base import Method, make_params
@@ -27,8 +29,8 @@ from concord.methods.single import LayoutAttribute, LayoutInteraction, LayoutSty
 STEPS = 5
 
 
-class SmallBank:
-    """What the methods ask of a bank."""
+class SmallWorld:
+    """What the methods ask of a toys."""
 
     device = torch.device("cpu")
     schedule = Schedule.scaled_linear()
@@ -39,18 +41,22 @@ class SmallBank:
         autoencoder = Autoencoder(width=16, fine_width=16, blocks=1)
         images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         autoencoder.fit_linear(torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2))
-        self.scenes_autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
 
     def layout_expert(self, kind: str) -> LayoutExpert:
         return self.experts[kind]
 
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
 
-BANK = SmallBank()
+
+TOYS = SmallWorld()
 TWO = ("interaction", "attribute")
 
 
 def make(kind: type[Method], **params: Any) -> Method:
-    return kind(make_params(kind, {"steps": STEPS, **params}), BANK)  # type: ignore[arg-type]
+    return kind(make_params(kind, {"steps": STEPS, **params}), TOYS.networks)
 
 
 def requests(count: int = 2) -> list[Request]:
@@ -72,10 +78,10 @@ def generators(asked: Sequence[Request]) -> list[torch.Generator]:
 
 def alone(kind: str, asked: Sequence[Request], guidance: float) -> torch.Tensor:
     """The image of one model, by the plain sampler."""
-    denoise = BANK.layout_expert(kind).bind([one.conditions for one in asked], BANK.schedule, guidance)
-    x_0 = ddim(denoise, BANK.schedule, generators(asked), LATENT, "cpu", STEPS)
+    denoise = TOYS.layout_expert(kind).bind([one.conditions for one in asked], TOYS.schedule, guidance)
+    x_0 = ddim(denoise, TOYS.schedule, generators(asked), LATENT, "cpu", STEPS)
     with torch.inference_mode():
-        return BANK.scenes_autoencoder.decode(x_0).clamp(0, 1)
+        return TOYS.autoencoder.decode(x_0).clamp(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +119,8 @@ def test_two_models_are_algorithm_one() -> None:
     w, s, share, guidance = 0.6, 2, (0.1, 0.2), 2.0
     asked = requests(3)
     images = make(AmdmLayouts, aggregation_steps=s, weights=(w,), step_sizes=share, guidance=guidance).generate(asked)
-    schedule = BANK.schedule
-    models = [BANK.layout_expert(k).bind([one.conditions for one in asked], schedule, guidance) for k in TWO]
+    schedule = TOYS.schedule
+    models = [TOYS.layout_expert(k).bind([one.conditions for one in asked], schedule, guidance) for k in TWO]
     size = float(torch.tensor(LATENT).prod()) ** 0.5
     times = schedule.ddim_timesteps(STEPS)
     x = [draw_noise(generators(asked), LATENT)] * 2
@@ -130,7 +136,7 @@ def test_two_models_are_algorithm_one() -> None:
         lengths = [d.flatten(1).norm(dim=1)[:, None, None, None] for d in away]
         x = [mixed - e * size * d / n for e, d, n in zip(share, away, lengths, strict=True)]
     with torch.inference_mode():
-        torch.testing.assert_close(images, BANK.scenes_autoencoder.decode(x[0]).clamp(0, 1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(images, TOYS.autoencoder.decode(x[0]).clamp(0, 1), atol=1e-4, rtol=1e-4)
     assert spherical_weights([w]) == [w, (1 - w**2) ** 0.5]
 
 
@@ -186,7 +192,7 @@ def test_a_wrong_parameter_is_named(params: dict[str, Any], name: str) -> None:
 
 def test_models_of_another_schedule_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = Schedule.scaled_linear(end=0.02)
-    model = BANK.experts["attribute"]
+    model = TOYS.experts["attribute"]
     monkeypatch.setattr(
         model, "bind", lambda given, schedule, guidance: LayoutExpert.bind(model, given, other, guidance)
     )
@@ -200,15 +206,15 @@ def test_models_of_another_schedule_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_the_sum_of_predictions_is_its_equation() -> None:
     asked, w = requests(), 0.8
     conditions = [one.conditions for one in asked]
-    plain, null = ([BANK.layout_expert(k).bind(conditions, BANK.schedule, g) for k in TWO] for g in (1.0, 0.0))
+    plain, null = ([TOYS.layout_expert(k).bind(conditions, TOYS.schedule, g) for k in TWO] for g in (1.0, 0.0))
 
     def denoise(x_t: torch.Tensor, t: int) -> torch.Tensor:
         own, none = ([model(x_t, t) for model in models] for models in (plain, null))
         return sum(none) / 2 + w * sum(a - b for a, b in zip(own, none, strict=True))  # type: ignore[return-value]
 
-    x_0 = ddim(denoise, BANK.schedule, generators(asked), LATENT, "cpu", STEPS)
+    x_0 = ddim(denoise, TOYS.schedule, generators(asked), LATENT, "cpu", STEPS)
     with torch.inference_mode():
-        expected = BANK.scenes_autoencoder.decode(x_0).clamp(0, 1)
+        expected = TOYS.autoencoder.decode(x_0).clamp(0, 1)
     found = make(ComposableLayouts, weight=w).generate(asked)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_networks import toy_networks
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request, request_seed
 from concord.methods.base import Trace, make_method, make_params
 from concord.methods.collaborative import Collaborative
@@ -39,8 +41,11 @@ class ToyExpert(nn.Module):
         super().__init__()
         self.rate = rate
 
+    def encode(self, conditions: Sequence[Conditions]) -> Tensor:
+        return torch.tensor([len(c.text or "") / 10 for c in conditions])
+
     def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> ToyBound:
-        return ToyBound(self.rate, torch.tensor([len(c.text or "") / 10 for c in conditions]))
+        return ToyBound(self.rate, self.encode(conditions))
 
 
 class ToyDiffuser(nn.Module):
@@ -52,7 +57,7 @@ class ToyDiffuser(nn.Module):
         return self.rate * x_t[:, :1] * (1 + t / 300) + encoded[:, None, None, None]
 
 
-class ToyBank:
+class ToyWorld:
     """Three modalities, an identity decoder."""
 
     device = torch.device("cpu")
@@ -70,6 +75,10 @@ class ToyBank:
     def dynamic_diffuser(self, name: str) -> ToyDiffuser:
         return self.diffusers[name]
 
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
+
 
 def requests(count: int = 3, style: bool = False) -> list[Request]:
     picture = np.zeros((8, 8, 3), np.uint8) if style else None
@@ -80,26 +89,26 @@ def requests(count: int = 3, style: bool = False) -> list[Request]:
 
 
 def make(kind: type, **params: Any) -> Any:
-    return kind(make_params(kind, params), ToyBank())
+    return kind(make_params(kind, params), ToyWorld().networks)
 
 
 def retell(combine: Any, asked: Sequence[Request], steps: int, eta: float = 0.0) -> Tensor:
     """Each request sampled alone by `combine(request)(x_t, t)`, decoded and stacked."""
-    bank = ToyBank()
+    toys = ToyWorld()
     images = []
     for request in asked:
         own = [torch.Generator().manual_seed(request.seed)]
-        images.append(ddim(combine(bank, request), bank.schedule, own, SHAPE, "cpu", steps, eta).sigmoid())
+        images.append(ddim(combine(toys, request), toys.schedule, own, SHAPE, "cpu", steps, eta).sigmoid())
     return torch.cat(images)
 
 
-def bound(bank: ToyBank, request: Request, name: str) -> ToyBound:
-    return bank.expert(name).bind([request.conditions], bank.schedule)
+def bound(toys: ToyWorld, request: Request, name: str) -> ToyBound:
+    return toys.expert(name).bind([request.conditions], toys.schedule)
 
 
 def test_composable_is_the_average() -> None:
-    def combine(bank: ToyBank, request: Request) -> Any:
-        text, mask = bound(bank, request, "text"), bound(bank, request, "mask")
+    def combine(toys: ToyWorld, request: Request) -> Any:
+        text, mask = bound(toys, request, "text"), bound(toys, request, "mask")
         return lambda x, t: (text(x, t) + mask(x, t)) / 2
 
     found = make(Composable, steps=10).generate(requests())
@@ -107,8 +116,8 @@ def test_composable_is_the_average() -> None:
 
 
 def test_composable_official_is_equation_11() -> None:
-    def combine(bank: ToyBank, request: Request) -> Any:
-        text, mask, free = (bound(bank, request, n) for n in ("text", "mask", "unconditional"))
+    def combine(toys: ToyWorld, request: Request) -> Any:
+        text, mask, free = (bound(toys, request, n) for n in ("text", "mask", "unconditional"))
         return lambda x, t: free(x, t) + 1.5 * (text(x, t) - free(x, t)) + 1.5 * (mask(x, t) - free(x, t))
 
     method = make(Composable, steps=10, preset="official", weight=1.5)
@@ -116,9 +125,9 @@ def test_composable_official_is_equation_11() -> None:
     torch.testing.assert_close(method.generate(requests()), retell(combine, requests(), 10), rtol=1e-3, atol=1e-4)
 
 
-def influence_by_hand(bank: ToyBank, request: Request, names: Sequence[str], x: Tensor, t: int) -> Tensor:
+def influence_by_hand(toys: ToyWorld, request: Request, names: Sequence[str], x: Tensor, t: int) -> Tensor:
     """Equation 6, pixel by pixel: (M, 1, 1, h, w)."""
-    logits = [bank.dynamic_diffuser(n)(x, t, bound(bank, request, n).encoded) for n in names]
+    logits = [toys.dynamic_diffuser(n)(x, t, bound(toys, request, n).encoded) for n in names]
     weight = torch.zeros(len(names), 1, 1, *SHAPE[1:])
     for row in range(SHAPE[1]):
         for column in range(SHAPE[2]):
@@ -135,11 +144,11 @@ def test_collaborative_is_algorithm_2(style: bool) -> None:
 
     names = NAMES if style else NAMES[:2]
 
-    def combine(bank: ToyBank, request: Request) -> Any:
-        experts = [bound(bank, request, n) for n in names]
+    def combine(toys: ToyWorld, request: Request) -> Any:
+        experts = [bound(toys, request, n) for n in names]
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            weight = influence_by_hand(bank, request, names, x, t)
+            weight = influence_by_hand(toys, request, names, x, t)
             return sum((weight[m] * expert(x, t) for m, expert in enumerate(experts)), start=torch.zeros_like(x))
 
         return denoise
@@ -155,11 +164,11 @@ def test_without_spatial_variation_the_influence_is_its_mean_over_the_pixels() -
     assert float(weight.std(dim=(-2, -1)).max()) < 1e-6
     assert float(weight.std(dim=1).max()) > 1e-3
 
-    def combine(bank: ToyBank, request: Request) -> Any:
-        text, mask = bound(bank, request, "text"), bound(bank, request, "mask")
+    def combine(toys: ToyWorld, request: Request) -> Any:
+        text, mask = bound(toys, request, "text"), bound(toys, request, "mask")
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            weight = influence_by_hand(bank, request, ("text", "mask"), x, t).mean(dim=(-2, -1), keepdim=True)
+            weight = influence_by_hand(toys, request, ("text", "mask"), x, t).mean(dim=(-2, -1), keepdim=True)
             return weight[0] * text(x, t) + weight[1] * mask(x, t)
 
         return denoise
@@ -223,8 +232,9 @@ def test_wrong_requests_and_parameters_are_named() -> None:
 
 
 def test_nan_is_never_an_image() -> None:
-    method = make(Composable, steps=2)
-    method.bank.autoencoder = SimpleNamespace(decode=lambda x: x * float("nan"))
+    toys = ToyWorld()
+    toys.autoencoder = SimpleNamespace(decode=lambda x: x * float("nan"))
+    method = Composable(make_params(Composable, {"steps": 2}), toys.networks)
     with pytest.raises(ConcordError, match="request 0-0: NaN or infinity in the image"):
         method.generate(requests(1))
 

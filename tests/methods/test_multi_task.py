@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
+from multi_task_world import SMALL, FewFaces, SmallWorld, generator, random_network
 
 from concord.data.errors import ConcordError, ConcordWarning
 from concord.data.labels import PALETTE, bisenet_to_celebamask, celebamask_to_bisenet
@@ -20,12 +20,12 @@ from concord.methods.networks.multi_task import LABELS, MODALITIES, Encoders, Kn
 from concord.methods.training import multi_task as training
 from concord.metrics.networks.embedded.features import FeatureNetwork
 
-BANK = SmallBank()
+TOYS = SmallWorld()
 
 
 def make(name: str, **params: Any) -> Any:
     kind = get_method(name)
-    return kind(make_params(kind, {"steps": 3, **params}), BANK)  # type: ignore[arg-type]
+    return kind(make_params(kind, {"steps": 3, **params}), TOYS.networks)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def requests(*conditions: Conditions) -> list[Request]:
 
 def batch(*conditions: Conditions) -> Batch:
     asked = requests(*conditions)
-    return Batch(asked, [generator(r.seed % 2**31) for r in asked], BANK.device)
+    return Batch(asked, [generator(r.seed % 2**31) for r in asked], TOYS.device)
 
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -59,15 +59,15 @@ def test_it_starts_as_the_unconditional_expert() -> None:
 
 def test_heads_have_the_shape_of_their_modality() -> None:
     z = torch.randn(2, *LATENT, generator=generator())
-    shared = BANK.network(z, torch.tensor([3, 700]))
+    shared = TOYS.network(z, torch.tensor([3, 700]))
     for kind in MODALITIES.values():
         for head in kind.heads:
-            assert BANK.network.read(head, shared, z).shape == (2, *kind.space)
+            assert TOYS.network.read(head, shared, z).shape == (2, *kind.space)
 
 
 def test_rows_of_a_batch_may_know_different_things() -> None:
     """A row's planes and token are its own: what the others know changes nothing."""
-    network, z = BANK.network, torch.randn(3, *LATENT, generator=generator())
+    network, z = TOYS.network, torch.randn(3, *LATENT, generator=generator())
     e = torch.randn(3, *LATENT, generator=generator(1))
     there = torch.tensor([1.0, 0.0, 0.0])[:, None, None, None]
     label = one_hot(torch.tensor([0, 5, 0]), LABELS) * torch.tensor([0.0, 1.0, 0.0])[:, None]
@@ -83,17 +83,17 @@ def test_rows_of_a_batch_may_know_different_things() -> None:
 
 
 def test_encoders_are_what_they_say() -> None:
-    encode = Encoders(BANK.autoencoder, BANK.network)
+    encode = Encoders(TOYS.autoencoder, TOYS.network)
     classes = torch.randint(19, (2, 64, 64), generator=generator())
     drawn = torch.from_numpy(PALETTE.copy())[classes].movedim(-1, 1).float() / 255
-    torch.testing.assert_close(encode("mask", one_hot(classes, 19)), BANK.autoencoder.encode(drawn))
+    torch.testing.assert_close(encode("mask", one_hot(classes, 19)), TOYS.autoencoder.encode(drawn))
     label = one_hot(torch.tensor([4, 11]), LABELS)
-    want = BANK.network.velocity(BANK.network(torch.zeros(2, *LATENT), 0, Known(label=label)))
+    want = TOYS.network.velocity(TOYS.network(torch.zeros(2, *LATENT), 0, Known(label=label)))
     assert torch.equal(encode("label", label), want)
     latents = torch.randn(2, *LATENT, generator=generator())
     assert encode("masked-image", latents) is latents
     images, known = torch.rand(1, 3, 64, 64, generator=generator()), torch.zeros(1, 64, 64, dtype=torch.bool)
-    grey = BANK.autoencoder.encode(torch.full((1, 3, 64, 64), 0.5))
+    grey = TOYS.autoencoder.encode(torch.full((1, 3, 64, 64), 0.5))
     assert torch.equal(encode.masked_image(images, known), grey)
 
 
@@ -210,7 +210,7 @@ def test_bad_data_is_refused() -> None:
     with pytest.raises(ConcordError, match="unknown modality 'depth'"):
         MultiTaskUNet(["depth"], **SMALL)
     with pytest.raises(ConcordError, match=r"modality 'label' has shape \(1, 3\)"):
-        Encoders(BANK.autoencoder, BANK.network)("label", torch.zeros(1, 3))
+        Encoders(TOYS.autoencoder, TOYS.network)("label", torch.zeros(1, 3))
     with pytest.raises(ConcordError, match="both known and to be found"):
         infer(lambda z, t: (z, {}), lambda n, x: x, None, {"a": good}, {"a": good}, [], (1,), "cpu", 2)  # type: ignore[arg-type]
 
@@ -233,13 +233,17 @@ def test_the_papers_weights_need_a_network_of_their_own() -> None:
     kind = get_method("mt-diffusion-u")
     params = make_params(kind, {"steps": 3, "weights": "paper"})
     needs = "weights 'paper' needs a network trained under them"
-    with pytest.raises(ConcordError, match=f"{needs} .`concord train mt-faces-paper-weights`.: .* no such weights"):
-        kind(params, BANK).generate(requests(Conditions()))  # type: ignore[arg-type]
-    wrong = SmallBank(mt_faces_paper_weights=random_network())
+    role = "multi-task/mt-faces-paper-weights"
+    with pytest.raises(
+        ConcordError,
+        match=f"{needs} .`concord train mt-faces-paper-weights`.: .*has no role '{role}'",
+    ):
+        kind(params, TOYS.networks).generate(requests(Conditions()))
+    wrong = SmallWorld(mt_faces_paper_weights=random_network())
     with pytest.raises(ConcordError, match=f"{needs}, the card of mt-faces-paper-weights says 'bounded'"):
-        kind(params, wrong).generate(requests(Conditions()))  # type: ignore[arg-type]
-    right = SmallBank(mt_faces_paper_weights=random_network(weights="paper", predicts="eps"))
-    assert kind(params, right).generate(requests(Conditions())).shape == (1, 3, 64, 64)  # type: ignore[arg-type]
+        kind(params, wrong.networks).generate(requests(Conditions()))
+    right = SmallWorld(mt_faces_paper_weights=random_network(weights="paper", predicts="eps"))
+    assert kind(params, right.networks).generate(requests(Conditions())).shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("chosen", ["bounded", "paper"])
@@ -256,9 +260,9 @@ def test_the_preset_of_before_means_what_weights_says_now(chosen: str) -> None:
 def test_a_network_may_predict_the_noise_itself() -> None:
     network, z = random_network(predicts="eps"), torch.randn(1, *LATENT, generator=generator())
     shared = network(z, 400)
-    assert torch.equal(network.eps(shared, z, 400, BANK.schedule), network.velocity(shared))
-    by_v = random_network().eps(shared, z, 400, BANK.schedule)
-    abar = BANK.schedule.alphas_cumprod[400].float()
+    assert torch.equal(network.eps(shared, z, 400, TOYS.schedule), network.velocity(shared))
+    by_v = random_network().eps(shared, z, 400, TOYS.schedule)
+    abar = TOYS.schedule.alphas_cumprod[400].float()
     torch.testing.assert_close(by_v, abar.sqrt() * network.velocity(shared) + (1 - abar).sqrt() * z)
 
 
@@ -295,7 +299,7 @@ def test_patches_of_training() -> None:
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> training.TrainMultiTask:
     monkeypatch.setattr(training, "Latents", FewFaces)
-    monkeypatch.setattr(training, "load_autoencoder", lambda device: BANK.autoencoder)
+    monkeypatch.setattr(training, "load_autoencoder", lambda device: TOYS.autoencoder)
 
     class Small(MultiTaskUNet):
         def __init__(self, **config: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import toy_world
+from toy_networks import toy_networks
 
 from concord.benchmarks.plan.requests import make_request_set
 from concord.benchmarks.suite import read_suite
@@ -18,6 +19,7 @@ from concord.data.conditions.masked_image import GREY, GREY_LEVEL, MaskedImage, 
 from concord.data.datasets.faces.open import open_faces
 from concord.data.errors import ConcordError
 from concord.data.labels import CLASSES, PALETTE
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import get_method, make_params
 from concord.methods.core.schedule import Schedule
@@ -101,7 +103,7 @@ def test_a_suite_says_how_many(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- baselines
 
 
-class FlatBank:
+class FlatWorld:
     """Latents are images of 8x8; the denoiser finds no noise."""
 
     device, schedule, image_size = torch.device("cpu"), Schedule.scaled_linear(), 8
@@ -118,33 +120,37 @@ class FlatBank:
 
         return SimpleNamespace(bind=lambda conditions, schedule: denoise)
 
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self, **{"expert/unconditional": self.unconditional()})
+
 
 def eight(known: np.ndarray) -> list[Request]:
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return [Request.make("toy", "0", 0, Conditions(masked_image=(picture, known)))]
 
 
-def run(name: str, bank: FlatBank, **params: Any) -> torch.Tensor:
+def run(name: str, toys: FlatWorld, **params: Any) -> torch.Tensor:
     kind = get_method(name)
     half = np.repeat([[True] * 4 + [False] * 4], 8, axis=0)
-    return kind(make_params(kind, params), bank).generate(eight(half))[0]  # type: ignore[arg-type]
+    return kind(make_params(kind, params), toys.networks).generate(eight(half))[0]
 
 
 def test_sdedit_denoises_from_its_start() -> None:
-    bank = FlatBank()
-    image = run("sdedit", bank, start=0.5, steps=100)
-    assert bank.calls == list(range(491, 0, -10))
+    toys = FlatWorld()
+    image = run("sdedit", toys, start=0.5, steps=100)
+    assert toys.calls == list(range(491, 0, -10))
     torch.testing.assert_close(image, torch.full_like(image, 0.65), atol=0.1, rtol=0)  # what its model believes in
-    bank = FlatBank()
-    little = run("sdedit", bank, start=0.001, steps=1000)  # almost no noise: one step back to the model's belief
-    assert bank.calls == [1]
+    toys = FlatWorld()
+    little = run("sdedit", toys, start=0.001, steps=1000)  # almost no noise: one step back to the model's belief
+    assert toys.calls == [1]
     assert little.shape == (3, 8, 8)
     with pytest.raises(ConcordError, match="parameter 'start'"):
-        run("sdedit", bank, start=0)
+        run("sdedit", toys, start=0)
 
 
 def test_clean_masked_is_the_masked_image() -> None:
-    image = run("clean-masked", FlatBank())
+    image = run("clean-masked", FlatWorld())
     original = torch.from_numpy(eight(np.ones((8, 8), bool))[0].conditions.masked_image[0]).movedim(-1, 0) / 255  # type: ignore[index]
     assert torch.equal(image[..., :4], original[..., :4])
     assert bool((image[..., 4:] == 0.5).all())

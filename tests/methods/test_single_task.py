@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from multi_task_world import SMALL, FewFaces, SmallBank, generator, random_network
+from multi_task_world import SMALL, FewFaces, SmallWorld, generator, random_network
 
 from concord.benchmarks.suite import FOLDER, read_suite, suite_names
 from concord.data.errors import ConcordError
@@ -24,7 +24,7 @@ from concord.methods.training import single_task as single
 from concord.reports.site.cards import method_cards
 
 SHARES = [0.0, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0]
-BANK = SmallBank(
+TOYS = SmallWorld(
     mt_unconditional=random_network(modalities=[]),
     mt_class_conditional=random_network(modalities=["label"], heads=False, frequencies=SHARES),
     mt_segmentation=random_network(modalities=["mask"], planes=["image"]),
@@ -41,7 +41,7 @@ METHODS: tuple[type[Method], ...] = (
 
 
 def make(kind: type[Method], **params: Any) -> Any:
-    return kind(make_params(kind, {"steps": 3, **params}), BANK)  # type: ignore[arg-type]
+    return kind(make_params(kind, {"steps": 3, **params}), TOYS.networks)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -53,7 +53,7 @@ def requests(count: int = 1, **given: Any) -> list[Request]:
 
 
 def batch(asked: list[Request]) -> Batch:
-    return Batch(asked, [generator(r.seed % 2**31) for r in asked], BANK.device)
+    return Batch(asked, [generator(r.seed % 2**31) for r in asked], TOYS.device)
 
 
 # ---------------------------------------------------------------------------------------------------------- the rows
@@ -62,7 +62,7 @@ def batch(asked: list[Request]) -> Batch:
 def test_without_modalities_algorithm_1_is_ancestral_sampling() -> None:
     """Against DDPM's posterior written out here; the steps are latent diffusion's selection of 4."""
     method, asked = make(FineTunedGeneration, steps=4), requests(2)
-    network, schedule = BANK.others["mt-faces-generation"], BANK.schedule
+    network, schedule = TOYS.others["mt-faces-generation"], TOYS.schedule
     found = method.denoised(batch(asked), predictor(network, schedule, Known()))
     noise = [generator(r.seed % 2**31) for r in asked]
 
@@ -112,14 +112,10 @@ def test_a_mask_is_drawn_in_the_palette_and_follows_its_image(kind: type[Method]
 
 
 def test_a_network_that_was_not_trained_is_named() -> None:
-    bank = SmallBank()
-    method = FineTunedGeneration(FineTunedGeneration.Params(steps=2), bank)  # type: ignore[arg-type]
-    with pytest.raises(ConcordError, match="mt-faces-generation: no such weights"):
+    toys = SmallWorld()
+    method = FineTunedGeneration(FineTunedGeneration.Params(steps=2), toys.networks)
+    with pytest.raises(ConcordError, match=r"has no role 'multi-task/mt-faces-generation'; it has multi-task"):
         method.generate(requests())
-    del bank  # a profile whose bank has no such networks at all
-    other = FineTunedGeneration(FineTunedGeneration.Params(steps=2), object())  # type: ignore[arg-type]
-    with pytest.raises(ConcordError, match="it runs in profile 'embedded' alone"):
-        other.denoisers()
 
 
 def test_every_method_has_its_row_and_a_task_that_makes_its_weights() -> None:
@@ -174,7 +170,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (multi, single):
         monkeypatch.setattr(module, "Latents", FewFaces)
-        monkeypatch.setattr(module, "load_autoencoder", lambda device: BANK.autoencoder)
+        monkeypatch.setattr(module, "load_autoencoder", lambda device: TOYS.autoencoder)
         monkeypatch.setattr(module, "MultiTaskUNet", Small)
 
 
@@ -271,4 +267,4 @@ def test_equal_recipes() -> None:
         for config in ({}, {"modalities": ["label"], "heads": False}, {"modalities": ["mask"], "planes": ["image"]})
     ]
     assert max(sizes) < 1.12 * min(sizes)  # heads and planes apart, one size
-    assert Aggregation.make(BANK.schedule, 0).drift.shape == (0, 1000)
+    assert Aggregation.make(TOYS.schedule, 0).drift.shape == (0, 1000)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_guidance import SHAPE, ToyAutoencoder, requests, seeded
+from toy_networks import toy_networks
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, make_params
 from concord.methods.core.sampler import ddim, ddim_step
@@ -52,7 +54,7 @@ class SmallExpert(nn.Module):
         return lambda x_t, t: (1 - schedule.abar(t, x_t)).sqrt() * x_t + 0.1 * self(x_t, t, tokens)
 
 
-class SmallBank:
+class SmallWorld:
     device = torch.device("cpu")
     schedule = Schedule.scaled_linear()
     latent_shape, image_size = SHAPE, 8
@@ -64,16 +66,20 @@ class SmallBank:
     def expert(self, name: str) -> SmallExpert:
         return self.experts[name]
 
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
+
 
 @pytest.fixture(scope="module")
-def bank() -> SmallBank:
+def toys() -> SmallWorld:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the networks' first weights: how well an inversion returns depends on them
-        return SmallBank()
+        return SmallWorld()
 
 
-def make(bank: SmallBank, **params: Any) -> StyleAligned:
-    return StyleAligned(make_params(StyleAligned, params), bank)  # type: ignore[arg-type]
+def make(toys: SmallWorld, **params: Any) -> StyleAligned:
+    return StyleAligned(make_params(StyleAligned, params), toys.networks)
 
 
 def attention(unet: nn.Module) -> Any:
@@ -87,8 +93,8 @@ def test_adain_takes_mean_and_deviation() -> None:
     torch.testing.assert_close(found.std(dim=-2), y.std(dim=-2), rtol=1e-3, atol=1e-3)
 
 
-def test_shared_attention_is_its_formula_head_by_head(bank: SmallBank) -> None:
-    unet = bank.expert("text").unet
+def test_shared_attention_is_its_formula_head_by_head(toys: SmallWorld) -> None:
+    unet = toys.expert("text").unet
     attn = attention(unet)
     hidden = torch.randn(2, 5, attn.to_q.in_features, generator=torch.Generator().manual_seed(2))  # reference, sample
     with shared_attention(unet):
@@ -109,8 +115,8 @@ def test_shared_attention_is_its_formula_head_by_head(bank: SmallBank) -> None:
 
 
 @pytest.mark.parametrize("norms", [False, True])
-def test_the_network_is_given_back_as_it_was(bank: SmallBank, norms: bool) -> None:
-    unet = bank.expert("text").unet
+def test_the_network_is_given_back_as_it_was(toys: SmallWorld, norms: bool) -> None:
+    unet = toys.expert("text").unet
     x, tokens = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.zeros(4, 1, WIDTH)
     before, kept = unet(x, 500, tokens, return_dict=False)[0], dict(unet.attn_processors)
     seen = []
@@ -129,7 +135,7 @@ def test_the_network_is_given_back_as_it_was(bank: SmallBank, norms: bool) -> No
     assert float((inside[2:] - before[2:]).abs().max()) > 1e-3
 
 
-def test_shared_norms_take_statistics_over_both(bank: SmallBank) -> None:
+def test_shared_norms_take_statistics_over_both(toys: SmallWorld) -> None:
     norm = seeded(nn.GroupNorm(2, 4), 4)
     module = nn.Module()
     module.norm = norm
@@ -145,54 +151,54 @@ def test_shared_norms_take_statistics_over_both(bank: SmallBank) -> None:
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_inversion_leads_back_to_the_picture(bank: SmallBank) -> None:
+def test_inversion_leads_back_to_the_picture(toys: SmallWorld) -> None:
     """DDIM from the last inverted latent ends at the image's latent, the nearer the more steps there are."""
     asked, errors = requests(2, ("text", "style")), []
     batch = Batch(asked, [torch.Generator()] * 2, torch.device("cpu"))
-    z = bank.autoencoder.encode(reference_images(asked, "style", 8, torch.device("cpu")))
-    denoise = bank.expert("text").bind([Conditions()] * 2, bank.schedule)
+    z = toys.autoencoder.encode(reference_images(asked, "style", 8, torch.device("cpu")))
+    denoise = toys.expert("text").bind([Conditions()] * 2, toys.schedule)
     for steps in (10, 100):
-        timesteps = bank.schedule.ddim_timesteps(steps)
+        timesteps = toys.schedule.ddim_timesteps(steps)
         with torch.no_grad():
-            found = make(bank, steps=steps)._invert(batch, timesteps)
+            found = make(toys, steps=steps)._invert(batch, timesteps)
             assert sorted(found) == sorted(timesteps)
             x = found[timesteps[0]]
             for t, before in zip(timesteps, [*timesteps[1:], -1], strict=True):
-                x = ddim_step(bank.schedule, denoise(x, t), x, t, before)
+                x = ddim_step(toys.schedule, denoise(x, t), x, t, before)
         errors.append(float((x - z).norm() / z.norm()))
     assert errors[1] < 0.35
     assert errors[1] < errors[0] / 4
 
 
-def test_without_sharing_it_is_the_text_driven_model(bank: SmallBank) -> None:
+def test_without_sharing_it_is_the_text_driven_model(toys: SmallWorld) -> None:
     asked = requests(3, ("text", "style"))
-    found = make(bank, steps=6, share=False, text_scale=2).generate(asked)
-    text, free = (bank.expert(n).bind([r.conditions for r in asked], bank.schedule) for n in ("text", "unconditional"))
+    found = make(toys, steps=6, share=False, text_scale=2).generate(asked)
+    text, free = (toys.expert(n).bind([r.conditions for r in asked], toys.schedule) for n in ("text", "unconditional"))
     own = [torch.Generator().manual_seed(r.seed) for r in asked]
-    x_0 = ddim(lambda x, t: free(x, t) + 2 * (text(x, t) - free(x, t)), bank.schedule, own, SHAPE, "cpu", 6)
-    torch.testing.assert_close(found, bank.autoencoder.decode(x_0).clamp(0, 1), rtol=1e-4, atol=1e-5)
-    shared = make(bank, steps=6, text_scale=2).generate(asked)
+    x_0 = ddim(lambda x, t: free(x, t) + 2 * (text(x, t) - free(x, t)), toys.schedule, own, SHAPE, "cpu", 6)
+    torch.testing.assert_close(found, toys.autoencoder.decode(x_0).clamp(0, 1), rtol=1e-4, atol=1e-5)
+    shared = make(toys, steps=6, text_scale=2).generate(asked)
     assert float((shared - found).abs().max()) > 1e-3
-    official = make(bank, steps=6, text_scale=2, preset="official").generate(asked)
+    official = make(toys, steps=6, text_scale=2, preset="official").generate(asked)
     assert float((shared - official).abs().max()) > 1e-3
 
 
-def test_an_image_depends_on_its_request_alone(bank: SmallBank) -> None:
-    asked, method = requests(5, ("text", "style")), make(bank, steps=5, share_norms=True)
+def test_an_image_depends_on_its_request_alone(toys: SmallWorld) -> None:
+    asked, method = requests(5, ("text", "style")), make(toys, steps=5, share_norms=True)
     together = method.generate(asked)
     assert float((together - torch.cat([method.generate([request]) for request in asked])).abs().max()) < 1e-4
     assert float((together[0] - together[1]).abs().max()) > 1e-2
 
 
-def test_another_style_gives_another_image(bank: SmallBank) -> None:
+def test_another_style_gives_another_image(toys: SmallWorld) -> None:
     asked = requests(1, ("text", "style"))[0]
     other = Request(asked.id, asked.seed, Conditions(text=asked.conditions.text, style=np.zeros((8, 8, 3), np.uint8)))
-    method = make(bank, steps=5)
+    method = make(toys, steps=5)
     assert float((method.generate([asked]) - method.generate([other])).abs().max()) > 1e-3
 
 
-def test_a_missing_or_wrong_style_is_named(bank: SmallBank) -> None:
-    method = make(bank, steps=2)
+def test_a_missing_or_wrong_style_is_named(toys: SmallWorld) -> None:
+    method = make(toys, steps=2)
     with pytest.raises(ConcordError, match="needs at least 2 of style, text; got text"):
         method.generate(requests(1, ("text",)))
     with pytest.raises(ConcordError, match="condition 'style' has shape"):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +19,6 @@ from concord.data.errors import ConcordError
 from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_params
-from concord.methods.guidance.energies import Guide
 from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, TextToCode
 from concord.methods.tedigan import Objective, TediGAN, mix_styles, optimise, ramp
 from concord.methods.training import all_tasks, get_task
@@ -58,7 +56,7 @@ class ToyFeatures:
         return (images - originals).abs().mean((1, 2, 3))
 
 
-class ToyBank:
+class ToyWorld:
     device = torch.device("cpu")
 
     def __init__(self) -> None:
@@ -76,24 +74,22 @@ class ToyBank:
                     if isinstance(layer, nn.Linear):
                         nn.init.normal_(layer.weight, std=0.3)
             self.pair = ToyPair().eval().requires_grad_(False)
-            given = {"guide/text-image": self.pair, "guide/features": ToyFeatures()}
-            self.guide = Guide(Networks.of(given))
+            self.guides = {"guide/text-image": self.pair, "guide/features": ToyFeatures()}
         self.network.measure(500)
         for module in (self.network, *self.encoders.values()):
             module.eval().requires_grad_(False)
 
-    def stylegan(self) -> StyleGenerator:
-        return self.network
+    @property
+    def networks(self) -> Networks:
+        encoders = {f"stylegan/{name}": encoder for name, encoder in self.encoders.items()}
+        return Networks.of({"stylegan": self.network, **encoders, **self.guides})
 
-    def style_encoder(self, condition: str) -> nn.Module:
-        return self.encoders[condition]
 
-
-BANK = ToyBank()
+TOYS = ToyWorld()
 
 
 def method(**params: Any) -> TediGAN:
-    return TediGAN(make_params(TediGAN, {"split": 3, **params}), BANK)  # type: ignore[arg-type]
+    return TediGAN(make_params(TediGAN, {"split": 3, **params}), TOYS.networks)
 
 
 def requests(names: Sequence[str] = ("text", "mask"), count: int = 3) -> list[Request]:
@@ -134,7 +130,7 @@ def test_the_text_reaches_no_layer_before_the_split() -> None:
     first = requests()
     second = [replace(r, conditions=r.conditions.replace(text="another caption")) for r in first]
     seen: list[Tensor] = []
-    hook = BANK.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    hook = TOYS.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
     try:
         for given in (first, second):
             method(split=4).generate(given)
@@ -219,7 +215,7 @@ def test_the_objective_is_the_sum_of_its_terms() -> None:
 
 
 def test_optimisation_lowers_every_images_loss_and_the_regulariser_holds_it() -> None:
-    network = BANK.network
+    network = TOYS.network
     start = network.plus(network.w_mean.expand(3, -1))
     noise = [torch.zeros(3, 1, s, s) for s in network.noise_sizes]
     targets = network(start + 0.5 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1)), noise)
@@ -236,10 +232,10 @@ def test_optimisation_lowers_every_images_loss_and_the_regulariser_holds_it() ->
 
 def test_optimising_for_the_text_brings_the_picture_nearer_to_it() -> None:
     given = requests()
-    wanted = BANK.pair.embed_texts([r.conditions.text or "" for r in given])
+    wanted = TOYS.pair.embed_texts([r.conditions.text or "" for r in given])
 
     def cosine(images: Tensor) -> Tensor:
-        return (BANK.pair.embed_images(images) * wanted).sum(1)
+        return (TOYS.pair.embed_images(images) * wanted).sum(1)
 
     before = cosine(method().generate(given))
     after = cosine(method(steps=40, rate=0.05).generate(given))
@@ -247,7 +243,7 @@ def test_optimising_for_the_text_brings_the_picture_nearer_to_it() -> None:
 
 
 def test_inversion_comes_near_the_picture() -> None:
-    network = BANK.network
+    network = TOYS.network
     noise = [torch.zeros(1, 1, s, s) for s in network.noise_sizes]
     picture = network(
         network.plus(network.map(torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(3)))), noise
@@ -312,8 +308,8 @@ def test_bad_requests() -> None:
 
 
 def test_a_profile_without_the_generator_is_named() -> None:
-    poor = TediGAN(make_params(TediGAN), SimpleNamespace(device=BANK.device))  # type: ignore[arg-type]
-    with pytest.raises(ConcordError, match="has no StyleGAN generator"):
+    poor = TediGAN(make_params(TediGAN), Networks.of({}))
+    with pytest.raises(ConcordError, match="has no role 'stylegan'"):
         poor.generate(requests())
 
 

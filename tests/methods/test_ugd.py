@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_guidance import ToyBank, ToyParser, make, requests
+from toy_guidance import ToyParser, ToyWorld, make, requests
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Batch, Trace
@@ -20,20 +20,20 @@ STRENGTHS = {"text": 0.5, "mask": 3.0, "identity": 0.0, "style": 0.0}
 
 @pytest.mark.parametrize(("forward", "backward"), [(True, 0), (False, 3), (True, 2)])
 def test_a_step_is_the_papers(forward: bool, backward: int) -> None:
-    asked, bank = requests(2, NAMES), ToyBank()
+    asked, toys = requests(2, NAMES), ToyWorld()
     method = make(UniversalGuidance, forward=forward, backward_steps=backward, backward_rate=0.05, strengths=STRENGTHS)
     batch = Batch(asked, [torch.Generator()] * 2, torch.device("cpu"))
     context = method.context(batch, NAMES, False)
-    x = torch.randn(2, *bank.latent_shape, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, *toys.latent_shape, generator=torch.Generator().manual_seed(1))
     with torch.enable_grad():
-        found = method.correct(context, x, Step("ddim", bank.schedule, T, BEFORE, None), NAMES, Trace()).detach()
+        found = method.correct(context, x, Step("ddim", toys.schedule, T, BEFORE, None), NAMES, Trace()).detach()
 
-    energies = make_energies(NAMES, asked, bank.guide, method.params, 8)  # type: ignore[arg-type]
-    denoise = bank.expert("unconditional").bind([r.conditions for r in asked], bank.schedule)
-    abar = bank.schedule.alphas_cumprod[T].float()
+    energies = make_energies(NAMES, asked, toys.guide, method.params, 8)  # type: ignore[arg-type]
+    denoise = toys.expert("unconditional").bind([r.conditions for r in asked], toys.schedule)
+    abar = toys.schedule.alphas_cumprod[T].float()
 
     def loss(x_0: torch.Tensor) -> torch.Tensor:
-        images = bank.autoencoder.decode(x_0)
+        images = toys.autoencoder.decode(x_0)
         return sum((STRENGTHS[name] * energy(images).sum() for name, energy in energies.items()), start=torch.zeros(()))
 
     leaf = x.clone().requires_grad_(True)
@@ -48,7 +48,7 @@ def test_a_step_is_the_papers(forward: bool, backward: int) -> None:
             moved = (z_0.detach() + delta).requires_grad_(True)
             delta = delta - 0.05 * torch.autograd.grad(loss(moved), moved)[0]
         eps = eps - (abar / (1 - abar)).sqrt() * delta
-    torch.testing.assert_close(found, ddim_step(bank.schedule, eps, x, T, BEFORE), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, ddim_step(toys.schedule, eps, x, T, BEFORE), rtol=1e-4, atol=1e-5)
 
 
 def test_every_step_is_taken_k_times() -> None:
@@ -64,8 +64,8 @@ def test_every_step_is_taken_k_times() -> None:
     "params", [{}, {"forward": False, "backward_steps": 3, "backward_rate": 1.0}], ids=["forward", "backward"]
 )
 def test_guidance_lowers_the_energy(params: dict) -> None:  # type: ignore[type-arg]
-    asked, bank = requests(6, ("identity",)), ToyBank()
-    energy = make_energies(["identity"], asked, bank.guide, UniversalGuidance.Params(), 8)["identity"]  # type: ignore[arg-type]
+    asked, toys = requests(6, ("identity",)), ToyWorld()
+    energy = make_energies(["identity"], asked, toys.guide, UniversalGuidance.Params(), 8)["identity"]  # type: ignore[arg-type]
     values = []
     for strength in (0.0, 300.0):
         strengths = {"identity": strength}
@@ -92,7 +92,7 @@ def test_nan_names_its_condition_and_landmarks_are_refused() -> None:
     method = make(UniversalGuidance, steps=3)
     with pytest.raises(ConcordError, match="does not take condition 'landmarks'"):
         method.generate(requests(1, ("landmarks",)))
-    parser = method.bank.guide.get("parser", ToyParser)
+    parser = method.networks.get("guide/parser", ToyParser)
     plain = parser.forward
     parser.forward = lambda x, plain=plain: plain(x) * float("nan")
     with pytest.raises(ConcordError, match="method 'ugd', condition 'mask', step t = 667: NaN"):

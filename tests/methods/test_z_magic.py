@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, Linear, Quadratic, ToyBank, make, make_context, requests
+from toy_guidance import NAMES, Linear, Quadratic, ToyWorld, make, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.methods.base import Trace
@@ -52,7 +52,7 @@ def corrected(names: tuple[str, ...], x: Tensor, noise: Tensor | None = None, **
     context = make_context(model, [Field(name, len(x)) for name in names], method.params, len(x), decode)
     with torch.enable_grad():
         return method.correct(
-            context, x, Step("ancestral", ToyBank.schedule, T, BEFORE, noise), names, Trace()
+            context, x, Step("ancestral", ToyWorld.schedule, T, BEFORE, noise), names, Trace()
         ).detach()
 
 
@@ -60,7 +60,7 @@ def by_matrices(
     names: tuple[str, ...], x: Tensor, noise: Tensor | None = None, hessian: bool = True, t: int = T
 ) -> Any:
     """Gradients of every ordered pair for one row x (1, 5, 1, 1): explicit A and H, equations 6 and 7 not used."""
-    schedule, step = ToyBank.schedule, Step("ancestral", ToyBank.schedule, T, BEFORE, noise)
+    schedule, step = ToyWorld.schedule, Step("ancestral", ToyWorld.schedule, T, BEFORE, noise)
 
     def energy(name: str, y: Tensor, at: int) -> Tensor:
         z = y.reshape(1, SIZE, 1, 1)
@@ -213,7 +213,7 @@ def test_the_step_at_stop_itself_is_unguided() -> None:
     """t > stop: of 201, 200 and 199 the first alone is guided at --stop 200."""
     params = make(ZMagic, stop=200, windows=dict.fromkeys(NAMES, (-1, 1000))).params
     assert [t for t in (202, 201, 200, 199) if params.guides("text", t)] == [202, 201]
-    asked, timesteps = requests(2, ("text", "mask")), ToyBank.schedule.ddim_timesteps(5)
+    asked, timesteps = requests(2, ("text", "mask")), ToyWorld.schedule.ddim_timesteps(5)
     for place, t in enumerate(timesteps[:-1]):  # at and below `stop` the losses alone are told, nothing is corrected
         trace = Trace("gradient-cosine")
         windows = dict.fromkeys(NAMES, (-1, 1000))
@@ -281,7 +281,7 @@ def test_every_pass_is_counted(names: tuple[str, ...], hvp: str, forward: int, b
     for name, network in method.denoisers().items():
         network.register_forward_pre_hook(count(name))
     method.generate(requests(3, names))
-    steps = sum(t > 200 for t in method.bank.schedule.ddim_timesteps(10))
+    steps = sum(t > 200 for t in method.schedule.ddim_timesteps(10))
     assert rows == {
         "eps-unconditional": 3 * (steps * forward + 10 - steps),
         "backward": 3 * steps * backward,
@@ -292,8 +292,8 @@ def test_every_pass_is_counted(names: tuple[str, ...], hvp: str, forward: int, b
 def test_nan_stops_at_its_condition_and_step() -> None:
     for hvp in ("exact", "finite-difference"):
         method = make(ZMagic, steps=5, hvp=hvp)
-        parser = method.bank.guide.kinds["parser"]
-        method.bank.guide.kinds["parser"] = lambda x, parser=parser: parser(x) * float("nan")
+        parser = method.networks.pool.loaded["guide/parser"]
+        method.networks.pool.loaded["guide/parser"] = lambda x, parser=parser: parser(x) * float("nan")
         with pytest.raises(ConcordError, match=r"method 'z-magic', condition 'mask', step t = 801: NaN"):
             method.generate(requests(2))
 
@@ -306,7 +306,7 @@ def test_a_quadratic_world_carries_its_curvature_exactly() -> None:
         method = make(ZMagic, rules=RULES, strengths=STRENGTHS, stop=-1, hvp=hvp, hvp_step=h)
         context = make_context(lambda y, t: 0.3 * y, energies, method.params, 2)
         with torch.enable_grad():
-            step = Step("ancestral", ToyBank.schedule, T, BEFORE, None)
+            step = Step("ancestral", ToyWorld.schedule, T, BEFORE, None)
             runs.append(method.correct(context, points(2), step, ["text", "mask"], Trace()).detach())
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(runs[0], runs[2], rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""`concord calibrate --profile paper` at toy width: real files, bank, runner, judges and tables; weights at random."""
+"""`concord calibrate --profile paper` at toy width: real files, toys, runner, judges and tables; weights at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profile 'paper' end to end at toy width: official files with random weights, the real bank, plan and runner."""
+"""Profile 'paper' end to end at toy width: official files with random weights, the real toys, plan and runner."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_measured_rates_serve_the_estimate(
     assert seconds_per_image(half, counts, read_rates(path)) is None  # nobody measured that
 
 
-# ------------------------------------------------------------------------------------------------------------ the bank
+# ------------------------------------------------------------------------------------------------------------ the toys
 
 
 def test_the_pixels_schedule_counts_as_freedom_does() -> None:

@@ -14,8 +14,10 @@ import pytest
 import torch
 from collaborative_files import CLOSE, DRAWN, PIECES, WORDS, conditions, load, noise, parts, write_folder
 from torch import Tensor
+from toy_networks import toy_networks
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
 from concord.methods.core.sampler import ddim, ddim_step
@@ -96,17 +98,21 @@ def test_a_mask_becomes_19_tokens_by_nearest_neighbour(networks: collab.Collabor
     torch.testing.assert_close(found.tokens[0], expected, **CLOSE)
 
 
-# --------------------------------------------------------------------------------------------- one code path, two banks
+# ------------------------------------------------------------------------------------------ one code path, two profiles
 
 
-class SmallBank:
-    """What methods ask of a bank, filled from the checkpoint."""
+class SmallWorld:
+    """What methods ask of a toys, filled from the checkpoint."""
 
     def __init__(self, networks: collab.CollaborativeNetworks) -> None:
         self.device = torch.device("cpu")
-        self.networks, self.schedule, self.autoencoder = networks, networks.schedule, networks.autoencoder
+        self.schedule, self.autoencoder = networks.schedule, networks.autoencoder
         self.latent_shape, self.image_size = networks.latent_shape, networks.image_size
-        self.expert, self.dynamic_diffuser = networks.expert, networks.dynamic_diffuser
+        self.experts, self.diffusers = networks.experts, networks.diffusers
+
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
 
 
 class Recording:
@@ -163,13 +169,13 @@ def brute_force(eta: float, steps: int, tables: Mapping[str, Tensor], seed: int,
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_collaborative_samples_as_the_authors_code_does(networks: collab.CollaborativeNetworks, preset: str) -> None:
-    bank = SmallBank(networks)
-    method = make_method("collaborative", {"preset": preset, "steps": 5}, bank)  # type: ignore[arg-type]
+    seen: list[Tensor] = []
+    toys = SmallWorld(networks)
+    toys.autoencoder = Recording(networks, seen)  # type: ignore[assignment]
+    method = make_method("collaborative", {"preset": preset, "steps": 5}, toys.networks)
     request = asked()[0]
     coded = preset == "official"
     x_0 = brute_force(1.0 if coded else 0.0, 5, official.schedule_tables(), request.seed, coded)
-    seen: list[Tensor] = []
-    bank.autoencoder = Recording(networks, seen)  # type: ignore[assignment]
     image = method.generate([request])
     torch.testing.assert_close(seen[0], x_0, rtol=1e-5, atol=1e-5 * float(x_0.abs().max()))
     assert float(x_0.abs().max()) < 250, "as large, the last step's noise of 0.03 would not be seen"
@@ -179,7 +185,7 @@ def test_collaborative_samples_as_the_authors_code_does(networks: collab.Collabo
 
 @pytest.mark.parametrize("name", ["composable", "text-only", "mask-only"])
 def test_the_other_rows_run_on_the_same_networks(networks: collab.CollaborativeNetworks, name: str) -> None:
-    method = make_method(name, {"steps": 2}, SmallBank(networks))  # type: ignore[arg-type]
+    method = make_method(name, {"steps": 2}, SmallWorld(networks).networks)
     requests = [
         replace(request, conditions=Conditions(**{k: getattr(request.conditions, k) for k in method.conditions}))
         for request in asked(2)

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from toy_networks import toy_networks
 
 from concord.data.errors import ConcordError
 from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import make_method
 from concord.methods.guidance.context import Model
-from concord.methods.guidance.energies import Guide
 from concord.methods.networks.checkpoints import stable_diffusion as stable
 from concord.methods.networks.checkpoints.ldm import AutoencoderShape, UNetShape, autoencoder_names, unet_names
 from concord.methods.networks.experts import Encoded
@@ -184,15 +184,18 @@ class PlainGuide:
     embed_texts = text_features
 
 
-class SmallBank:
-    """What methods ask of a bank, filled from the checkpoint; the guide is a plain one."""
-
-    guide = Guide(Networks.of({"guide/text-image": PlainGuide()}))
+class SmallWorld:
+    """What methods ask of a toys, filled from the checkpoint; the guide is a plain one."""
 
     def __init__(self, loaded: stable.StableDiffusion) -> None:
         self.device = torch.device("cpu")
-        self.schedule, self.autoencoder, self.expert = loaded.schedule, loaded.autoencoder, loaded.expert
+        self.schedule, self.autoencoder = loaded.schedule, loaded.autoencoder
+        self.experts = {name: loaded.expert(name) for name in ("text", "unconditional")}
         self.latent_shape, self.image_size = loaded.latent_shape, loaded.image_size
+
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self, {"text-image": PlainGuide()})
 
 
 def request(caption: str = CAPTIONS[0]) -> Request:
@@ -206,7 +209,7 @@ def test_text_drives_by_classifier_free_guidance(loaded: stable.StableDiffusion)
     batch = Batch([request()], [torch.Generator()], torch.device("cpu"))
     x = noise(1, 4, 8, 8)
     with torch.no_grad():
-        eps, correction = Model(SmallBank(loaded), batch, 5.0)(x, 401)
+        eps, correction = Model(SmallWorld(loaded).networks, batch, 5.0)(x, 401)
     ids = loaded.tokenizer([CAPTIONS[0], ""])
     tokens = official.clip_text_forward(TEXT_STATE, ids, HEADS)
     text, empty = (official.unet_forward(UNET_STATE, x, 401, tokens[i : i + 1], HEADS) for i in (0, 1))
@@ -216,7 +219,7 @@ def test_text_drives_by_classifier_free_guidance(loaded: stable.StableDiffusion)
 
 def test_text_only_samples_from_it(files: Path) -> None:
     loaded = stable.load_stable_diffusion(files / "sd-v1-4.ckpt", shape=SHAPE)
-    method = make_method("text-only", {"steps": 2}, SmallBank(loaded))  # type: ignore[arg-type]
+    method = make_method("text-only", {"steps": 2}, SmallWorld(loaded).networks)
     images = method.generate([request(), request("another")])
     assert images.shape == (2, 3, 32, 32)
     assert float((images[0] - images[1]).abs().max()) > 1e-3
@@ -231,7 +234,7 @@ def in_style(caption: str = CAPTIONS[0]) -> Request:
 def test_text_with_style_is_sampled_from_it(files: Path, name: str) -> None:
     """The rows of text with style: the text drives the model, the style guides; stronger guidance, nearer style."""
     loaded = stable.load_stable_diffusion(files / "diffusers")
-    request, bank = in_style(), SmallBank(loaded)
+    request, toys = in_style(), SmallWorld(loaded)
     target = torch.from_numpy(np.asarray(request.conditions.style)).movedim(-1, 0)[None].float() / 255
     target = torch.nn.functional.interpolate(target, (32, 32), mode="bilinear", antialias=True)
 
@@ -242,7 +245,7 @@ def test_text_with_style_is_sampled_from_it(files: Path, name: str) -> None:
     distances = []
     for strength in (0.0, 0.3):
         values = {"text_by": "model", "steps": 4, "strengths": {"style": strength}, "windows": {"style": (0, 1000)}}
-        images = make_method(name, values, bank).generate([request])  # type: ignore[arg-type]
+        images = make_method(name, values, toys.networks).generate([request])
         assert images.shape == (1, 3, 32, 32)
         distances.append(float((gram(images) - gram(target)).norm()))
     assert distances[1] < distances[0]
@@ -253,7 +256,9 @@ def test_style_aligned_shares_the_one_unet_once(files: Path) -> None:
     loaded = stable.load_stable_diffusion(files / "diffusers")
     before = {name: type(p) for name, p in loaded.unet.attn_processors.items()}
     for preset in ("paper", "official"):
-        method = make_method("style-aligned", {"preset": preset, "steps": 2, "text_scale": 5}, SmallBank(loaded))  # type: ignore[arg-type]
+        method = make_method(
+            "style-aligned", {"preset": preset, "steps": 2, "text_scale": 5}, SmallWorld(loaded).networks
+        )
         assert method.generate([in_style()]).shape == (1, 3, 32, 32)
         assert {name: type(p) for name, p in loaded.unet.attn_processors.items()} == before
 

@@ -13,7 +13,9 @@ from concord.data.checkpoints import EMBEDDED, load_weights, weight_path
 from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.data.synthetic import SPLITS, FaceArrays, render_many
-from concord.methods.networks.bank import Bank
+from concord.methods.core.schedule import Schedule
+from concord.methods.networks.protocols import TrainedDenoiser
+from concord.methods.networks.space import LatentSpace
 from concord.methods.training import all_tasks
 from concord.metrics.networks.embedded.perceptual import SynthFeatures
 from concord.metrics.networks.protocols import Parser, TextImage
@@ -57,7 +59,7 @@ def test_all_weights_together_leave_room_for_the_later_ones() -> None:
 
 
 def test_reconstructions() -> None:
-    autoencoder = Bank().autoencoder
+    autoencoder = Networks("embedded", "faces").get("space", LatentSpace)
     with torch.inference_mode():
         decoded, latents = autoencoder.decode(autoencoder.encode(images())).clamp(0, 1), autoencoder.encode(images())
     psnr = float((-10 * (decoded - images()).square().mean((1, 2, 3)).log10()).mean())
@@ -104,18 +106,20 @@ def test_judge_and_guide_are_different_networks() -> None:
 
 def test_diffusion_models_denoise_and_read_their_condition() -> None:
     """At t = 500, on held-out faces: each error is far below predicting nothing, and rises with a wrong condition."""
-    bank = Bank()
+    networks = Networks("embedded", "faces")
+    space, schedule = networks.get("space", LatentSpace), networks.get("schedule", Schedule)
     arrays = faces()
-    x_0 = bank.autoencoder.encode(images()).detach()
+    x_0 = space.encode(images()).detach()
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
-    x_t = bank.schedule.diffuse(x_0, noise, 500)
+    x_t = schedule.diffuse(x_0, noise, 500)
     pairs = zip(arrays.captions, arrays.masks, strict=True)
     given = [Conditions(text=caption.beard_and_age, mask=mask.astype(np.int64)) for caption, mask in pairs]
     errors = {}
     with torch.inference_mode():
         for name in ("unconditional", "text", "mask"):
-            eps = bank.expert(name).bind(given, bank.schedule)(x_t, 500)
-            wrong = bank.expert(name).bind(given[1:] + given[:1], bank.schedule)(x_t, 500)
+            expert = networks.get(f"expert/{name}", TrainedDenoiser)
+            eps = expert.bind(given, schedule)(x_t, 500)
+            wrong = expert.bind(given[1:] + given[:1], schedule)(x_t, 500)
             errors[name] = [float((e - noise).square().mean()) for e in (eps, wrong)]
     nothing = float((x_t - noise).square().mean())
     assert errors["unconditional"][0] < 0.5 * nothing

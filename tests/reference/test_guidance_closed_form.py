@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_guidance import NAMES, Quadratic, ToyBank, make, make_context
+from toy_guidance import NAMES, Quadratic, ToyWorld, make, make_context
 
 from concord.methods.base import Trace
 from concord.methods.core.sampler import Step, guided
@@ -26,7 +26,7 @@ from concord.methods.z_magic import ZMagic
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)
-SCHEDULE = ToyBank.schedule
+SCHEDULE = ToyWorld.schedule
 
 
 @dataclass(frozen=True)

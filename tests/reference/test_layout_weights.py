@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from concord.data.checkpoints import load_weights
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.data.synthetic.scenes.scene import SPLITS, Scene, reference, scene
 from concord.methods.base import make_method
-from concord.methods.networks.bank import Bank
+from concord.methods.networks.space import LatentSpace
 from concord.metrics.base import Observation
 from concord.metrics.layout.instances import observed_instances, observed_interactions
 from concord.metrics.networks.judges import open_judges
@@ -33,7 +34,7 @@ def scenes() -> list[Scene]:
 def shares(name: str, **params: Any) -> dict[str, float]:
     """Of the instances, those in place and those in their colour too; of the interactions, those that are seen."""
     asked = [Request.make("weights", str(k), 0, Conditions(layout=one.layout)) for k, one in enumerate(scenes())]
-    images = make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
+    images = make_method(name, {"steps": STEPS, **params}, Networks("embedded", "scenes")).generate(asked)
     seen = Observation(images, [one.conditions for one in asked], open_judges("embedded"))
     found = [one for instances in seen.memo(observed_instances) for one in instances]
     related = [right for rights in seen.memo(observed_interactions) for right in rights]
@@ -45,7 +46,7 @@ def shares(name: str, **params: Any) -> dict[str, float]:
 
 
 def test_reconstructions() -> None:
-    autoencoder = Bank().scenes_autoencoder
+    autoencoder = Networks("embedded", "scenes").get("space", LatentSpace)
     images = torch.from_numpy(np.stack([one.image for one in scenes()])).movedim(-1, 1).float() / 255
     with torch.inference_mode():
         decoded, latents = autoencoder.decode(autoencoder.encode(images)).clamp(0, 1), autoencoder.encode(images)
@@ -82,7 +83,7 @@ def styled(name: str, style: bool, **params: Any) -> torch.Tensor:
         )
         for k, one in enumerate(scenes())
     ]
-    return make_method(name, {"steps": STEPS, **params}, Bank()).generate(asked)
+    return make_method(name, {"steps": STEPS, **params}, Networks("embedded", "scenes")).generate(asked)
 
 
 def ground(images: torch.Tensor) -> float:

@@ -11,11 +11,11 @@ import torch
 from concord.data.checkpoints import load_weights
 from concord.data.conditions.masked_image import GREY_LEVEL, known_pixels
 from concord.data.labels import PALETTE
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.data.synthetic import SPLITS, FaceArrays, render_many
 from concord.methods.base import Batch, make_method
 from concord.methods.mt_diffusion import JointLabel
-from concord.methods.networks.bank import Bank
 from concord.metrics.networks.judges import open_judges
 from concord.metrics.networks.protocols import Parser
 
@@ -28,8 +28,8 @@ def faces() -> FaceArrays:
 
 
 @cache
-def bank() -> Bank:
-    return Bank()
+def networks() -> Networks:
+    return Networks("embedded", "faces")
 
 
 def real() -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_pasted_restorations_keep_every_known_pixel(patches: int) -> None:
     known = np.stack([known_pixels(str(i), patches, 64) for i in range(4)])
     pictures = np.where(known[..., None], faces().images[:4], GREY_LEVEL).astype(np.uint8)
     asked = requests([Conditions(masked_image=pair) for pair in zip(pictures, known, strict=True)])
-    images = make_method("mt-diffusion-x", {"steps": STEPS}, bank()).generate(asked)
+    images = make_method("mt-diffusion-x", {"steps": STEPS}, networks()).generate(asked)
     seen = torch.from_numpy(known)[:, None].expand_as(images)
     assert torch.equal(images[seen], real()[:4][seen])
     assert not torch.equal(images[~seen], torch.full_like(images[~seen], 0.5))
@@ -53,7 +53,7 @@ def test_pasted_restorations_keep_every_known_pixel(patches: int) -> None:
 
 def test_an_image_follows_its_mask() -> None:
     masks = faces().masks.astype(np.int64)
-    images = make_method("mt-diffusion-seg", {"steps": STEPS}, bank()).generate(
+    images = make_method("mt-diffusion-seg", {"steps": STEPS}, networks()).generate(
         requests([Conditions(mask=mask) for mask in masks])
     )
     parsed = open_judges("embedded").get("judge/parser", Parser).labels(images).cpu().numpy()
@@ -62,7 +62,7 @@ def test_an_image_follows_its_mask() -> None:
 
 
 def test_a_mask_follows_its_image() -> None:
-    images = make_method("mt-diffusion-parse", {"steps": STEPS}, bank()).generate(
+    images = make_method("mt-diffusion-parse", {"steps": STEPS}, networks()).generate(
         requests([Conditions(source_image=picture) for picture in faces().images])
     )
     pixels = (images.movedim(1, -1)[..., None, :] * 255 - torch.from_numpy(PALETTE.copy()).float()).square().sum(-1)
@@ -71,10 +71,10 @@ def test_a_mask_follows_its_image() -> None:
 
 @pytest.mark.parametrize("name", ["mt-diffusion-m", "mt-diffusion-e"])
 def test_labels_are_read_from_images(name: str) -> None:
-    method = make_method(name, {"steps": STEPS}, bank())
+    method = make_method(name, {"steps": STEPS}, networks())
     assert isinstance(method, JointLabel)
     asked = requests([Conditions()] * N)
-    batch = Batch(asked, [torch.Generator().manual_seed(i) for i in range(N)], bank().device)
+    batch = Batch(asked, [torch.Generator().manual_seed(i) for i in range(N)], networks().device)
     found = method.classify(batch, real()).argmax(1).numpy()
     sex = np.array([sex == "male" for sex in faces().sex])
     assert (found % 2 == sex).mean() > 0.7

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compared import compared
-from official_world import BATCH, Bank, Expert, Stream, off
+from official_world import BATCH, Expert, Stream, Toys, off
 from torch import Tensor
 from toy_guidance import requests
 
@@ -28,7 +28,7 @@ class Three(Amdm):
     conditions = frozenset({"text", "mask", "style"})
 
 
-class Models(Bank):
+class Models(Toys):
     """Models that share latents, one for each condition; the decoder is the identity."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Models(Bank):
 
 
 def loop(
-    bank: Models,
+    toys: Models,
     names: tuple[str, ...],
     conditions: Any,
     weights: tuple[float, ...],
@@ -54,15 +54,15 @@ def loop(
 
     What the other models do after `end` reaches no picture of the first one, and is left out with its noise.
     """
-    noise, alphas_cumprod = Stream(bank.latent_shape), bank.schedule.alphas_cumprod
-    alphas = 1 - bank.betas
+    noise, alphas_cumprod = Stream(toys.latent_shape), toys.schedule.alphas_cumprod
+    alphas = 1 - toys.betas
     timesteps = [t + 1 for t in range(0, 1000, 1000 // steps)][::-1]
     latents = [noise() for _ in names]  # prepare_latents of each pipeline, without a generator
     before: list[Tensor] = []
     for i, t in enumerate(timesteps):
         if i > end:
             names, latents = names[:1], latents[:1]
-        eps = [bank.experts[name].eps(x, t, conditions) for name, x in zip(names, latents, strict=True)]
+        eps = [toys.experts[name].eps(x, t, conditions) for name, x in zip(names, latents, strict=True)]
         a_t, a_prev = alphas_cumprod[t], alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else alphas_cumprod[0]
         sigma = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).sqrt()
         moved = [
@@ -86,10 +86,10 @@ def loop(
     return latents[0]
 
 
-def sampled(bank: Models, asked: list[Request], names: tuple[str, ...], **params: Any) -> Tensor:
-    method = Three(make_params(Three, {"preset": "official", "order": names, **params}), bank)  # type: ignore[arg-type]
-    with mock.patch("concord.methods.amdm.draw_noise", Stream(bank.latent_shape)):
-        return method.sample(Batch(asked, [torch.Generator()] * BATCH, bank.device), Trace())
+def sampled(toys: Models, asked: list[Request], names: tuple[str, ...], **params: Any) -> Tensor:
+    method = Three(make_params(Three, {"preset": "official", "order": names, **params}), toys.networks)
+    with mock.patch("concord.methods.amdm.draw_noise", Stream(toys.latent_shape)):
+        return method.sample(Batch(asked, [torch.Generator()] * BATCH, toys.device), Trace())
 
 
 WEIGHTS = {2: (0.5,), 3: (0.47, 0.5)}
@@ -101,10 +101,10 @@ SIZES = {2: (0.9, 1.1), 3: (0.9, 0.8, 0.7)}  # of latents of 32 numbers; 45 and 
 @pytest.mark.parametrize("names", ORDERS, ids="+".join)
 @torch.inference_mode()
 def test_it_is_the_authors_loop(names: tuple[str, ...], steps: int, end: int, eta: float) -> None:
-    bank, asked, sizes = Models(), requests(BATCH, names), SIZES[len(names)]
-    found = sampled(bank, asked, names, steps=steps, aggregation_steps=end, step_sizes=sizes, eta=eta)
+    toys, asked, sizes = Models(), requests(BATCH, names), SIZES[len(names)]
+    found = sampled(toys, asked, names, steps=steps, aggregation_steps=end, step_sizes=sizes, eta=eta)
     conditions = [request.conditions for request in asked]
-    wanted = loop(bank, names, conditions, WEIGHTS[len(names)], sizes, steps, end, eta)
+    wanted = loop(toys, names, conditions, WEIGHTS[len(names)], sizes, steps, end, eta)
     drawn = f", eta {eta:g}" if eta else ""
     case = f"{' + '.join(names)}: {steps} steps{drawn}, aggregation in steps 1 to {end}, 2 images in a batch"
     code = "Hammour-steak/AMDM dba837a, interactmigc.py, interactmigcip.py"
@@ -141,10 +141,6 @@ class Layouts(Models):
             name: Guided(Expert(2, seed, 0, self.betas), free)
             for seed, name in enumerate(("interaction", "attribute", "style"))
         }
-        self.scenes_autoencoder = self
-
-    def layout_expert(self, kind: str) -> Any:
-        return self.experts[kind]
 
 
 def layouts(style: bool) -> list[Request]:
@@ -157,15 +153,15 @@ def layouts(style: bool) -> list[Request]:
 @pytest.mark.parametrize("style", [False, True])
 @torch.inference_mode()
 def test_layouts_are_those_of_the_authors_loop(style: bool) -> None:
-    bank, asked = Layouts(), layouts(style)
+    toys, asked = Layouts(), layouts(style)
     names = ("interaction", "attribute", *(["style"] if style else []))
     sizes = SIZES[len(names)]
     params = make_params(AmdmLayouts, {"preset": "official", "order": names, "step_sizes": sizes})
-    with mock.patch("concord.methods.amdm.draw_noise", Stream(bank.latent_shape)):
-        batch = Batch(asked, [torch.Generator()] * BATCH, bank.device)
-        found = AmdmLayouts(params, bank).sample(batch, Trace())  # type: ignore[arg-type]
+    with mock.patch("concord.methods.amdm.draw_noise", Stream(toys.latent_shape)):
+        batch = Batch(asked, [torch.Generator()] * BATCH, toys.device)
+        found = AmdmLayouts(params, toys.networks).sample(batch, Trace())
     conditions = [request.conditions for request in asked]
-    wanted = loop(bank, names, conditions, WEIGHTS[len(names)], sizes, 50, 3)
+    wanted = loop(toys, names, conditions, WEIGHTS[len(names)], sizes, 50, 3)
     case = f"{' + '.join(names)}: 50 steps, guidance 7.5, aggregation in steps 1 to 3, 2 images in a batch"
     code = "Hammour-steak/AMDM dba837a, interactmigc.py, interactmigcip.py, infer800.py"
     compared("amdm-layouts", "official", case, code, off(found, wanted))

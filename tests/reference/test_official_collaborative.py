@@ -17,7 +17,9 @@ from compared import compared
 from official_world import BATCH, Stream, double, off
 from torch import Tensor, nn
 from toy_guidance import requests, seeded
+from toy_networks import toy_networks
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.collaborative import Collaborative
@@ -55,7 +57,7 @@ class Expert(Network):
 
     def forward(self, x: Tensor, t: int, told: Tensor) -> Tensor:
         """Near that of standard normal data, so that rounding errors do not grow from step to step."""
-        return (1 - Bank.schedule.alphas_cumprod[t]).sqrt() * x + 0.3 * super().forward(x, t, told)
+        return (1 - Toys.schedule.alphas_cumprod[t]).sqrt() * x + 0.3 * super().forward(x, t, told)
 
     def encode(self, conditions: Sequence[Conditions]) -> Tensor:
         told = [len(c.text or "") / 5 if self.name == "text" else float(c.mask.mean()) / 9 for c in conditions]
@@ -65,7 +67,7 @@ class Expert(Network):
         return Bound(self, self.encode(conditions))
 
 
-class Bank:
+class Toys:
     device, latent_shape, schedule = torch.device("cpu"), SHAPE, Schedule.scaled_linear()
     autoencoder: Any
 
@@ -74,35 +76,33 @@ class Bank:
         self.diffusers = {"text": Network(2, 1), "mask": Network(3, 1)}
         self.autoencoder = self
 
-    def expert(self, name: str) -> Expert:
-        return self.experts[name]
-
-    def dynamic_diffuser(self, name: str) -> Network:
-        return self.diffusers[name]
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
 
     def decode(self, x: Tensor) -> Tensor:
         return x
 
 
 def sampler(
-    bank: Bank, conditions: Sequence[Conditions], steps: int, eta: float, decays: bool, factor: float
+    toys: Toys, conditions: Sequence[Conditions], steps: int, eta: float, decays: bool, factor: float
 ) -> Tensor:
     """CD ddim_confidence.py p_sample_ddim over the steps; compose_modules.py:73-171, one call of the network."""
-    noise, alphas = Stream(SHAPE), bank.schedule.alphas_cumprod
+    noise, alphas = Stream(SHAPE), toys.schedule.alphas_cumprod
     timesteps = [t + 1 for t in range(0, 1000, 1000 // steps)][:steps]
-    told = {name: expert.encode(conditions) for name, expert in bank.experts.items()}
+    told = {name: expert.encode(conditions) for name, expert in toys.experts.items()}
     x = noise()
     for index in reversed(range(steps)):
         t = timesteps[index]
         a_t, a_prev = alphas[t], alphas[timesteps[index - 1]] if index else alphas[0]
-        maps = torch.cat([bank.diffusers[name](x, t, told[name]) for name in ("mask", "text")], dim=1)
+        maps = torch.cat([toys.diffusers[name](x, t, told[name]) for name in ("mask", "text")], dim=1)
         mask, text = maps.softmax(dim=1).split(1, dim=1)  # first mask, then text
         if decays:
             mask = mask * (math.cos((1 - t / 1000) * math.pi) + 1) / 2  # set_seg_mask_schedule, 'cosine_decay'
             text = 1 - mask
             mask = mask * factor  # seg_mask_scale_factor
             mask, text = mask / (mask + text), text / (mask + text)
-        e_t = text * bank.experts["text"](x, t, told["text"]) + mask * bank.experts["mask"](x, t, told["mask"])
+        e_t = text * toys.experts["text"](x, t, told["text"]) + mask * toys.experts["mask"](x, t, told["mask"])
         sigma = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).sqrt()
         pred_x0 = (x - (1 - a_t).sqrt() * e_t) / a_t.sqrt()
         x = a_prev.sqrt() * pred_x0 + (1 - a_prev - sigma**2).sqrt() * e_t
@@ -111,10 +111,10 @@ def sampler(
     return x
 
 
-def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
-    method = Collaborative(make_params(Collaborative, params), bank)  # type: ignore[arg-type]
+def sampled(toys: Toys, asked: Sequence[Request], **params: Any) -> Tensor:
+    method = Collaborative(make_params(Collaborative, params), toys.networks)
     with mock.patch("concord.methods.core.sampler.draw_noise", Stream(SHAPE)):
-        return method.sample(Batch(asked, [torch.Generator()] * BATCH, bank.device), Trace())
+        return method.sample(Batch(asked, [torch.Generator()] * BATCH, toys.device), Trace())
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
 def test_it_is_the_authors_sampler(
     preset: str, steps: int, given: dict[str, Any], eta: float, decays: bool, factor: float
 ) -> None:
-    bank, asked = Bank(), requests(BATCH, ("text", "mask"))
-    found = sampled(bank, asked, preset=preset, steps=steps, **given)
-    wanted = sampler(bank, [request.conditions for request in asked], steps, eta, decays, factor)
+    toys, asked = Toys(), requests(BATCH, ("text", "mask"))
+    found = sampled(toys, asked, preset=preset, steps=steps, **given)
+    wanted = sampler(toys, [request.conditions for request in asked], steps, eta, decays, factor)
     case = f"text + mask: {steps} steps, eta {eta:g}, mask influence {'rescaled over time' if decays else 'as trained'}"
     code = "ziqihuangg/Collaborative-Diffusion b1ea7f8, ldm/models/diffusion/compose_modules.py and ddim_confidence.py"
     compared("collaborative", preset, case, code, off(found, wanted))

@@ -29,7 +29,7 @@ def abar(betas: Tensor, i: int) -> Tensor:
 
 def faces(world: World, stops: dict[str, int], text_rho: float = 0.02, eta: float = 0.5, steps: int = 100) -> Tensor:
     """FG:107-161 (text), 163-212 (mask), 500-700 (the others, and two or three together)."""
-    noise, betas, names = world.stream(), world.bank.betas, world.names
+    noise, betas, names = world.stream(), world.toys.betas, world.names
     seq = range(0, 1000, 1000 // steps)  # runners/diffusion.py: skip = 1000 // 100
     x = noise()
     for i, j in zip(reversed(seq), reversed([-1, *seq[:-1]]), strict=True):
@@ -61,7 +61,7 @@ def faces(world: World, stops: dict[str, int], text_rho: float = 0.02, eta: floa
 
 def style(world: World, scale: float = 5.0, rho: float = 0.2, end: int = 30, start: int = 70) -> Tensor:
     """SD:199-285 p_sample_ddim_conditional: guided where end <= index < start, three turns where 40 <= index < 70."""
-    noise, alphas = world.stream(), torch.cumprod(1 - world.bank.betas, dim=0)
+    noise, alphas = world.stream(), torch.cumprod(1 - world.toys.betas, dim=0)
     timesteps = [t + 1 for t in range(0, 1000, 10)]  # ldm's make_ddim_timesteps, 'uniform'
     x = noise()
     for index in reversed(range(100)):

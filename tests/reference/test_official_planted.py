@@ -159,9 +159,9 @@ TWO, THREE = ("text", "mask"), ("text", "mask", "style")
 
 
 def aggregated(names: tuple[str, ...], **plant: Any) -> Tensor:
-    bank, given = amdm.Models(), {"steps": 20, "aggregation_steps": 7, "step_sizes": amdm.SIZES[len(names)], "eta": 0.5}
+    toys, given = amdm.Models(), {"steps": 20, "aggregation_steps": 7, "step_sizes": amdm.SIZES[len(names)], "eta": 0.5}
     with torch.inference_mode():
-        return amdm.sampled(bank, requests(amdm.BATCH, names), names, **{**given, **plant})
+        return amdm.sampled(toys, requests(amdm.BATCH, names), names, **{**given, **plant})
 
 
 def aggregated_by_them(names: tuple[str, ...]) -> Tensor:
@@ -172,25 +172,25 @@ def aggregated_by_them(names: tuple[str, ...]) -> Tensor:
 
 def joined(**plant: Any) -> Tensor:
     given = {"preset": "official", "steps": 20}
-    return collaborative.sampled(collaborative.Bank(), requests(2, TWO), **{**given, **plant})
+    return collaborative.sampled(collaborative.Toys(), requests(2, TWO), **{**given, **plant})
 
 
 def joined_by_them() -> Tensor:
     asked = [request.conditions for request in requests(2, TWO)]
     with torch.inference_mode():
-        return collaborative.sampler(collaborative.Bank(), asked, 20, 1.0, True, 2.0)
+        return collaborative.sampler(collaborative.Toys(), asked, 20, 1.0, True, 2.0)
 
 
 def styled(**plant: Any) -> Tensor:
     given = {"steps": 10, "reference_caption": "a painting."}
     with torch.inference_mode():
-        return style_aligned.sampled(style_aligned.Bank(), requests(2, ("text", "style")), **{**given, **plant})
+        return style_aligned.sampled(style_aligned.Toys(), requests(2, ("text", "style")), **{**given, **plant})
 
 
 def styled_by_them() -> Tensor:
     with torch.inference_mode():
         asked = requests(2, ("text", "style"))
-        return style_aligned.pictured(style_aligned.Bank(), asked, "a painting.", 10, 5)
+        return style_aligned.pictured(style_aligned.Toys(), asked, "a painting.", 10, 5)
 
 
 def composed(names: tuple[str, ...], **plant: Any) -> Tensor:
@@ -203,25 +203,25 @@ def composed_by_them(names: tuple[str, ...]) -> Tensor:
 
 
 def edited(**plant: Any) -> Tensor:
-    return sdedit.sampled(sdedit.Bank(pixels=True), sdedit.masked(), **{"start": 300.5 / 1001, **plant})
+    return sdedit.sampled(sdedit.Toys(pixels=True), sdedit.masked(), **{"start": 300.5 / 1001, **plant})
 
 
 def edited_by_them() -> Tensor:
-    return sdedit.edited(sdedit.Bank(pixels=True), sdedit.masked(), 300)
+    return sdedit.edited(sdedit.Toys(pixels=True), sdedit.masked(), 300)
 
 
 def optimised(**plant: Any) -> Tensor:
-    return tedigan.sampled(tedigan.Both(), tedigan.asked(), **{"steps": 20, **plant})
+    return tedigan.sampled(tedigan.Toys(), tedigan.asked(), **{"steps": 20, **plant})
 
 
 def optimised_by_them() -> Tensor:
-    return torch.cat([tedigan.demo(tedigan.Bank(), request, 20) for request in tedigan.asked()])
+    return torch.cat([tedigan.demo(tedigan.Toys(), request, 20) for request in tedigan.asked()])
 
 
 def multi_task(**plant: Any) -> Tensor:
     known, start = mt_diffusion.Stream(mt_diffusion.SHAPE, 1)(), mt_diffusion.Stream(mt_diffusion.SHAPE, 2)()
     with torch.inference_mode():
-        return mt_diffusion.sampled(**{"kind": "bounded", "known": known, "start": start, **plant})[0]
+        return mt_diffusion.sampled(plant.get("kind", "bounded"), known, start, **plant)[0]
 
 
 def multi_task_by_hand() -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compared import compared
-from official_world import BATCH, SIDE, Bank, Stream, off
+from official_world import BATCH, SIDE, Stream, Toys, off
 from torch import Tensor
 
 from concord.data.conditions.masked_image import GREY
@@ -31,9 +31,9 @@ def masked() -> list[Request]:
     return [Request.make("toy", str(i), 0, Conditions(masked_image=value)) for i, value in enumerate(values)]
 
 
-def edited(bank: Bank, asked: Sequence[Request], levels: int) -> Tensor:
+def edited(toys: Toys, asked: Sequence[Request], levels: int) -> Tensor:
     """SE:129-160 image_editing_sample and SE:34-58 image_editing_denoising_step_flexible_mask."""
-    noise, betas = Stream(bank.latent_shape), bank.betas
+    noise, betas = Stream(toys.latent_shape), toys.betas
     alphas = 1 - betas
     abar = alphas.cumprod(dim=0)  # SE:46
     before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])  # SE:79
@@ -48,27 +48,27 @@ def edited(bank: Bank, asked: Sequence[Request], levels: int) -> Tensor:
     conditions = [request.conditions for request in asked]
     for i in reversed(range(levels)):  # SE:142
         weighted = betas[i] / (1 - abar[i]).sqrt()  # SE:49
-        mean = (x - weighted * bank.unconditional().eps(x, i, conditions)) / alphas[i].sqrt()  # SE:50
+        mean = (x - weighted * toys.experts["unconditional"].eps(x, i, conditions)) / alphas[i].sqrt()  # SE:50
         x = mean if i == 0 else mean + (0.5 * logvar[i]).exp() * noise()  # SE:53-56: no noise where t == 0
-    return bank.decode(x)
+    return toys.decode(x)
 
 
-def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
-    method = SDEdit(make_params(SDEdit, {"steps": 1000, **params}), bank)  # type: ignore[arg-type]
-    stream = Stream(bank.latent_shape)
+def sampled(toys: Toys, asked: Sequence[Request], **params: Any) -> Tensor:
+    method = SDEdit(make_params(SDEdit, {"steps": 1000, **params}), toys.networks)
+    stream = Stream(toys.latent_shape)
     with mock.patch("concord.methods.sdedit.draw_noise", stream):
-        return method.sample(Batch(asked, [torch.Generator()] * len(asked), bank.device), Trace())
+        return method.sample(Batch(asked, [torch.Generator()] * len(asked), toys.device), Trace())
 
 
 @pytest.mark.parametrize("levels", [1, 2, 300, 500, 1000])
 def test_it_is_the_authors_loop(levels: int) -> None:
     """From t0 = levels / 1000; schedules of pixels have one more entry here, the clean picture."""
-    bank, asked = Bank(pixels=True), masked()
-    found = sampled(bank, asked, start=(levels + 0.5) / 1001)
-    difference = off(found, edited(bank, asked, levels))
+    toys, asked = Toys(pixels=True), masked()
+    found = sampled(toys, asked, start=(levels + 0.5) / 1001)
+    difference = off(found, edited(toys, asked, levels))
     compared("sdedit", "paper", f"t0 = {levels} of 1,000 steps, 2 images in a batch", CODE, difference)
 
 
 def test_a_level_more_is_another_picture() -> None:
-    bank, asked = Bank(pixels=True), masked()
-    assert off(sampled(bank, asked, start=301.5 / 1001), edited(bank, asked, 300)) > 1e-6
+    toys, asked = Toys(pixels=True), masked()
+    assert off(sampled(toys, asked, start=301.5 / 1001), edited(toys, asked, 300)) > 1e-6

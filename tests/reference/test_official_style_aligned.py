@@ -18,7 +18,9 @@ from compared import compared
 from official_world import LATENTS, Stream, off, seldom
 from torch import Tensor, nn
 from toy_guidance import ToyAutoencoder, requests
+from toy_networks import toy_networks
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.core.schedule import Schedule
@@ -55,8 +57,9 @@ class Network(nn.Module):
         return 0.5 * x + 0.1 * self.unet(x, t, tokens.expand(-1, 1, WIDTH), return_dict=False)[0]
 
 
-class Expert:
+class Expert(nn.Module):
     def __init__(self, network: Network, hears: bool) -> None:
+        super().__init__()
         self.network, self.unet, self.hears = network, network.unet, hears
 
     def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Any:
@@ -73,7 +76,7 @@ class Autoencoder(ToyAutoencoder):
         return super().encode(images).double()
 
 
-class Bank:
+class Toys:
     device, image_size, latent_shape = torch.device("cpu"), SIDE, LATENTS
 
     def __init__(self) -> None:
@@ -82,8 +85,9 @@ class Bank:
         self.autoencoder = Autoencoder()
         self.schedule = Schedule.scaled_linear(0.00085, 0.012)
 
-    def expert(self, name: str) -> Expert:
-        return self.experts[name]
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self)
 
 
 # ------------------------------------------------------------------------------------------------------- the authors'
@@ -141,36 +145,36 @@ def registered(unet: nn.Module, shift: float, norms: bool = True) -> Iterator[No
             unet.get_submodule(name).set_processor(processor)
 
 
-def guided(bank: Bank, x: Tensor, t: int, captions: Sequence[str], scale: float) -> Tensor:
+def guided(toys: Toys, x: Tensor, t: int, captions: Sequence[str], scale: float) -> Tensor:
     """SA inversion.py:84-91: empty captions first."""
-    free, told = bank.network.eps(torch.cat([x, x]), t, [""] * len(x) + list(captions)).chunk(2)
+    free, told = toys.network.eps(torch.cat([x, x]), t, [""] * len(x) + list(captions)).chunk(2)
     return free + scale * (told - free)
 
 
 def notebook(
-    bank: Bank, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int, **changed: Any
+    toys: Toys, picture: Tensor, caption: str, prompt: str, x: Tensor, steps: int, offset: int, **changed: Any
 ) -> Tensor:
     """The notebook's cells for one style image latent (1, C, h, w) and one prompt from x (1, C, h, w).
 
     changed: what the paper alone would have: first timestep, scales, shift, norms.
     """
     first, inverted, scale = changed.get("first", 0), changed.get("invert_scale", 2.0), changed.get("scale", 10.0)
-    alphas = bank.schedule.alphas_cumprod
+    alphas = toys.schedule.alphas_cumprod
     stride = 1000 // steps
     # diffusers' DDIMScheduler, 'leading', steps_offset 0
     timesteps = [t + first for t in range(0, stride * steps, stride)][::-1]
     zts, latent = [picture], picture
     for t in reversed(timesteps):  # inversion.py:94-105
-        eps = guided(bank, latent, t, [caption], inverted)
+        eps = guided(toys, latent, t, [caption], inverted)
         before = alphas[t - stride] if t >= stride else alphas[0]  # set_alpha_to_one=False
         clean = (latent - (1 - before).sqrt() * eps) / before.sqrt()
         latent = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * eps
         zts.append(latent)
     zts = zts[::-1]
     reference = zts[offset]  # inversion.py:108-115
-    with registered(bank.network.unet, changed.get("shift", math.log(2)), changed.get("norms", True)):
+    with registered(toys.network.unet, changed.get("shift", math.log(2)), changed.get("norms", True)):
         for i, t in enumerate(timesteps):
-            eps = guided(bank, torch.cat([reference, x]), t, [caption, prompt], scale)[1:]
+            eps = guided(toys, torch.cat([reference, x]), t, [caption, prompt], scale)[1:]
             before = alphas[t - stride] if t >= stride else alphas[0]
             clean = (x - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
             x = before.sqrt() * clean + (1 - before).sqrt() * eps
@@ -178,20 +182,20 @@ def notebook(
     return x
 
 
-def sampled(bank: Bank, asked: Sequence[Request], **params: Any) -> Tensor:
-    method = StyleAligned(make_params(StyleAligned, {"preset": "official", **params}), bank)  # type: ignore[arg-type]
+def sampled(toys: Toys, asked: Sequence[Request], **params: Any) -> Tensor:
+    method = StyleAligned(make_params(StyleAligned, {"preset": "official", **params}), toys.networks)
     with mock.patch("concord.methods.style_aligned.draw_noise", Stream(LATENTS)):
-        return method.sample(Batch(asked, [torch.Generator()] * len(asked), bank.device), Trace())
+        return method.sample(Batch(asked, [torch.Generator()] * len(asked), toys.device), Trace())
 
 
-def pictured(bank: Bank, asked: Sequence[Request], caption: str, steps: int, offset: int, **changed: Any) -> Tensor:
+def pictured(toys: Toys, asked: Sequence[Request], caption: str, steps: int, offset: int, **changed: Any) -> Tensor:
     """The notebook's images, one after another."""
     noise, rows = Stream(LATENTS)(), []
-    encoded = bank.autoencoder.encode(reference_images(asked, "style", SIDE, bank.device))
+    encoded = toys.autoencoder.encode(reference_images(asked, "style", SIDE, toys.device))
     for row, request in enumerate(asked):
         one = slice(row, row + 1)
-        ended = notebook(bank, encoded[one], caption, request.conditions["text"], noise[one], steps, offset, **changed)
-        rows.append(bank.autoencoder.decode(ended))
+        ended = notebook(toys, encoded[one], caption, request.conditions["text"], noise[one], steps, offset, **changed)
+        rows.append(toys.autoencoder.decode(ended))
     return torch.cat(rows)
 
 
@@ -199,9 +203,9 @@ def pictured(bank: Bank, asked: Sequence[Request], caption: str, steps: int, off
 @pytest.mark.parametrize("caption", ["", "a painting."])
 @torch.inference_mode()
 def test_it_is_the_authors_notebook(steps: int, offset: int, caption: str) -> None:
-    bank, asked = Bank(), requests(2, ("text", "style"))
-    found = sampled(bank, asked, steps=steps, reference_offset=offset, reference_caption=caption)
-    wanted = pictured(bank, asked, caption, steps, offset)
+    toys, asked = Toys(), requests(2, ("text", "style"))
+    found = sampled(toys, asked, steps=steps, reference_offset=offset, reference_caption=caption)
+    wanted = pictured(toys, asked, caption, steps, offset)
     case = f"{steps} steps, offset {offset}, reference caption {caption!r}, 2 images in a batch"
     code = "google/style-aligned 2faf0af, sa_handler.py, inversion.py and style_aligned_transfer_sdxl.ipynb"
     compared("style-aligned", "official", case, code, off(found, wanted), CLOSE)
@@ -211,9 +215,9 @@ def test_it_is_the_authors_notebook(steps: int, offset: int, caption: str) -> No
 @torch.inference_mode()
 def test_preset_paper_is_the_papers_equations(steps: int) -> None:
     """Equations 1 to 3 alone: AdaIN, keys and values of the reference; inverted under the empty caption."""
-    bank, asked = Bank(), requests(2, ("text", "style"))
-    found = sampled(bank, asked, preset="paper", steps=steps)
+    toys, asked = Toys(), requests(2, ("text", "style"))
+    found = sampled(toys, asked, preset="paper", steps=steps)
     alone = {"first": 1, "invert_scale": 1.0, "scale": 5.0, "shift": 0.0, "norms": False}
-    wanted = pictured(bank, asked, "", steps, 0, **alone)
+    wanted = pictured(toys, asked, "", steps, 0, **alone)
     code = "StyleAligned (arXiv:2312.02133), section 3.2 and DDIM inversion"
     compared("style-aligned", "paper", f"{steps} steps, 2 images in a batch", code, off(found, wanted), CLOSE)

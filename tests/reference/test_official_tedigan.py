@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
-from concord.methods.guidance.energies import Guide
 from concord.methods.networks.stylegan import MaskToCode, StyleGenerator, draw_layer_noise, to_plus
 from concord.methods.tedigan import TediGAN
 
@@ -56,7 +55,7 @@ class Features:
         return (images - originals).abs().mean((1, 2, 3))
 
 
-class Bank:
+class Toys:
     device = torch.device("cpu")
 
     def __init__(self) -> None:
@@ -69,18 +68,20 @@ class Bank:
             for layer in self.encoder.modules():  # a trained encoder does not stay at the mean
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.3)
-            self.guide = Guide(Networks.of({"guide/text-image": Pair(), "guide/features": Features()}))
+            self.guides = {"guide/text-image": Pair(), "guide/features": Features()}
         self.network.measure(500)
         self.network.double().eval().requires_grad_(False)
         self.encoder.double().eval().requires_grad_(False)
         double(self.encoder.stem)  # it is shown one-hot masks in float32
 
-    def stylegan(self) -> StyleGenerator:
-        return self.network
+    @property
+    def pair(self) -> Pair:
+        return self.networks.get("guide/text-image", Pair)
 
-    def style_encoder(self, condition: str) -> nn.Module:
-        assert condition == "mask", "the demo's text has no code of its own"
-        return self.encoder
+    @property
+    def networks(self) -> Networks:
+        """The demo's text has no code of its own."""
+        return Networks.of({"stylegan": self.network, "stylegan/mask": self.encoder, **self.guides})
 
 
 def asked(count: int = 2) -> list[Request]:
@@ -95,21 +96,21 @@ def get_lr(t: float, initial_lr: float, rampdown: float = 0.25, rampup: float = 
     return initial_lr * lr_ramp * min(1, t / rampup)
 
 
-def demo(bank: Bank, request: Request, steps: int, lr: float = 0.1) -> Tensor:
+def demo(toys: Toys, request: Request, steps: int, lr: float = 0.1) -> Tensor:
     """TG:55-135 main, one picture: its pictures are in [-1, 1], our generator's in [0, 1]."""
     generator = torch.Generator().manual_seed(request.seed)
     torch.randn(WIDTH, generator=generator)  # a random code, which nothing takes here
-    noise = draw_layer_noise([generator], bank.network.noise_sizes, bank.device)  # randomize_noise=False
+    noise = draw_layer_noise([generator], toys.network.noise_sizes, toys.device)  # randomize_noise=False
 
     def g_ema(code: Tensor) -> Tensor:
-        return 2 * bank.network(code, noise) - 1
+        return 2 * toys.network(code, noise) - 1
 
-    perceptual, pair = Features().perceptual_distance, bank.guide.get("text-image", Pair)  # type: ignore[arg-type]
+    perceptual, pair = Features().perceptual_distance, toys.pair
     text_inputs = pair.embed_texts([request.conditions["text"]])
     with torch.no_grad():
-        z_init = to_plus(bank.network, bank.encoder(torch.from_numpy(request.conditions["mask"])[None]))  # TG:74-75
+        z_init = to_plus(toys.network, toys.encoder(torch.from_numpy(request.conditions["mask"])[None]))  # TG:74-75
         x = g_ema(z_init)  # TG:82
-    z = bank.network.w_mean.detach().clone().repeat(1, LAYERS, 1)  # TG:85
+    z = toys.network.w_mean.detach().clone().repeat(1, LAYERS, 1)  # TG:85
     z.requires_grad = True
     optimizer = torch.optim.Adam([z], lr=lr)  # TG:91
     for i in range(steps):
@@ -126,17 +127,17 @@ def demo(bank: Bank, request: Request, steps: int, lr: float = 0.1) -> Tensor:
     return (x_rec.detach() + 1) / 2  # TG:136: the picture of the last loss
 
 
-def sampled(bank: Bank, requests: Sequence[Request], **params: Any) -> Tensor:
-    method = TediGAN(make_params(TediGAN, {"preset": "official", "split": 3, **params}), bank)  # type: ignore[arg-type]
+def sampled(toys: Toys, requests: Sequence[Request], **params: Any) -> Tensor:
+    method = TediGAN(make_params(TediGAN, {"preset": "official", "split": 3, **params}), toys.networks)
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-    return method.sample(Batch(requests, generators, bank.device), Trace())
+    return method.sample(Batch(requests, generators, toys.device), Trace())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20, *seldom(200)])
 def test_it_is_the_authors_demo(steps: int) -> None:
-    bank, requests = Bank(), asked()
-    wanted = torch.cat([demo(bank, request, steps) for request in requests])
-    difference = off(sampled(bank, requests, steps=steps), wanted)
+    toys, requests = Toys(), asked()
+    wanted = torch.cat([demo(toys, request, steps) for request in requests])
+    difference = off(sampled(toys, requests, steps=steps), wanted)
     compared("tedigan", "official", f"text + mask: {steps} step(s) of Adam, 2 images in a batch", CODE, difference)
 
 
@@ -152,27 +153,29 @@ class OfText(nn.Module):
         return (text @ self.weight).reshape(len(text), LAYERS, WIDTH)
 
 
-class Both(Bank):
-    """A bank whose text has a code as well."""
+class Both(Toys):
+    """Networks whose text has a code as well."""
 
-    def style_encoder(self, condition: str) -> nn.Module:
-        return self.encoder if condition == "mask" else OfText()
+    @property
+    def networks(self) -> Networks:
+        given = {"stylegan": self.network, "stylegan/mask": self.encoder, "stylegan/text": OfText()}
+        return Networks.of({**given, **self.guides})
 
 
 @pytest.mark.parametrize("split", [0, 3, 6])
 @torch.no_grad()
 def test_a_mixed_picture_is_that_of_both_codes(split: int) -> None:
     """Preset "paper": w = [w_m for the first layers, w_t for the others]; no code of the mixing is public."""
-    bank, requests, rows = Both(), asked(), []
+    toys, requests, rows = Both(), asked(), []
     for request in requests:
         generator = torch.Generator().manual_seed(request.seed)
         torch.randn(WIDTH, generator=generator)
-        noise = draw_layer_noise([generator], bank.network.noise_sizes, bank.device)
-        text = bank.guide.get("text-image", Pair).embed_texts([request.conditions["text"]])  # type: ignore[arg-type]
-        w_m = to_plus(bank.network, bank.encoder(torch.from_numpy(request.conditions["mask"])[None]))
-        w_t = to_plus(bank.network, OfText()(text))
+        noise = draw_layer_noise([generator], toys.network.noise_sizes, toys.device)
+        text = toys.pair.embed_texts([request.conditions["text"]])
+        w_m = to_plus(toys.network, toys.encoder(torch.from_numpy(request.conditions["mask"])[None]))
+        w_t = to_plus(toys.network, OfText()(text))
         w = torch.stack([(w_m if k < split else w_t)[:, k] for k in range(LAYERS)], dim=1)
-        rows.append(bank.network(w, noise))
-    difference = off(sampled(bank, requests, preset="paper", split=split), torch.cat(rows))
+        rows.append(toys.network(w, noise))
+    difference = off(sampled(toys, requests, preset="paper", split=split), torch.cat(rows))
     case = f"text + mask mixed after layer {split} of 6, 2 images in a batch"
     compared("tedigan", "paper", case, "TediGAN, section 3.2 (style mixing; no code is public)", difference)

@@ -27,7 +27,7 @@ EVERYWHERE = {"preset": "official", "strengths": STRENGTHS}
 
 def loss(world: World, name: str, images: Tensor) -> Tensor:
     """(B,), what a script minimises."""
-    guide, asked = world.bank.guide, world.conditions
+    guide, asked = world.toys.guide, world.conditions
     if name in ("text", "style"):  # style_transfer.py:155-178 and Clip_guided.py -> minus 100 cosines of their own CLIP
         pair = guide.get(f"universal-{name}")
         seen = pair.guide_features(images) if name == "text" else pair.image(images)
@@ -48,7 +48,7 @@ def stable_diffusion(
     world: World, steps: int, turns: int, scale: float, s: dict[str, float], eta: float = 0.0
 ) -> Tensor:
     """SD:97-224 sample: forward guidance with classifier-free guidance, `turns` at every step, the last one too."""
-    noise, alphas = world.stream(), torch.cumprod(1 - world.bank.betas, dim=0)
+    noise, alphas = world.stream(), torch.cumprod(1 - world.toys.betas, dim=0)
     timesteps = [t + 1 for t in range(0, 1000, 1000 // steps)][:steps]
     img = noise()
     for index in reversed(range(steps)):
@@ -77,7 +77,7 @@ def imagenet(world: World, steps: int, turns: int, s: dict[str, float], iteratio
     """GD:630-815 ddim_sample_operation: forward guidance, then Adam on x_0, clamped; eps from the clamped x_0."""
     rate, cutoff, forward = given.get("rate", 0.01), given.get("cutoff", 1e-5), given.get("forward", True)
     noise, stride = world.stream(), 1000 // steps
-    abars = torch.cumprod(1 - world.bank.betas, dim=0)
+    abars = torch.cumprod(1 - world.toys.betas, dim=0)
     x = noise()
     for i in reversed(range(0, stride * steps, stride)):
         abar, abar_prev = abars[i], abars[i - stride] if i else torch.ones((), dtype=torch.float64)

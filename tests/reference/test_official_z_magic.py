@@ -76,7 +76,7 @@ def faces(
     world: World, order: Sequence[str], rho: dict[str, float], stop: int = 200, eta: float = 0.5, steps: int = 100
 ) -> Tensor:
     """FG:337-443 (text + mask), 704-795 (identity + landmarks), 891-1020 (text, mask and identity)."""
-    noise, betas, first = world.stream(), world.bank.betas, order[0]
+    noise, betas, first = world.stream(), world.toys.betas, order[0]
     seq = range(0, 1000, 1000 // steps)
     x = noise()
     for i, j in zip(reversed(seq), reversed([-1, *seq[:-1]]), strict=True):
@@ -118,7 +118,7 @@ def faces(
 
 def style(world: World, scale: float = 5.0, repeat: int = 3, end: int = 30, rho_scale: float = 0.2) -> Tensor:
     """SD:317-439 p_sample_ddim_magic_conditional, run.sh: --style_start_steps 100 --style_end_steps 30 --repeat 3."""
-    noise, alphas = world.stream(), torch.cumprod(1 - world.bank.betas, dim=0)
+    noise, alphas = world.stream(), torch.cumprod(1 - world.toys.betas, dim=0)
     timesteps = [t + 1 for t in range(0, 1000, 10)]
     x = noise()
     for index in reversed(range(100)):

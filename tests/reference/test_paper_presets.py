@@ -36,7 +36,7 @@ LOW = {"text": -1, "mask": 200, "landmarks": 200, "identity": 100}  # guided whe
 def energy(world: World, name: str, x_0: Tensor) -> Tensor:
     """|| r(c, x_0|t) || of every image (B,); embeddings of texts have unit length."""
     if name == "text":
-        pair = world.bank.guide.get("text-image")
+        pair = world.toys.guide.get("text-image")
         seen, asked = pair.guide_features(world.images(x_0)), pair.text_features([c.text for c in world.conditions])
         return (nn.functional.normalize(seen, dim=1) - nn.functional.normalize(asked, dim=1)).norm(dim=1)
     return world.residual(name, x_0).flatten(1).norm(dim=1)
@@ -50,7 +50,7 @@ class Steps:
     """The grid of t, abar, and the unguided step of either sampler."""
 
     def __init__(self, world: World, steps: int, ancestral: bool, eta: float) -> None:
-        self.abar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - world.bank.betas, dim=0)])
+        self.abar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - world.toys.betas, dim=0)])
         self.ancestral, self.eta, self.noise = ancestral, eta, world.stream()
         self.pairs = [(t + 1, t + 1 - 1000 // steps) for t in range(0, 1000, 1000 // steps)][::-1]
 
@@ -208,9 +208,9 @@ def unit_loss(world: World, name: str, images: Tensor) -> Tensor:
     if name == "mask":  # the paper's own, a cross entropy
         return loss(world, name, images)
     if name == "identity":
-        embed = world.bank.guide.get("identity").embed
+        embed = world.toys.guide.get("identity").embed
         return (embed(images) - embed(pictures_of([c.identity for c in world.conditions]))).norm(dim=1)
-    pair = world.bank.guide.get("text-image")
+    pair = world.toys.guide.get("text-image")
     seen, asked = pair.guide_features(images), pair.text_features([c.text for c in world.conditions])
     return (nn.functional.normalize(seen, dim=1) - nn.functional.normalize(asked, dim=1)).norm(dim=1)
 
@@ -229,11 +229,11 @@ def test_universal_guidance(names: Sequence[str], count: int, turns: int, forwar
     compared("ugd", "paper", case, UNIVERSAL, off(world.sample(), world.images(wanted)))
 
 
-def aggregated(bank: Models, names: Sequence[str], conditions: Any, sizes: Sequence[float], s: int) -> Tensor:
+def aggregated(toys: Models, names: Sequence[str], conditions: Any, sizes: Sequence[float], s: int) -> Tensor:
     """Algorithm 2: one x_T, s steps together, theta_1 alone to the end."""
-    noise, abar = Stream(bank.latent_shape), bank.schedule.alphas_cumprod
+    noise, abar = Stream(toys.latent_shape), toys.schedule.alphas_cumprod
     weights = {2: (0.5,), 3: (0.47, 0.5)}[len(names)]  # section 4
-    length = math.sqrt(math.prod(bank.latent_shape))
+    length = math.sqrt(math.prod(toys.latent_shape))
     x = [noise()] * len(names)  # line 1
     for k, t in enumerate(range(981, 0, -20)):
         a, b = abar[t], abar[t - 20] if t > 20 else abar[0]
@@ -241,7 +241,7 @@ def aggregated(bank: Models, names: Sequence[str], conditions: Any, sizes: Seque
             x = x[:1]
         mu = []  # equation 6 without noise, DDIM
         for name, x_t in zip(names, x, strict=False):
-            eps = bank.experts[name].eps(x_t, t, conditions)
+            eps = toys.experts[name].eps(x_t, t, conditions)
             mu.append(b.sqrt() * (x_t - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps)
         x = mu
         if k < s:
@@ -261,11 +261,11 @@ def aggregated(bank: Models, names: Sequence[str], conditions: Any, sizes: Seque
 @pytest.mark.parametrize("names", [("text", "mask"), ("text", "mask", "style")], ids="+".join)
 @torch.inference_mode()
 def test_amdm(names: tuple[str, ...]) -> None:
-    bank, asked = Models(), requests(BATCH, names)
+    toys, asked = Models(), requests(BATCH, names)
     sizes = {2: (45 / 128, 55 / 128), 3: (45 / 128, 40 / 128, 35 / 128)}[len(names)]  # shares of 128, section 4
-    method = Three(make_params(Three, {"order": names}), bank)  # type: ignore[arg-type]
-    with mock.patch("concord.methods.amdm.draw_noise", Stream(bank.latent_shape)):
-        found = method.sample(Batch(asked, [torch.Generator()] * BATCH, bank.device), Trace())
-    wanted = aggregated(bank, names, [request.conditions for request in asked], sizes, 3)
+    method = Three(make_params(Three, {"order": names}), toys.networks)
+    with mock.patch("concord.methods.amdm.draw_noise", Stream(toys.latent_shape)):
+        found = method.sample(Batch(asked, [torch.Generator()] * BATCH, toys.device), Trace())
+    wanted = aggregated(toys, names, [request.conditions for request in asked], sizes, 3)
     case = f"{' + '.join(names)}: 50 steps, 3 of them together, {BATCH} images in a batch"
     compared("amdm", "paper", case, AMDM, off(found, wanted))

@@ -1,4 +1,4 @@
-"""Small random networks, a bank of them and a handful of invented faces, for the tests of MT-Diffusion."""
+"""Small random networks, a toys of them and a handful of invented faces, for the tests of MT-Diffusion."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from toy_networks import toy_networks
 
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.methods.core.schedule import Schedule
 from concord.methods.networks.autoencoder import Autoencoder
 from concord.methods.networks.experts import LATENT
@@ -35,8 +37,8 @@ def autoencoder() -> Autoencoder:
     return made.eval().requires_grad_(False)
 
 
-class SmallBank:
-    """What the methods ask of a bank, over small random networks; `others` has those beside 'mt-faces'."""
+class SmallWorld:
+    """What the methods ask of a toys, over small random networks; `others` has those beside 'mt-faces'."""
 
     device = torch.device("cpu")
     schedule = Schedule.scaled_linear()
@@ -51,6 +53,11 @@ class SmallBank:
         if name != "mt-faces" and name not in self.others:
             raise ConcordError(f"{name}: no such weights")
         return self.others.get(name, self.network)
+
+    @property
+    def networks(self) -> Networks:
+        named = {f"multi-task/{name}": network for name, network in {"mt-faces": self.network, **self.others}.items()}
+        return toy_networks(self, **named)
 
 
 class FewFaces:

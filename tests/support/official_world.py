@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_guidance import SIDE, ToyAutoencoder, ToyGuide, ToyPair, requests, seeded
+from toy_networks import toy_networks
 
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods.base import Batch, Trace, make_params
 from concord.methods.core.schedule import Schedule
@@ -91,7 +93,7 @@ class Expert:
         return lambda x, t: self.eps(x, t - self.offset, conditions)
 
 
-class Bank:
+class Toys:
     """What methods draw from: pixels that end at abar = 1 (`pixels`), or latents that end at abar_0 < 1."""
 
     device, image_size = torch.device("cpu"), SIDE
@@ -127,40 +129,38 @@ class Bank:
     def encode(self, images: Tensor) -> Tensor:
         return 2 * images.double() - 1
 
-    def unconditional(self) -> Expert:
-        return self.experts["unconditional"]
-
-    def expert(self, name: str) -> Expert:
-        return self.experts[name]
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self, self.guide.kinds)
 
 
 class World:
     """A method and what a reference of it sees: the same networks, requests and noise."""
 
     def __init__(self, kind: Any, names: Sequence[str], pixels: bool = True, batch: int = BATCH, **params: Any) -> None:
-        self.bank, self.names, self.batch = Bank(pixels), tuple(names), batch
-        self.method = kind(make_params(kind, params), self.bank)
+        self.toys, self.names, self.batch = Toys(pixels), tuple(names), batch
+        self.method = kind(make_params(kind, params), self.toys.networks)
         self.requests: list[Request] = requests(batch, names)
         self.conditions = [request.conditions for request in self.requests]
 
     def sample(self) -> Tensor:
         """What the production code ends with, as images."""
-        batch = Batch(self.requests, [torch.Generator() for _ in self.requests], self.bank.device)
-        with known_noise(self.bank.latent_shape, self.batch):
+        batch = Batch(self.requests, [torch.Generator() for _ in self.requests], self.toys.device)
+        with known_noise(self.toys.latent_shape, self.batch):
             return self.method.sample(batch, Trace())
 
     def images(self, x_0: Tensor) -> Tensor:
-        return self.bank.autoencoder.decode(x_0)
+        return self.toys.autoencoder.decode(x_0)
 
     def stream(self) -> Stream:
-        return Stream(self.bank.latent_shape, batch=self.batch)
+        return Stream(self.toys.latent_shape, batch=self.batch)
 
     def eps(self, x: Tensor, i: int, expert: str = "unconditional") -> Tensor:
-        return self.bank.experts[expert].eps(x, i, self.conditions)
+        return self.toys.experts[expert].eps(x, i, self.conditions)
 
     def residual(self, name: str, x_0: Tensor) -> Tensor:
         """What the authors' tools return for a condition: (B, ...)."""
-        images, guide = self.images(x_0), self.bank.guide
+        images, guide = self.images(x_0), self.toys.guide
         if name == "text":
             pair = guide.get("text-image")
             return pair.guide_features(images) - pair.text_features([c.text for c in self.conditions])

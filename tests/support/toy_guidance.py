@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from toy_networks import toy_networks
 
 from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
@@ -154,7 +155,7 @@ class ToyAutoencoder:
         return nn.functional.avg_pool2d(images, 2)[:, : SHAPE[0]] - 0.5
 
 
-class ToyBank:
+class ToyWorld:
     """An unconditional and a text-driven denoiser, a nonlinear decoder, guides."""
 
     device = torch.device("cpu")
@@ -169,6 +170,10 @@ class ToyBank:
 
     def expert(self, name: str) -> ToyUNet:
         return self.experts[name]
+
+    @property
+    def networks(self) -> Networks:
+        return toy_networks(self, self.guide.kinds)
 
 
 def requests(count: int = 3, names: Sequence[str] = ("text", "mask")) -> list[Request]:
@@ -188,7 +193,7 @@ def requests(count: int = 3, names: Sequence[str] = ("text", "mask")) -> list[Re
 
 
 def make(kind: Any, **params: Any) -> Any:
-    return kind(make_params(kind, params), ToyBank())
+    return kind(make_params(kind, params), ToyWorld().networks)
 
 
 # ------------------------------------------------------------------------------------------------------- a linear world
@@ -227,5 +232,5 @@ def make_context(
     named = {energy.condition: energy for energy in energies}
     ids = [f"r{i}" for i in range(rows)]
     return GuidanceContext(
-        lambda x, t: (model(x, t), None), ToyBank.schedule, decode, named, p, ids, method, None, text_conditioned
+        lambda x, t: (model(x, t), None), ToyWorld.schedule, decode, named, p, ids, method, None, text_conditioned
     )

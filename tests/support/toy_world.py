@@ -122,7 +122,7 @@ def preload() -> None:
         "concord.commands.stages",
         "matplotlib.figure",
         "matplotlib.backends.backend_agg",
-        "concord.methods.networks.bank",
+        "concord.methods.networks.experts",
         "concord.metrics.networks.judges",
         "pandas",
         "pyarrow.dataset",

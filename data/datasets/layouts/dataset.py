@@ -71,14 +71,9 @@ class LayoutItem(Item):
             raise ConcordError(f"layout {self.id}: has no image; expected {IMAGES}/{self.layout.image_id}.png")
         return read_image(self.root / self.image_file, size)
 
-    def style(self, size: int) -> np.ndarray:
-        """The style reference that this item is given, uint8 (size, size, 3) RGB.
-
-        The tree's own where it has some; otherwise a drawn one (data/synthetic/styles.py).
-        """
-        if self.style_file is not None:
-            return read_image(self.root / self.style_file, size)
-        return super().style(size)
+    def style(self, size: int) -> np.ndarray | None:
+        """The tree's own style reference, uint8 (size, size, 3) RGB; None where it has none."""
+        return None if self.style_file is None else read_image(self.root / self.style_file, size)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class ClipText(ConditionEncoder):
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """The networks, frozen, on the device; `expert` gives the denoisers that methods ask a bank for.
+    """The networks, frozen, on the device; `expert` gives the denoisers that methods ask for.
 
     tokenizer: texts -> word pieces int64 (B, 77). card: files with SHA-256, parameters, type, what was left out.
     """

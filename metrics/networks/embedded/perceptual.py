@@ -23,6 +23,7 @@ from torch import Tensor
 from concord.data.errors import ConcordError
 from concord.metrics.networks.embedded.blocks import for_scoring, load_perception
 from concord.metrics.networks.embedded.features import KINDS, FeatureNetwork
+from concord.metrics.networks.gram import gram
 
 LPIPS_EPSILON = 1e-10  # added to the norm that channels are divided by, as in LPIPS
 STYLE_LAYERS = (1, 4, 6)  # of the feature network's trunk: 32, 16 and 8 pixels wide at an image of 64
@@ -51,13 +52,6 @@ def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Te
 def _unit_difference(a: Tensor, b: Tensor) -> Tensor:
     a, b = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPSILON) for x in (a, b))
     return (a - b).square().sum(1).mean((1, 2))
-
-
-def gram(features: Tensor) -> Tensor:
-    """Gram matrices (B, C, C) of (B, C, H, W): sums over the pixels of products of channels, divided by C H W."""
-    _, channels, height, width = features.shape
-    flat = features.flatten(2)  # (B, C, H W)
-    return flat @ flat.mT / (channels * height * width)
 
 
 def style_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

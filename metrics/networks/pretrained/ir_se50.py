@@ -89,7 +89,10 @@ class FixedCropIdentity(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, window: tuple[int, int, int, int] = FREEDOM_WINDOW) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embed_window(images, FREEDOM_WINDOW)
+
+    def embed_window(self, images: Tensor, window: tuple[int, int, int, int]) -> Tensor:
         """window: top, bottom, left and right at 256 x 256."""
         if images.shape[2] != 256 or images.shape[3] != 256:
             images = F.adaptive_avg_pool2d(images, 256)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from toy_guidance import NAMES, SHAPE, SIDE, Quadratic, ToyBank, ToyGuide, ToyPair, make_context, requests
+from toy_guidance import NAMES, SHAPE, SIDE, Quadratic, ToyGuide, ToyPair, ToyWorld, make_context, requests
 
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
@@ -191,8 +191,8 @@ def test_bad_conditions_are_named() -> None:
 def test_a_judge_guides_only_with_leave() -> None:
     asked = requests(1, ("text",))
     with pytest.raises(ConcordError, match=r"guide 'judge'.*judge_may_guide"):
-        make_energies(["text"], asked, ToyBank().judge, EnergyParams(), SIDE)  # type: ignore[arg-type]
-    assert make_energies(["text"], asked, ToyBank().judge, EnergyParams(judge_may_guide=True), SIDE)  # type: ignore[arg-type]
+        make_energies(["text"], asked, ToyWorld().judge, EnergyParams(), SIDE)  # type: ignore[arg-type]
+    assert make_energies(["text"], asked, ToyWorld().judge, EnergyParams(judge_may_guide=True), SIDE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["faces", "no faces"])

@@ -15,7 +15,8 @@ from concord.data.errors import ConcordError
 from concord.data.networks import Networks
 from concord.data.request import Conditions
 from concord.metrics.base import OK, Observation, Score
-from concord.metrics.image.pairs import pillow_bilinear, style_references
+from concord.metrics.image.bilinear import pillow_bilinear
+from concord.metrics.image.pairs import style_references
 from concord.metrics.networks.embedded.perceptual import (
     STYLE_LAYERS,
     SynthFeatures,
