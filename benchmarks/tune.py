@@ -345,17 +345,24 @@ def tuning_code(suite: Suite, row: Row, profile: str) -> str:
 
 
 def stale_tunings(suite: Suite, profile: str) -> list[str]:
-    """Of the rows that take tuned values those whose search was made by other code, a line each: what to do."""
+    """Which rows take values that a search by other code found, or by code that was not noted, and what to do."""
     search = read_search(suite.request_set)
     if search is None or search.profile != profile:
         return []
-    found = []
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in tuned_rows(suite):
         known = search.rows.get(row.name)
-        if known is not None and known.code and known.code != tuning_code(suite, row, profile):
-            how = f"`concord tune {row.name} {suite.name}` looks for them again"
-            found.append(f"{suite.request_set}/{row.name}: its parameters were tuned by other code than today's; {how}")
-    return found
+        if known is not None and not known.code:
+            found["by code that was not noted"].append(row)
+        elif known is not None and known.code != tuning_code(suite, row, profile):
+            found["by other code than today's"].append(row)
+    lines = []
+    for code, rows in found.items():
+        name = rows[0].name if len(rows) == 1 else "all"
+        how = f"`concord tune {name} {suite.name}` looks for them again"
+        names = ", ".join(row.name for row in rows)
+        lines.append(f"{suite.request_set}: the parameters of {names} were tuned {code}; {how}")
+    return lines
 
 
 def tuned_rows(suite: Suite) -> list[Row]:

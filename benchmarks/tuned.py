@@ -82,7 +82,7 @@ class Tuned(Strict):
     weights: dict[str, str]  # SHA-256 of the networks that made the images, by name
     commit: str
     ranges: dict[str, list[float]] = Field(default_factory=dict)  # what was searched; empty in files older than that
-    code: str = ""  # SHA-256 of what its images and values follow from; '' in files older than that
+    code: str = ""  # SHA-256 of what its images and values follow from; '' where it was not noted
     trials: list[Trial]
 
 

@@ -113,6 +113,8 @@ def top_imports(module: str) -> frozenset[str]:
         node = waiting.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             found |= {name for name, _ in _names(node)}
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             waiting += ast.iter_child_nodes(node)
     return frozenset(graph_name for name in found for graph_name in _longest(name)) & imports()[module]

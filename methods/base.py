@@ -11,9 +11,11 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
@@ -293,9 +295,15 @@ def all_methods() -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(methods.__path__):
         if not module.ispkg and module.name not in ("base", "template"):
             importlib.import_module(f"concord.methods.{module.name}")
-    for entry in entry_points(group="concord.methods"):
+    for entry in _installed(tuple(sys.path)):
         _load_entry(entry)
     return dict(sorted(_REGISTRY.methods.items()))
+
+
+@lru_cache(maxsize=8)
+def _installed(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of the packages on `sys.path`, which takes as long to look through as a suite to read."""
+    return tuple(entry_points(group="concord.methods"))
 
 
 def _load_entry(entry: EntryPoint) -> None:

@@ -13,7 +13,7 @@ from concord.console import print_table
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
-    from concord.benchmarks.cost import Cost, RowCost
+    from concord.benchmarks.cost import Cost, Rate, RowCost
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.suite import Suite
@@ -80,7 +80,9 @@ def _cost(suites: Sequence[Suite], settings: Settings, options: Options, files: 
     return Cost(list(rows.values()), files)
 
 
-def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: ignore[no-untyped-def]
+def _rows(
+    suite: Suite, settings: Settings, options: Options, related: Sequence[Suite], rates: Sequence[Rate]
+) -> list[RowCost]:
     from concord.benchmarks.cost import cost_of, row_cost
     from concord.benchmarks.generators import generator_of, row_reason, why_not
     from concord.benchmarks.planner import make_plan
@@ -113,7 +115,7 @@ def _rows(suite, settings, options, related, rates) -> list[RowCost]:  # type: i
                         rates,
                         reason,
                         generator_of(suite, row, options.profile),
-                        settings.profile(options.profile).dtype,
+                        settings.profile(options.profile).dtype or "fp32",
                     )
                 )
         return found

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 TWO, SEVERAL = 1e-4, 1e-8
@@ -37,6 +36,8 @@ def cagrad_as_published(gradients: Tensor, c: float = 0.5, per_channel: bool = F
 
 
 def _two_tasks(gradients: Tensor, c: float) -> Tensor:
+    from scipy.optimize import minimize_scalar  # here: every command imports the methods
+
     first, second = gradients.flatten(1)
     g11, g12, g22 = (float(torch.dot(a, b)) for a, b in ((first, first), (first, second), (second, second)))
     radius = c * 0.5 * np.sqrt(g11 + g22 + 2 * g12 + TWO)
@@ -52,6 +53,8 @@ def _two_tasks(gradients: Tensor, c: float) -> Tensor:
 
 
 def _several_tasks(gradients: Tensor, c: float) -> Tensor:
+    from scipy.optimize import minimize
+
     n, flat = len(gradients), gradients.flatten(1)  # (n, D)
     gram = (flat @ flat.T).cpu()
     radius = float(c * (gram.mean() + SEVERAL).sqrt() + SEVERAL)

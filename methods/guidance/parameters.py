@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from concord.methods.base import Method
 from concord.methods.core.sampler import Kind
 from concord.methods.core.tunable import TuneRange
-from concord.metrics.networks.pretrained.ir_se50 import FREEDOM_WINDOW
+from concord.metrics.networks.protocols import FREEDOM_WINDOW
 
 GUIDED = ("text", "identity", "mask", "landmarks", "style")
 """Conditions that have an energy, in the order in which Z-Magic starts from them."""

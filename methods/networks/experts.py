@@ -6,10 +6,11 @@ v (Salimans and Ho 2022); `Bound` turns that into the noise eps that the papers'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -36,11 +37,33 @@ class Encoded:
     planes: Tensor | None = None
 
 
-class NullEncoder(nn.Module):
+class OnCPU(Protocol):
+    """What an encoder reads: a tensor, or several."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+Prepared = TypeVar("Prepared", bound=OnCPU)
+
+
+class ConditionEncoder(nn.Module, ABC, Generic[Prepared]):
+    """tau of one condition: `prepare` on the CPU, then `forward` on the device. planes: how many it adds to x_t."""
+
+    condition: ClassVar[str]
+    planes: int = 0
+
+    @abstractmethod
+    def prepare(self, conditions: Sequence[Conditions]) -> Prepared:
+        """The network's input for B conditions, on the CPU."""
+
+    @abstractmethod
+    def forward(self, prepared: Prepared) -> Encoded: ...
+
+
+class NullEncoder(ConditionEncoder[Tensor]):
     """No condition: one learned token."""
 
     condition = "unconditional"
-    planes = 0
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,7 +76,7 @@ class NullEncoder(nn.Module):
         return Encoded(self.token.expand(len(prepared), -1, -1))
 
 
-class MaskEncoder(nn.Module):
+class MaskEncoder(ConditionEncoder[Tensor]):
     """One token per class from where it lies (16x16 shares -> D), and planes that a 4x4 convolution makes of the mask.
 
     The tokens are Collaborative Diffusion's (one-hot [19, H W] -> Linear); the planes, concatenated to x_t, let a small
@@ -86,11 +109,10 @@ class MaskEncoder(nn.Module):
         return Encoded(self.places(shares) + self.names, planes=self.convolution(one_hot))
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(ConditionEncoder[Tensor]):
     """A small transformer over the words of the caption."""
 
     condition = "text"
-    planes = 0
 
     def __init__(self, width: int, words: Sequence[str], length: int = 40, layers: int = 3) -> None:
         super().__init__()
@@ -105,7 +127,11 @@ class TextEncoder(nn.Module):
         return Encoded(self.transformer(prepared), keep=(prepared != PAD).float())
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"unconditional": NullEncoder, "mask": MaskEncoder, "text": TextEncoder}
+ENCODERS: dict[str, Callable[..., ConditionEncoder]] = {
+    "unconditional": NullEncoder,
+    "mask": MaskEncoder,
+    "text": TextEncoder,
+}
 
 
 class Expert(nn.Module):
@@ -123,7 +149,7 @@ class Expert(nn.Module):
         self.encoder = self.make_encoder(condition, width, encoder or {})
         self.unet = UNet2DConditionModel(
             sample_size=LATENT[1],
-            in_channels=LATENT[0] + int(self.encoder.planes),  # type: ignore[arg-type]
+            in_channels=LATENT[0] + self.encoder.planes,
             out_channels=LATENT[0],
             block_out_channels=tuple(channels),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -134,7 +160,7 @@ class Expert(nn.Module):
             norm_num_groups=8,
         )
 
-    def make_encoder(self, condition: str, width: int, encoder: dict[str, Any]) -> nn.Module:
+    def make_encoder(self, condition: str, width: int, encoder: dict[str, Any]) -> ConditionEncoder[Any]:
         """tau of that condition."""
         return ENCODERS[condition](width, **encoder)
 
@@ -148,7 +174,7 @@ class Expert(nn.Module):
     def encode(self, conditions: Sequence[Conditions]) -> Encoded:
         """tau(c) of a batch of conditions, on this model's device."""
         device = next(self.parameters()).device
-        return self.encoder(self.encoder.prepare(conditions).to(device))  # type: ignore[operator]
+        return self.encoder(self.encoder.prepare(conditions).to(device))
 
     def bind(self, conditions: Sequence[Conditions], schedule: Schedule) -> Bound:
         """This expert with its condition fixed: a denoiser."""

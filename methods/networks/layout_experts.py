@@ -33,7 +33,7 @@ from concord.data.errors import ConcordError
 from concord.data.request import Conditions
 from concord.data.synthetic.scenes.scene import CATEGORIES, INTERACTIONS
 from concord.methods.core.schedule import Schedule
-from concord.methods.networks.experts import IMAGE, LATENT, Bound, Encoded, Expert
+from concord.methods.networks.experts import IMAGE, LATENT, Bound, ConditionEncoder, Encoded, Expert
 from concord.metrics.networks.embedded.blocks import ResidualBlock
 
 MOST, MOST_INTERACTIONS = 6, 2  # instances and interactions that a layout may have
@@ -144,7 +144,7 @@ class Shading(nn.Module):
         return (seen[..., None] * values).sum(1).movedim(-1, 1)
 
 
-class LayoutEncoder(nn.Module):
+class LayoutEncoder(ConditionEncoder[LayoutBatch]):
     """tau(c) of a layout: tokens and planes of its instances, and of their colours or interactions, as is asked for."""
 
     def __init__(
@@ -276,7 +276,7 @@ def _over_grid(axes: Tensor) -> Tensor:
     return torch.stack([x, y], -1)
 
 
-class StyleEncoder(nn.Module):
+class StyleEncoder(ConditionEncoder[Tensor]):
     """tau(c) of a reference image: a few tokens that queries gather from all over it (as IP-Adapter's four)."""
 
     planes = 0
@@ -328,7 +328,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> the condition that i
 class LayoutExpert(Expert):
     """eps_theta_m of one of `KINDS`; forward predicts v."""
 
-    def make_encoder(self, condition: str, width: int, encoder: dict[str, Any]) -> nn.Module:
+    def make_encoder(self, condition: str, width: int, encoder: dict[str, Any]) -> ConditionEncoder[Any]:
         given, told = KINDS[condition]
         return LayoutEncoder(width, **told, **encoder) if given == "layout" else StyleEncoder(width, **encoder)
 
@@ -336,7 +336,7 @@ class LayoutExpert(Expert):
         """This model with its condition fixed: a denoiser. guidance: g of the file's head; 1 is none."""
         if guidance == 1:
             return super().bind(conditions, schedule)
-        given = self.encoder.prepare(conditions).to(next(self.parameters()).device)  # type: ignore[operator]
+        given = self.encoder.prepare(conditions).to(next(self.parameters()).device)
         own = self.encoder(given)
         null = self.encoder(given, torch.ones(len(given), dtype=torch.bool, device=own.tokens.device))
         planes = None if own.planes is None else torch.cat([null.planes, own.planes])

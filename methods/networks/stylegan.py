@@ -265,7 +265,8 @@ class MaskToCode(nn.Module):
             if n
         )
         for head in self.heads:
-            last = head[-1]  # type: ignore[index]
+            last = head.get_submodule("3")
+            assert isinstance(last, nn.Linear)
             nn.init.normal_(last.weight, std=1e-2)  # close to the mean's picture at first
             nn.init.zeros_(last.bias)
 

@@ -232,7 +232,7 @@ class TrainText(TrainExpert):
 
         expert = self.model
         assert isinstance(expert, Expert)
-        ids = expert.encoder.prepare(self.data.conditions(index))  # type: ignore[operator]
+        ids = expert.encoder.prepare(self.data.conditions(index))
         return expert.encoder(hide_words(ids, self.unknown, self.words).to(self.device))
 
 

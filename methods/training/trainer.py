@@ -298,10 +298,13 @@ def _commit() -> str:
     """The commit of the checkout, with '+' where files differ from it; 'unknown' outside git."""
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    run = {"cwd": root, "capture_output": True, "text": True, "env": environment}
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], check=True, cwd=root, capture_output=True, text=True, env=environment)
+        return done.stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
+        head, dirty = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if dirty else "")

@@ -69,7 +69,7 @@ def tensorflow(images: Tensor, side: int = 299) -> Tensor:
         scale = torch.tensor(size / side, dtype=torch.float32)  # float32 as there: it decides which pixel is read
         place = torch.arange(side, dtype=torch.float32) * scale
         low = place.long()
-        return (part.to(images.device) for part in (low, (low + 1).clamp_max(size - 1), place - low))  # type: ignore[return-value]
+        return low.to(images.device), (low + 1).clamp_max(size - 1).to(images.device), (place - low).to(images.device)
 
     left, right, share = taps(images.shape[3])
     first = images[..., left]

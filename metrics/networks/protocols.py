@@ -129,6 +129,10 @@ class IdentityGuide(Identity, Protocol):
         ...
 
 
+FREEDOM_WINDOW = (35, 223, 32, 220)
+"""Top, bottom, left and right of FreeDoM's window of the image at 256 x 256."""
+
+
 @runtime_checkable
 class WindowIdentityGuide(IdentityGuide, Protocol):
     """One that looks at a window of the image that it is told, not for the face."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
@@ -21,6 +22,9 @@ from concord.reports.compare.render import escape
 from concord.reports.statistics import Interval
 from concord.reports.tables.measured import MetricFacts, metric_facts
 from concord.reports.tables.words import decimals_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DRAWINGS = (".svg", ".png")
 UNCOMMITTED = "uncommitted"
@@ -214,17 +218,17 @@ def draw(found: History, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
 
 
-def _draw_line(panel: object, line: Line, commits: list[str]) -> None:
+def _draw_line(panel: Axes, line: Line, commits: list[str]) -> None:
     places = [commits.index(point.commit.sha) for point in line.points]
     values = [point.interval.value for point in line.points]
     ends = [
         [max(0.0, point.interval.value - point.interval.low) for point in line.points],
         [max(0.0, point.interval.high - point.interval.value) for point in line.points],
     ]
-    bars = panel.errorbar(places, values, yerr=ends, fmt="o", ms=4, capsize=3, lw=1, label=line.run)  # type: ignore[attr-defined]
+    bars = panel.errorbar(places, values, yerr=ends, fmt="o", ms=4, capsize=3, lw=1, label=line.run)
     for k in range(1, len(line.points)):
         if line.points[k].joined:
-            panel.plot(places[k - 1 : k + 1], values[k - 1 : k + 1], color=bars[0].get_color(), lw=1.4)  # type: ignore[attr-defined]
+            panel.plot(places[k - 1 : k + 1], values[k - 1 : k + 1], color=bars[0].get_color(), lw=1.4)
 
 
 def _order(found: History) -> list[str]:

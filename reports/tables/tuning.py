@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from concord.benchmarks.tune import stale_tunings
 from concord.benchmarks.tuned import read_search, tuned_path
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def tuning_notes(suite: Suite, profile: str, runs: Mapping[str, Run]) -> list[st
         )
         if name in runs and (changed := _changed_weights(found.weights, runs[name].manifest)):
             notes.append(f"{name}: {', '.join(changed)} had other weights when it was tuned; tune it again.")
+    notes += stale_tunings(suite, profile)
     kept = [row.name for row in suite.rows if row.method is not None and row.tuned is None]
     if kept:
         notes.append(f"Not tuned: {', '.join(kept)}.")

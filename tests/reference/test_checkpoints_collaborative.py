@@ -108,7 +108,7 @@ class SmallWorld:
         self.device = torch.device("cpu")
         self.schedule, self.autoencoder = networks.schedule, networks.autoencoder
         self.latent_shape, self.image_size = networks.latent_shape, networks.image_size
-        self.experts, self.diffusers = networks.experts, networks.diffusers
+        self.experts, self.diffusers = networks.experts, networks.dynamic_diffusers
 
     @property
     def networks(self) -> Networks:

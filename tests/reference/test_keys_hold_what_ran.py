@@ -21,6 +21,8 @@ from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.shards import encode_png
 from concord.benchmarks.suite import load_suites
 from concord.data.code import code_of, file_of, imports, module_of
+from concord.data.datasets.faces.open import open_faces
+from concord.data.datasets.layouts.dataset import LayoutDataset, open_layout_items
 from concord.data.synthetic import write_tree
 from concord.data.synthetic.scenes.tree import write_scenes
 from concord.methods.base import all_methods
@@ -78,10 +80,14 @@ def rows(folder: Path) -> list[RunPlan]:
 
 
 def trace_of(run: RunPlan) -> set[str]:
-    """The modules that ran while a row's images were made and encoded."""
+    """The modules that ran while a row's data were read, and its images made and encoded."""
     ran: set[str] = set()
     batch = run.requests.requests[:1]
     with traced(ran):
+        if isinstance(run.requests.dataset, LayoutDataset):
+            open_layout_items(run.requests.dataset.root)
+        else:
+            open_faces(run.requests.dataset.root)
         source = open_image_source(run, "cpu")
         try:
             made = source.make(source.prepare(batch), tell=True)

@@ -260,8 +260,10 @@ def paint(colour: str, rng: np.random.Generator) -> RGB:
 def _shade(colour: RGB, factor: float, light: bool) -> RGB:
     if light:  # windows and eyes: half way to white, or to grey from white
         target = 255 if max(colour) < 200 or min(colour) < 120 else 150
-        return tuple(round((c + target) / 2) for c in colour)  # type: ignore[return-value]
-    return tuple(round(c * factor) for c in colour)  # type: ignore[return-value]
+        red, green, blue = (round((c + target) / 2) for c in colour)
+    else:
+        red, green, blue = (round(c * factor) for c in colour)
+    return red, green, blue
 
 
 def _placed(points: Points, box: np.ndarray, flip: bool) -> list[tuple[int, int]]:

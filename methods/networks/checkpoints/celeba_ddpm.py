@@ -124,7 +124,7 @@ def load_celeba_ddpm(
         "file": path.name,
         "parameters": sum(value.numel() for value in state.values()),
     }
-    return frozen(CelebADDPM(unet.to(dtype), card), device)  # type: ignore[return-value]
+    return frozen(CelebADDPM(unet.to(dtype), card), device)
 
 
 def renamed(state: Mapping[str, Tensor], levels: int, path: Path) -> dict[str, Tensor]:

@@ -35,7 +35,6 @@ from concord.data.request import Conditions
 from concord.methods.core.schedule import Schedule
 from concord.methods.networks.checkpoints.ldm import (
     AutoencoderShape,
-    ConditionEncoder,
     Influence,
     LatentAutoencoder,
     NoiseExpert,
@@ -45,7 +44,7 @@ from concord.methods.networks.checkpoints.ldm import (
     unet_names,
 )
 from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
-from concord.methods.networks.experts import Encoded
+from concord.methods.networks.experts import ConditionEncoder, Encoded
 from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.pretrained.transformers_folder import load_processor
 from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
@@ -169,7 +168,7 @@ class TextTransformer(nn.Module):
         return self.norm(x)
 
 
-class BertText(ConditionEncoder):
+class BertText(ConditionEncoder[Tensor]):
     """tau of a text: (B, 77, 640). `tokenizer`: BERT's of transformers."""
 
     condition: ClassVar[str] = "text"
@@ -191,7 +190,7 @@ class BertText(ConditionEncoder):
         return Encoded(self.transformer(prepared))  # padding is seen like a word: the authors mask nothing
 
 
-class MaskTokens(ConditionEncoder):
+class MaskTokens(ConditionEncoder[Tensor]):
     """tau of a mask: (B, 19, 640), one token for each class from where it lies."""
 
     condition: ClassVar[str] = "mask"
@@ -371,7 +370,7 @@ def _expert(
         found, unet_prefix, tau_prefix = together, joint, f"cond_stage_model.{own}_cond_stage_model."
     else:  # the authors, too, read the experts from their own files first
         found, unet_prefix, tau_prefix = files.open(condition), "model.diffusion_model.", "cond_stage_model."
-    encoder: ConditionEncoder
+    encoder: ConditionEncoder[Tensor]
     if condition == "text":
         encoder = _built(lambda: BertText(_tokenizer(paths.get("tokenizer"), shape.text), shape.text))
     else:

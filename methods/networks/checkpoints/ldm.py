@@ -13,10 +13,9 @@ number, not a width: what `num_heads` means in latent diffusion is what diffuser
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from concord.data.request import Conditions
 from concord.methods.core.schedule import Schedule
-from concord.methods.networks.experts import Bound, Encoded, Expert
+from concord.methods.networks.experts import Bound, ConditionEncoder, Encoded, Expert
 
 # ------------------------------------------------------------------------------------------------------------- the UNet
 
@@ -212,20 +211,6 @@ class LatentAutoencoder(nn.Module):
 # --------------------------------------------------------------------------------------------------- what methods see
 
 
-class ConditionEncoder(nn.Module, ABC):
-    """tau of one condition: `prepare` on the CPU, then `forward` on the device."""
-
-    condition: ClassVar[str]
-    planes: ClassVar[int] = 0
-
-    @abstractmethod
-    def prepare(self, conditions: Sequence[Conditions]) -> Tensor:
-        """The network's input for B conditions, on the CPU."""
-
-    @abstractmethod
-    def forward(self, prepared: Tensor) -> Encoded: ...
-
-
 class NoiseExpert(Expert):
     """An expert whose UNet predicts the noise itself, as published latent diffusion models do.
 
@@ -233,7 +218,7 @@ class NoiseExpert(Expert):
     precision it computes in that, and eps comes back in x_t's type.
     """
 
-    def __init__(self, condition: str, encoder: ConditionEncoder, unet: UNet2DConditionModel) -> None:
+    def __init__(self, condition: str, encoder: ConditionEncoder[Tensor], unet: UNet2DConditionModel) -> None:
         nn.Module.__init__(self)  # the embedded expert would build its own networks
         self.condition, self.encoder, self.unet = condition, encoder, unet
 

@@ -30,7 +30,6 @@ from concord.data.request import Conditions
 from concord.methods.core.schedule import Schedule
 from concord.methods.networks.checkpoints.ldm import (
     AutoencoderShape,
-    ConditionEncoder,
     LatentAutoencoder,
     NoiseExpert,
     UNetShape,
@@ -39,7 +38,7 @@ from concord.methods.networks.checkpoints.ldm import (
     unet_names,
 )
 from concord.methods.networks.checkpoints.loading import Checkpoint, read_checkpoint
-from concord.methods.networks.experts import Encoded
+from concord.methods.networks.experts import ConditionEncoder, Encoded
 from concord.methods.networks.space import LatentSpace
 from concord.metrics.networks.pretrained.transformers_folder import load_processor
 from concord.metrics.networks.pretrained.weights import frozen, unfilled, weight_path
@@ -74,7 +73,7 @@ class Shape:
     text: Mapping[str, Any] = field(default_factory=lambda: dict(TEXT))
 
 
-class ClipText(ConditionEncoder):
+class ClipText(ConditionEncoder[Tensor]):
     """tau of a text: CLIP's last layer, normalised, (B, 77, 768); of '' where the model is to be unconditional."""
 
     def __init__(self, condition: str, tokenizer: Tokenize, text_encoder: nn.Module) -> None:
@@ -273,10 +272,12 @@ def _folder_schedule(folder: Path) -> Schedule:
             f"{path}: beta_schedule '{kind}', prediction_type '{prediction}'; "
             "expected scaled_linear and epsilon, as in Stable Diffusion v1.4 and v1.5"
         )
-    numbers = content.get("beta_start"), content.get("beta_end"), content.get("num_train_timesteps", 1000)
-    if not all(isinstance(number, (int, float)) and number > 0 for number in numbers):
+    found = content.get("beta_start"), content.get("beta_end"), content.get("num_train_timesteps", 1000)
+    numbers = [number for number in found if isinstance(number, (int, float)) and number > 0]
+    if len(numbers) != len(found):
         raise ConcordError(f"{path}: expected numbers in beta_start, beta_end and num_train_timesteps")
-    return Schedule.scaled_linear(float(numbers[0]), float(numbers[1]), int(numbers[2]))  # type: ignore[arg-type]
+    start, end, steps = numbers
+    return Schedule.scaled_linear(float(start), float(end), int(steps))
 
 
 def _from_config(kind: Any, folder: Path, settings: Mapping[str, Any]) -> Any:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, weight_path
+from concord.metrics.networks.protocols import FREEDOM_WINDOW
 
-FREEDOM_WINDOW = (35, 223, 32, 220)
-"""Top, bottom, left and right of FreeDoM's window of the image at 256 x 256."""
 UNITS = (3, 4, 14, 3)  # blocks of each stage; the first of a stage halves the image
 
 

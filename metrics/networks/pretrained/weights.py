@@ -6,7 +6,7 @@ import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from concord.data.errors import ConcordError
+
+N = TypeVar("N", bound=nn.Module)
 
 NO_FACE = "no face found"
 
@@ -91,7 +93,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path, k
     network.load_state_dict({**own, **state})
 
 
-def frozen(network: nn.Module, device: torch.device | str) -> nn.Module:
+def frozen(network: N, device: torch.device | str) -> N:
     """In evaluation mode on the device, its parameters without gradients; images still get theirs."""
     return network.to(device).eval().requires_grad_(False)
 
