@@ -21,7 +21,7 @@ from concord.data.code import ROOT, foreign_closure, is_installed, module_of
 from concord.data.content import memory_folder
 from concord.data.errors import ConcordError
 from concord.data.user_code import exits_are_errors, user_code
-from concord.methods.base import Method, registered
+from concord.methods.base import registered
 from concord.methods.old_names import old_names
 
 SYSTEM = tuple(Path(place) for place in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/bin"))
@@ -65,13 +65,6 @@ def load_plugin(path: Path) -> list[str]:
     if not found and before == registered():
         raise ConcordError(f"--plugin {path}: no method was registered; decorate the class with @register")
     return found
-
-
-def plugin_of(method: type[Method]) -> Plugin | None:
-    """The plugin that a method came with; None for Concord's own and for those of installed packages."""
-    module = sys.modules.get(method.__module__)
-    file = getattr(module, "__file__", None)
-    return _PLUGINS.get(Path(file).resolve()) if isinstance(file, str) else None
 
 
 def plugin_modules(path: Path) -> list[Path]:

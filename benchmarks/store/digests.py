@@ -121,19 +121,6 @@ def record(folder: Path, names: Iterable[str], drop: Iterable[str] | None = ()) 
     list_row(folder)
 
 
-def record_file(path: Path) -> None:
-    """Write down what a file is that stands in a folder of its own kind, such as reference features: no index there."""
-    with _held(path.parent / ".index.lock"):
-        try:
-            known = read_digests(path.parent)
-        except Changed:
-            known = {}
-        entries = {name: digest for name, digest in known.items() if (path.parent / name).is_file()}
-        entries[path.name] = sha256_file(path)
-        make_way(path.parent / DIGESTS)
-        write_json(path.parent / DIGESTS, {"files": dict(sorted(entries.items())), "sha256": digest_of(entries)})
-
-
 def list_row(folder: Path) -> None:
     """Enter a row into the index of its request set; rows whose folders are gone as a whole leave it."""
     path = folder.parent / INDEX

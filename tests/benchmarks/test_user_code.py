@@ -251,3 +251,15 @@ def test_debug_shows_the_whole_traceback(
     assert "bad_method.py" in full.stderr  # type: ignore[attr-defined]
     assert "Traceback" in full.stderr  # type: ignore[attr-defined]
     assert plain.exit_code == full.exit_code == 2  # type: ignore[attr-defined]
+
+
+def test_a_circle_of_imports_through_a_plugin_is_one_line(
+    tmp_path: Path, concord: Callable[..., object], forget: None
+) -> None:
+    path = write(tmp_path, imports="from beside_it import helper")
+    (tmp_path / "beside_it.py").write_text("from bad_method import Bad\n\nhelper = 1\n")
+    asked = concord("check", "--plugin", path)
+    assert asked.exit_code == 2  # type: ignore[attr-defined]
+    (line,) = asked.stderr.strip().splitlines()  # type: ignore[attr-defined]
+    assert "bad_method.py" in line
+    assert "circular import" in line
