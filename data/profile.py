@@ -153,6 +153,7 @@ class ProfileFile(Strict):
     image_size: int = Field(gt=0)
     batch_size: int = Field(ge=1, le=64)
     dtype: Literal["fp32", "bf16"] | None = None  # None: torch's own settings
+    papers_scale: bool = False  # whether its numbers may be subtracted from the papers': their data, sizes and judges
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
     roles: dict[str, Entry | str] = Field(default_factory=dict)
     generators: dict[str, Generator] = Field(default_factory=dict)

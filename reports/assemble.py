@@ -7,9 +7,11 @@ table is refused, whatever its numbers look like. Tables that no suite answers s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from concord.data.profile import load_profile
 from concord.reports import statistics as st
 from concord.reports.published import Paper, PublishedTable, load_paper, paper_names, published_table
 from concord.reports.site.cards import method_cards
@@ -99,7 +101,8 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     n = sizes.pop() if len(sizes) == 1 else None
     runs = {name: m.run for name, m in measured.items()}
     beside = not {row.name for row in suite.rows} & set(declared.rows)  # it stands beside the paper's table
-    columns = _columns([facts[name] for name in names], measured, declared, runs, n, beside)
+    on_scale = load_profile(profile).papers_scale
+    columns = _columns([facts[name] for name in names], measured, declared, runs, n, beside, on_scale)
     rows = [_row(suite, name, store, measured.get(name), columns, facts, declared, refusal) for name in _order(suite)]
     missing = [name for name in declared.rows if not beside and name not in {row.name for row in rows}]
     rows += _declared_rows(declared, columns, missing, "not run: the suite has no such row")
@@ -137,10 +140,12 @@ def _columns(
     runs: Mapping[str, Run],
     n: int | None,
     beside: bool,
+    on_scale: bool,
 ) -> list[Column]:
     """The suite's metrics, then what the paper prints and no metric of the suite answers.
 
     beside: the suite has no row of the paper's, so that nothing of the paper's table belongs to its own.
+    on_scale: whether the profile's numbers stand on the papers' scale at all.
     """
     keys = {} if beside else declared.keys_of({fact.name: fact.paper_key for fact in facts})
     columns = []
@@ -163,6 +168,7 @@ def _columns(
                 protocol,
                 declared.decimals(key) if key else None,
                 "@L" in fact.name,
+                on_scale and bool(key) and key not in declared.other_scale,
             )
         )
     unanswered = [key for key in declared.metrics if not beside and key not in keys.values() and key != SECONDS]
@@ -257,14 +263,14 @@ def _guides(suite: Suite) -> bool:
 def _paper_cell(declared: PublishedTable, row: str, column: Column) -> Cell:
     """What the paper prints there."""
     unclear = f"{row}.{column.paper_label}" in declared.unclear
-    return Cell(paper=declared.value(row, column.paper_label), unclear=unclear)
+    return Cell(paper=declared.value(row, column.paper_label), unclear=unclear, one_scale=column.one_scale)
 
 
 def _cell(fact: MetricFacts, measured: Measured, blank: Cell, refusal: str) -> Cell:
     interval = _interval(fact, measured)
     if refusal or interval is None:
         reason = measured.refused.get(fact.name, "") or "the table is refused, see above"
-        return Cell(paper=blank.paper, unclear=blank.unclear, refused=reason)
+        return replace(blank, refused=reason)
     weights = measured.weights.get(fact.name)
     return Cell(
         *interval,
@@ -273,6 +279,7 @@ def _cell(fact: MetricFacts, measured: Measured, blank: Cell, refusal: str) -> C
         unclear=blank.unclear,
         own_guide=scored_by_own_guide(fact, measured.run),
         n=None if weights is None else int((weights > 0).sum()),
+        one_scale=blank.one_scale,
     )
 
 

@@ -39,6 +39,7 @@ class PublishedTable(Strict):
     measured: metric key -> how the paper measured it, in a few words.
     ours: metric key -> our metrics that answer it, the nearest first, in place of those that say so by `paper_key`;
     scale: metric key -> what a printed number is multiplied with to be in our metric's unit.
+    other_scale: metric keys whose numbers no metric of ours can be compared with, only their order.
     not_run: why no suite answers the table, shown until one does.
     """
 
@@ -55,6 +56,7 @@ class PublishedTable(Strict):
     measured: dict[str, str] = Field(default_factory=dict)
     ours: dict[str, list[str]] = Field(default_factory=dict)
     scale: dict[str, float] = Field(default_factory=dict)
+    other_scale: list[str] = Field(default_factory=list)
     not_run: str = ""
 
     @model_validator(mode="before")
@@ -79,6 +81,7 @@ class PublishedTable(Strict):
             "measured": self.measured,
             "ours": self.ours,
             "scale": self.scale,
+            "other_scale": dict.fromkeys(self.other_scale),
             **{f"rows.{row}": cells for row, cells in self.rows.items()},
             "unclear": self.unclear,
         }

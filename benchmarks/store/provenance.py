@@ -21,13 +21,16 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow", "p
 
 @cache
 def git_commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout, with '+dirty' when tracked files differ from it; None outside git."""
+    """The commit of the checkout, with '+dirty' when tracked files differ from it; None outside git.
+
+    dvc.lock is left out: the pipeline itself writes it.
+    """
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=False
         )
         status = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"],
             capture_output=True,
             text=True,
             timeout=60,

@@ -46,6 +46,7 @@ class Column:
     protocol: str = ""  # how the paper's number and ours were measured, '' where the paper has no such column
     paper_decimals: int | None = None  # as the paper prints them
     part: bool = False  # of another column, which is tested in its place
+    one_scale: bool = False  # whether ours and the paper's were measured so that one may be subtracted from the other
 
     @property
     def arrow(self) -> str:
@@ -80,11 +81,14 @@ class Cell:
     unclear: bool = False  # the paper's print cannot be read for certain
     own_guide: bool = False  # scored by the network that guided the row
     n: int | None = None  # images that enter it, where they are not all of the row's
+    one_scale: bool = False  # as its column
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's."""
-        return None if self.value is None or self.paper is None else self.value - self.paper
+        """Ours less the paper's, where both stand on one scale."""
+        if self.value is None or self.paper is None or not self.one_scale:
+            return None
+        return self.value - self.paper
 
     @property
     def has_interval(self) -> bool:

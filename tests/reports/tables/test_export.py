@@ -176,7 +176,7 @@ def test_the_frame_is_tidy_and_typed(table: Table) -> None:
     line = frame[(frame["row"] == "collaborative") & (frame["metric"] == "fid")].iloc[0]
     cell = table.row("collaborative").cells["fid"]
     assert (line["value"], line["low"], line["high"], line["paper_value"]) == (cell.value, cell.low, cell.high, 111.36)
-    assert line["difference"] == line["value"] - 111.36
+    assert np.isnan(line["difference"])
     assert (line["direction"], line["n"], line["failures"], line["status"]) == ("lower", 64, 0, "ok")
     assert line["forward_per_image"] == 100
     absent = frame[frame["row"] == "tedigan"]

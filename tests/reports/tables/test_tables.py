@@ -15,12 +15,13 @@ from concord.benchmarks.suite import Row
 from concord.data.errors import ConcordError
 from concord.reports import statistics as st
 from concord.reports.assemble import build_table
+from concord.reports.published import published_table
 from concord.reports.tables.export import to_frame, to_terminal
 from concord.reports.tables.markdown import to_markdown
 from concord.reports.tables.pairs import mark_rows
 from concord.reports.tables.table import BEST, SECOND, TIED, Cell, Column, Comparison, Table
 from concord.reports.tables.table import Row as TableRow
-from concord.reports.tables.words import decimals_for, format_paper, judge_sentence, paper_verdict
+from concord.reports.tables.words import cell_parts, decimals_for, format_paper, judge_sentence, paper_verdict
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +174,34 @@ def test_markdown_cells(table: Table) -> None:
     column = table.column("mask-accuracy")
     expected = (
         f"**{column.format(cell.value)}** ★<br>"  # type: ignore[arg-type]
-        f"[{column.format(cell.low)}, {column.format(cell.high)}]<br>paper: 80.25<br>"
-        f"difference: +{column.format(cell.value - 80.25)}"  # type: ignore[operator]
+        f"[{column.format(cell.low)}, {column.format(cell.high)}]<br>paper: 80.25 |"
     )
     assert expected in markdown
+    assert "difference: " not in markdown
+    assert "ours less the paper's" not in markdown
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {line.replace(r"\|", "").count("|") for line in lines} == {len(table.columns) + 7}
     assert "| Method | FID ↓ | Text (%) ↑ | Mask (%) ↑ | Joint success (%) ↑ | n | failed | s / image |" in markdown
     assert "paper: pytorch-fid (said by an author), 50 images; here: judge-features, 16x16 pixels, n = 64" in markdown
+
+
+def test_ours_less_the_papers_only_where_both_stand_on_one_scale() -> None:
+    cell = Cell(value=84.0, low=83.0, high=85.0, paper=80.25)
+    column = Column("m", "M", True, paper_label="m")
+    assert cell.difference is None
+    assert cell_parts(cell, column)["difference"] == ""
+    assert cell_parts(replace(cell, one_scale=True), column)["difference"] == "difference: +3.75"
+
+
+def test_the_profile_and_the_papers_file_say_which_columns_stand_on_the_papers_scale() -> None:
+    from concord.data.profile import load_profile
+
+    assert load_profile("paper").papers_scale
+    assert not load_profile("embedded").papers_scale
+    declared = published_table("z-magic", "table-2")
+    assert declared.other_scale == ["style_loss", "content_loss"]  # 'style-loss' beside 10.14 is no difference
+    with pytest.raises(ValueError, match="unknown key 'speed'"):
+        type(declared)(**{**declared.model_dump(), "other_scale": ["speed"]})
 
 
 def test_under_the_table_stands_what_one_must_know(table: Table) -> None:
@@ -224,7 +245,7 @@ def test_the_data_frame_has_every_cell(table: Table) -> None:
     line = frame[(frame["row"] == "collaborative") & (frame["metric"] == "fid")].iloc[0]
     assert line["value"] == table.row("collaborative").cells["fid"].value
     assert line["paper_value"] == 111.36
-    assert line["difference"] == line["value"] - 111.36
+    assert np.isnan(line["difference"])  # profile 'embedded' is on another scale
     assert (line["unit"], line["direction"], line["n"], line["failures"]) == ("", "lower", 64, 0)
     assert line["protocol"].startswith("paper: pytorch-fid")
     assert frame[frame["row"] == "tedigan"]["value"].isna().all()
