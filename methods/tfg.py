@@ -14,8 +14,8 @@ FreeDoM, DPS, LGD, MPGD and Universal Guidance are corners of these parameters, 
 `strength_rule` 'freedom' makes D_t what FreeDoM adds (its rules, windows and strengths), 'ugd' adds to eps what forward
 guidance of Universal Guidance adds; then rho does nothing.
 
-Defaults are those of the authors' image scripts (Training-Free-Guidance at f8d17f3): K = 1, N_iter = 4, eta = 1. rho, mu
-and sigma are found by a search for every task; those of CIFAR's labels stand here. Conditions weigh alike in f.
+Defaults are those of the authors' image scripts (Training-Free-Guidance at f8d17f3): K = 1, N_iter = 4, eta = 1. A
+search finds rho, mu and sigma for every task; those of CIFAR's labels stand here. Conditions weigh alike in f.
 """
 
 from __future__ import annotations
