@@ -72,6 +72,11 @@ class Sources:
         found = {name: digest[:16] for name, digest in code_of(self.concord).items()}
         return found | {self.name_of(path): digest[:16] for path, digest in self._foreign[0].items()}
 
+    @property
+    def foreign_files(self) -> list[Path]:
+        """The Python files that are not Concord's."""
+        return list(self._foreign[0])
+
     @cached_property
     def data(self) -> dict[str, str]:
         """Declared file -> SHA-256 of its bytes."""

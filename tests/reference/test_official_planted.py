@@ -211,7 +211,7 @@ def edited_by_them() -> Tensor:
 
 
 def optimised(**plant: Any) -> Tensor:
-    return tedigan.sampled(tedigan.Toys(), tedigan.asked(), **{"steps": 20, **plant})
+    return tedigan.sampled(tedigan.Both(), tedigan.asked(), **{"steps": 20, **plant})
 
 
 def optimised_by_them() -> Tensor:
