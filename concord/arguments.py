@@ -227,9 +227,9 @@ def spread(
     if not work:
         return Outcome()
     session = work[0][0]
-    engine = open_engine(
-        machine.engine, Call(tuple(session.devices), machine.detach, session.plan.options.results.resolve())
-    )
+    named = [machine.device] if machine.device != "auto" else []
+    call = Call(tuple(session.devices or named), machine.detach, session.plan.options.results.resolve())
+    engine = open_engine(machine.engine, call)
     outcome = Spread(engine, work, generate, score).run()
     if outcome.detached:
         typer.echo(

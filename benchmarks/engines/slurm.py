@@ -63,6 +63,8 @@ SAID = {
     "NODE_FAIL": "its node was lost",
     "PREEMPTED": "was preempted",
 }
+TOO_OFTEN = "timed-out too many times"
+"""What submitit says of a job that it does not requeue once more."""
 GRACE = 3  # looks at a job that is over before its missing last word counts: files of other nodes appear late
 
 
@@ -356,7 +358,7 @@ class SlurmEngine(Engine):
                 "shared file system"
             )
             return Failed(task, line, worker, final=True)
-        if "timed out" in tail:  # submitit ended it before Slurm would have
+        if TOO_OFTEN in tail:  # submitit ended it before Slurm would have
             state = "TIMEOUT"
         line = SAID.get(state.split()[0] if state else "", f"ended without a word ({state or 'unknown to Slurm'})")
         return Failed(task, f"{line} (log {one.log})", worker, node=state in LOST, tail=tail)
@@ -419,6 +421,7 @@ class Job:
     versions: Mapping[str, str]
     allowed: bool
     cuda: bool
+    requeued: bool = False  # submitit has had this very process requeued, and ends it
 
     def __call__(self) -> None:
         if not self.folder.is_dir():
@@ -433,12 +436,16 @@ class Job:
             write_json(self.folder / "end.json", {"line": str(error), "final": True})
         except Trouble as trouble:
             print(trouble.details, file=sys.stderr)
-            write_json(self.folder / "end.json", {"line": trouble.line, "final": trouble.final})
+            if self.requeued and TOO_OFTEN not in trouble.line:
+                return  # no last word: the next process of this job has it
+            line = SAID["TIMEOUT"] if TOO_OFTEN in trouble.line else trouble.line
+            write_json(self.folder / "end.json", {"line": line, "final": trouble.final})
 
     def checkpoint(self) -> Any:
         """Called near the time limit and on preemption: requeued, it goes on with the parts that are missing."""
         from submitit.helpers import DelayedSubmission
 
+        self.requeued = True
         return DelayedSubmission(Job(self.work, self.folder, self.versions, self.allowed, self.cuda))
 
     def _take(self, parcel: Parcel) -> None:
