@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.data.code import is_installed, module_of
 from concord.data.conditions.base import all_conditions, get_condition
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions, Request
@@ -61,6 +64,7 @@ class Contract:
 
     def run(self) -> Iterator[Check]:
         """Every check in turn. A ConcordError that a check did not expect is its failure, not the end."""
+        seen: dict[str, str] = {}  # what a method raised -> the check that said it first
         for name in [name for name in dir(self) if name.startswith("check_")]:
             check: Callable[[], str] = getattr(self, name)
             title = (check.__doc__ or name).strip().rstrip(".")
@@ -71,7 +75,11 @@ class Contract:
             except BaseException as error:  # whatever a method raises is what the user has to see, SystemExit too
                 if isinstance(error, KeyboardInterrupt) and interrupted():
                     raise
-                result = Check(title, False, str(error) if isinstance(error, ConcordError) else failure(error))
+                said = str(error) if isinstance(error, ConcordError) else failure(error)
+                place = place_of(error)
+                said = f"{said} ({place})" if place and place not in said else said
+                result = Check(title, False, f"the same: {seen[said]}" if said in seen else said)
+                seen.setdefault(said, f"see '{title}'")
             yield result
 
     # ------------------------------------------------------------------------------------------------ what comes out
@@ -222,6 +230,16 @@ class Contract:
                 raise Broken(f"refused, but not in one line with '{word}': {error}") from None
             return
         raise Broken("made images all the same; expected a ConcordError")
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of the user's code that an exception came from: 'mine.py, line 31'; '' where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        path = Path(frame.filename)
+        if path.is_file() and module_of(path.resolve()) is None and not is_installed(path.resolve()):
+            return f"{path.name}, line {frame.lineno}"
+    return ""
 
 
 def _global_state() -> tuple[Any, Any, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from concord.benchmarks.changes import Change
 from concord.benchmarks.datasets import ensure_dataset
 from concord.benchmarks.external.method import External, check_free, load_external
 from concord.benchmarks.plan.requests import Options
@@ -14,7 +14,16 @@ from concord.benchmarks.plan.runs import Plan
 from concord.benchmarks.planner import make_plan
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.store.run import Run
-from concord.benchmarks.suite import REFERENCES, Suite, load_suite, load_suites, read_suite, related_suites
+from concord.benchmarks.suite import (
+    FOLDER,
+    REFERENCES,
+    Suite,
+    load_suite,
+    load_suites,
+    read_suite,
+    related_suites,
+    suite_path,
+)
 from concord.data.datasets.images.image_sets import ImageSet
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
@@ -27,13 +36,15 @@ class Additions:
     """What joins a suite's own rows.
 
     plugins: files with methods. externals: files with commands of methods that live in their own environment.
-    methods: registered methods by name. changes: parameters of all methods, as rows of their own.
+    methods: registered methods by name. changes: parameters of the chosen rows or methods (of all, for None), as rows
+    of their own.
     """
 
     plugins: Sequence[Path] = ()
     externals: Sequence[Path] = ()
     methods: Sequence[str] = ()
-    changes: Mapping[str, Any] | None = None
+    changes: Sequence[Change] = ()
+    chosen: Sequence[str] | None = None
 
 
 def load_plugins(paths: Iterable[Path]) -> list[str]:
@@ -62,10 +73,12 @@ def open_plan(
     additions: Additions = Additions(),
     row: str | None = None,
     say: Callable[[str], None] = print,
+    mistakes: Sequence[str] = (),
 ) -> Plan:
     """The plan of a suite; registered methods named by the additions, and those of plugins, join as rows.
 
     row: the only row that is wanted. A reference row needs no method, so that none is imported for it.
+    mistakes: what is known to be wrong with the suite already, told together with the rest.
     """
     settings = load_settings()
     if row in REFERENCES and not additions.changes:
@@ -73,11 +86,15 @@ def open_plan(
     else:
         joining = load_plugins(additions.plugins)
         joining += [method for method in additions.methods if method in all_methods() and method not in joining]
-        suite = load_suite(name, extra=joining)
+        suite = load_suite(name, joining, mistakes)
     related = related_suites(name)
     external = load_externals(additions.externals, [suite, *related])
     ensure_dataset(suite, settings, options, say)
-    return make_plan(suite, settings, options, dict(additions.changes or {}), related, external)
+    plan = make_plan(suite, settings, options, additions.changes, related, external, additions.chosen)
+    for left, parameters in plan.unchanged.items():
+        say(f"row '{left}' has no parameter {' or '.join(repr(one) for one in parameters)}: left as it is")
+    file = suite_path(name)
+    return plan if file.parent == FOLDER else replace(plan, file=file)
 
 
 def stored_conditions(row: Path, images: ImageSet) -> list[Conditions]:

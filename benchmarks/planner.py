@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from concord.benchmarks.changes import Change, ChangedRows, changed_rows
 from concord.benchmarks.external.method import External, external_runs
 from concord.benchmarks.generators import generator_of, row_uses
 from concord.benchmarks.plan.requests import Options, RequestSet, make_request_set
@@ -18,7 +19,7 @@ from concord.benchmarks.plan.runs import Plan, RunPlan
 from concord.benchmarks.plan.sources import OUTPUT, Sources, method_sources, module_sources, use_sources
 from concord.benchmarks.settings import Settings
 from concord.benchmarks.suite import Row, Suite
-from concord.benchmarks.tuned import merge, nested, tuned_row
+from concord.benchmarks.tuned import tuned_row
 from concord.data.conditions.base import get_condition
 from concord.data.datasets.faces.dataset import FaceDataset
 from concord.data.datasets.faces.open import with_landmarks
@@ -77,13 +78,15 @@ def make_plan(
     suite: Suite,
     settings: Settings,
     options: Options,
-    changes: dict[str, Any] | None = None,
+    changes: Sequence[Change] = (),
     related: Sequence[Suite] = (),
     external: Sequence[External] = (),
+    chosen: Sequence[str] | None = None,
 ) -> Plan:
     """The plan of a suite.
 
-    changes: parameters given by --set; rows that they change get a name of their own.
+    changes: parameters given by --set, for the chosen rows or methods alone (all of them for None); see
+        benchmarks/changes.py.
     related: the suites that share its request set; their metrics and grids count too.
     external: methods that live outside and are to be run; those that the store holds join by themselves.
     """
@@ -105,22 +108,17 @@ def make_plan(
     runs = [
         _reference_run(suite, name, requests, root, options.profile) for name in suite.reference if name not in skipped
     ]
-    for row in suite.rows:
+    rows = [tuned_row(row, suite.request_set, options.profile) for row in suite.rows]
+    changed = changed_rows(rows, changes, chosen) if changes else ChangedRows({}, {})
+    for row in rows:
         if row.method is not None:
-            settled = tuned_row(row, suite.request_set, options.profile)
-            changed = row_with(settled, changes) if changes else settled
-            runs.append(_method_run(suite, changed, requests, root, options.profile, profile.dtype))
+            for made in changed.rows.get(row.name, [row]):
+                run = _method_run(suite, made, requests, root, options.profile, profile.dtype)
+                runs.append(replace(run, base=row.name))
     outside, left = external_runs(suite, requests, root, options.profile, external)
     suites = {other.name: other.version for other in related or [suite]}
     runs, skipped = [replace(run, suites=suites) for run in runs + outside], skipped | left
-    return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped)
-
-
-def row_with(row: Row, changes: dict[str, Any]) -> Row:
-    """The row under changed parameters, named after them ('collaborative+steps=10') so that results never mix."""
-    suffix = "".join(f"+{name}={value}" for name, value in sorted(changes.items()))
-    name = "".join(letter if letter.isalnum() or letter in "._=+,-" else "_" for letter in row.name + suffix)
-    return row.model_copy(update={"name": name, "params": merge(row.params, nested(changes))})
+    return Plan(suite, tuple(related) or (suite,), options, profile, root, requests, tuple(runs), skipped, changed.left)
 
 
 def _cannot(reference: str, requests: RequestSet) -> str | None:

@@ -19,7 +19,7 @@ from concord.data.profile import Sizes, load_profile
 from concord.data.schema import Strict, explain, read_model, read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 REFERENCES = ("ground-truth", "shuffled")
@@ -52,7 +52,15 @@ def _metric_names(names: list[str]) -> list[str]:
     """The names that metrics have today, of names, aliases and former names."""
     from concord.metrics.base import metric_name
 
-    return [name if name == JOINT_SUCCESS else metric_name(name) for name in names]
+    found, mistakes = [], []
+    for name in names:
+        try:
+            found.append(name if name == JOINT_SUCCESS else metric_name(name))
+        except ConcordError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return found
 
 
 MetricNames = Annotated[list[str], AfterValidator(_metric_names)]
@@ -105,8 +113,8 @@ class Suite(Strict):
 
     name: str
     title: str
-    paper: str  # file in reports/papers
-    table: str  # key in that file
+    paper: str = ""  # file in reports/papers; '' where the suite answers no paper's table
+    table: str = ""  # key in that file
     dataset: Literal["faces", "layouts"]
     n: Sizes | None = None  # requests by size; suites that share a request set state the same
     conditions: list[str] = Field(min_length=1)
@@ -187,51 +195,68 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
-        known = all_conditions()
-        _each_known(self.conditions, known, "condition")
-        for name in self.conditions:
-            if self.conditions.count(name) > 1:
-                raise ValueError(f"condition '{name}' is named twice")
-            if self.dataset not in known[name].datasets:
-                which = " or ".join(f"'{kind}'" for kind in sorted(known[name].datasets))
-                raise ValueError(f"dataset '{self.dataset}' gives no condition '{name}'; expected dataset {which}")
-        _each_known(self.options, self.conditions, "options: condition")
-        try:
-            make_conditions(self.conditions, self.options)
-        except ConcordError as error:
-            raise ValueError(f"{error} (key 'options')") from None
+        """All that does not fit together, in one error: a suite file is mended once."""
         names = [row.name for row in self.rows]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two rows are named '{name}'")
+        mistakes = [*self._condition_mistakes(), *(f"two rows are named '{name}'" for name in _twice(names))]
         for row in self.rows:
-            _each_known(row.conditions or [], self.conditions, f"row '{row.name}': condition")
-        if self.joint is not None:
-            _each_known(self.joint.metrics, self.metrics, "joint: metric")
-            if JOINT_SUCCESS not in self.metrics:
-                raise ValueError(f"'joint' is given but '{JOINT_SUCCESS}' is not among the metrics")
-            if "ground-truth" not in self.reference:
-                raise ValueError("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
-        elif JOINT_SUCCESS in self.metrics:
-            raise ValueError(f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)")
+            mistakes += _unknown(row.conditions or [], self.conditions, f"row '{row.name}': condition")
+        mistakes += self._joint_mistakes()
         if self.originals is not None:
-            _each_known([self.originals], names, "originals: row")
+            mistakes += _unknown([self.originals], names, "originals: row")
         for profile, part in self.profiles.items():
-            _each_known(part.rows, names, f"profiles.{profile}.rows: row")
+            mistakes += _unknown(part.rows, names, f"profiles.{profile}.rows: row")
             joint = part.joint or (self.joint if part.metrics is None or JOINT_SUCCESS in part.metrics else None)
             named = joint.metrics if joint else []
-            _each_known(named, part.metrics or self.metrics, f"profiles.{profile}: joint metric")
+            mistakes += _unknown(named, part.metrics or self.metrics, f"profiles.{profile}: joint metric")
         if self.tune is not None:
-            _each_known([self.tune.floor] if self.tune.floor else [], names, "tune: floor: row")
-            _each_known(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
+            mistakes += _unknown([self.tune.floor] if self.tune.floor else [], names, "tune: floor: row")
+            mistakes += _unknown(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
+        if bool(self.paper) != bool(self.table):
+            lacking = "table" if self.paper else "paper"
+            mistakes.append(f"'paper' and 'table' belong together: give '{lacking}' too, or neither")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
 
+    def _condition_mistakes(self) -> list[str]:
+        known = all_conditions()
+        mistakes = _unknown(self.conditions, known, "condition")
+        mistakes += [f"condition '{name}' is named twice" for name in _twice(self.conditions)]
+        for name in self.conditions:
+            if name in known and self.dataset not in known[name].datasets:
+                which = " or ".join(f"'{kind}'" for kind in sorted(known[name].datasets))
+                mistakes.append(f"dataset '{self.dataset}' gives no condition '{name}'; expected dataset {which}")
+        mistakes += _unknown(self.options, self.conditions, "options: condition")
+        if not mistakes:
+            try:
+                make_conditions(self.conditions, self.options)
+            except ConcordError as error:
+                mistakes.append(f"{error} (key 'options')")
+        return mistakes
 
-def _each_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    def _joint_mistakes(self) -> list[str]:
+        if self.joint is None:
+            lacks = JOINT_SUCCESS in self.metrics
+            return [f"metric '{JOINT_SUCCESS}' needs the key 'joint' (metrics and quantile)"] if lacks else []
+        mistakes = _unknown(self.joint.metrics, self.metrics, "joint: metric")
+        if JOINT_SUCCESS not in self.metrics:
+            mistakes.append(f"'joint' is given but '{JOINT_SUCCESS}' is not among the metrics")
+        if "ground-truth" not in self.reference:
+            mistakes.append("'joint' takes its thresholds from the row 'ground-truth'; add it to 'reference'")
+        return mistakes
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _unknown(names: Iterable[str], known: Iterable[str], what: str) -> list[str]:
     known = list(known)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown {what} '{name}': expected one of {', '.join(known)}")
+    return [
+        f"unknown {what} '{name}': expected one of {', '.join(known)}"
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
@@ -262,19 +287,19 @@ def read_suite(name: str) -> Suite:
     return suite
 
 
-def load_suite(name: str, extra: Iterable[str] = ()) -> Suite:
+def load_suite(name: str, extra: Iterable[str] = (), mistakes: Sequence[str] = ()) -> Suite:
     """A suite with its rows settled, every method, parameter and metric in it known.
 
     Planned rows whose method has been registered become real; an open suite gains the registered methods that take
     all of its conditions; `extra` names methods that join on request (--methods, --plugin).
-    Raises ConcordError that names the file and the known names otherwise.
+    mistakes: what is known to be wrong with it already, told together with the rest.
+    Raises ConcordError that names the file, every mistake, and the known names otherwise.
     """
     path = suite_path(name)
     suite = settle(read_suite(name), extra)
-    try:
-        check_names(suite)
-    except ConcordError as error:
-        raise ConcordError(f"{path}: {error}") from None
+    wrong = [*name_mistakes(suite), *mistakes]
+    if wrong:
+        raise ConcordError(f"{path}: {'; '.join(wrong)}")
     return suite
 
 
@@ -343,34 +368,56 @@ def settle(suite: Suite, extra: Iterable[str] = ()) -> Suite:
 
 def check_names(suite: Suite) -> None:
     """Raise ConcordError unless every method, parameter and metric of the suite exists and fits its conditions."""
+    mistakes = name_mistakes(suite)
+    if mistakes:
+        raise ConcordError("; ".join(mistakes))
+
+
+def name_mistakes(suite: Suite) -> list[str]:
+    """What is wrong with the methods, parameters and metrics that a suite names, each in a few words."""
+    mistakes = [mistake for row in suite.rows if row.method for mistake in _row_mistakes(suite, row, row.method)]
+    return mistakes + _metric_mistakes(suite)
+
+
+def _row_mistakes(suite: Suite, row: Row, name: str) -> list[str]:
     from concord.methods.base import get_method, make_params
+
+    mistakes = []
+    try:
+        method = get_method(name)
+    except ConcordError as error:
+        return [f"row '{row.name}': {error}"]
+    try:
+        make_params(method, row.params)
+    except ConcordError as error:
+        mistakes.append(f"row '{row.name}': {error}")
+    given = suite.row_conditions(row)
+    if unknown := [condition for condition in given if condition not in method.conditions]:
+        mistakes.append(
+            f"row '{row.name}': method '{name}' does not take condition {', '.join(map(repr, unknown))}; "
+            f"it takes {', '.join(sorted(method.conditions))} (give the row a 'conditions' list)"
+        )
+    if len(given) < method.minimum_conditions:
+        mistakes.append(f"row '{row.name}': method '{name}' needs {method.minimum_conditions} conditions")
+    return mistakes
+
+
+def _metric_mistakes(suite: Suite) -> list[str]:
     from concord.metrics.base import SampleMetric, get_metric
 
-    for row in suite.rows:
-        if row.method is None:
-            continue
-        method = get_method(row.method)
-        make_params(method, row.params)
-        given = suite.row_conditions(row)
-        for name in given:
-            if name not in method.conditions:
-                raise ConcordError(
-                    f"row '{row.name}': method '{row.method}' does not take condition '{name}'; "
-                    f"it takes {', '.join(sorted(method.conditions))} (give the row a 'conditions' list)"
-                )
-        if len(given) < method.minimum_conditions:
-            raise ConcordError(f"row '{row.name}': method '{row.method}' needs {method.minimum_conditions} conditions")
-    for name in suite.metrics:
-        if name == JOINT_SUCCESS:
-            continue
-        for need in sorted(get_metric(name).needs):
-            if need not in suite.conditions:
-                raise ConcordError(f"metric '{name}' scores against condition '{need}', which the suite does not have")
+    mistakes = [
+        f"metric '{name}' scores against condition '{need}', which the suite does not have"
+        for name in suite.metrics
+        if name != JOINT_SUCCESS
+        for need in sorted(get_metric(name).needs)
+        if need not in suite.conditions
+    ]
     for name in suite.joint.metrics if suite.joint else []:
         if not isinstance(get_metric(name), SampleMetric):
-            raise ConcordError(f"joint: metric '{name}' has no value per image; expected a sample metric")
-        if get_metric(name).needs_originals:  # the ground truth is its own original: no threshold follows from it
-            raise ConcordError(f"joint: metric '{name}' compares with the ground truth itself; leave it out of 'joint'")
+            mistakes.append(f"joint: metric '{name}' has no value per image; expected a sample metric")
+        elif get_metric(name).needs_originals:  # the ground truth is its own original: no threshold follows from it
+            mistakes.append(f"joint: metric '{name}' compares with the ground truth itself; leave it out of 'joint'")
+    return mistakes
 
 
 def check_shared(suite: Suite, other: Suite) -> None:

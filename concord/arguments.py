@@ -104,7 +104,10 @@ Methods = Annotated[
 Changes = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="key=value: another parameter of the methods, as rows of their own.", show_default=False
+        "--set",
+        help="key=value: another parameter of the chosen rows, as rows of their own; METHOD.key=value: of one; "
+        "key=a,b,c: a row of each.",
+        show_default=False,
     ),
 ]
 
@@ -148,10 +151,13 @@ class MethodOptions:
     external: Externals = None
     changes: Changes = None
 
-    def additions(self, methods: list[str] | None = None) -> Additions:
+    def additions(self, methods: list[str] | None = None, chosen: list[str] | None = None) -> Additions:
+        """methods: that join by name, and are chosen. chosen: rows or methods; those of `methods` if absent."""
+        from concord.benchmarks.changes import read_change
         from concord.benchmarks.opening import Additions
 
-        return Additions(self.plugin or (), self.external or (), methods or (), parse_changes(self.changes))
+        changes = [read_change(change) for change in self.changes or ()]
+        return Additions(self.plugin or (), self.external or (), methods or (), changes, chosen or methods)
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
@@ -183,19 +189,6 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 # ------------------------------------------------------------------------------------------------- what options mean
-
-
-def parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """'steps=10' -> {'steps': 10}; values are read as YAML scalars."""
-    from concord.data.schema import parse_scalar
-
-    found: dict[str, Any] = {}
-    for change in changes or []:
-        name, sign, text = change.partition("=")
-        if not sign or not name.strip():
-            raise ConcordError(f"--set {change}: expected key=value, such as --set steps=10")
-        found[name.strip()] = parse_scalar(text, f"--set {change}")
-    return found
 
 
 def split_names(names: str | None, option: str = "--methods") -> list[str] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from concord.data.errors import ConcordError
 from concord.data.files import DEEPEST, read_text
@@ -148,20 +149,31 @@ def read_model(path: Path, model: type[Model]) -> Model:
         raise ConcordError(f"{path}: {explain(error, model)}") from None
 
 
+MOST_MISTAKES = 8  # of a file, in one line
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake of a validation error in one line; a misspelt key before the missing one that it stands for."""
-    errors = error.errors()
-    first = next((found for found in errors if found["type"] == "extra_forbidden"), errors[0])
-    loc = [part for part in first["loc"] if part != "[key]"]
+    """The mistakes of a validation error in one line; misspelt keys before the missing ones that they stand for.
+
+    Of several about one place (a value that is none of the kinds it may be) the first.
+    """
+    errors = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    by_place = {str(found["loc"][:3]): found for found in reversed(errors)}
+    told = [_explained(found, model) for found in errors if by_place[str(found["loc"][:3])] is found]
+    more = f" (and {len(told) - MOST_MISTAKES} more)" if len(told) > MOST_MISTAKES else ""
+    return "; ".join(told[:MOST_MISTAKES]) + more
+
+
+def _explained(found: ErrorDetails, model: type[BaseModel]) -> str:
+    loc = [part for part in found["loc"] if part != "[key]"]
     name = ".".join(str(part) for part in loc)
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{name}'; known keys: {', '.join(_known_keys(model, loc[:-1]))}{more}"
-    if first["type"] == "missing":
-        return f"key '{name}' is missing{more}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace("\n", " ")
-    got = "" if first["type"] == "value_error" else f"; got {_short(first.get('input'))}"
-    return f"{f'{name!r}: ' if name else ''}{message}{got}{more}"
+    if found["type"] == "extra_forbidden":
+        return f"unknown key '{name}'; known keys: {', '.join(_known_keys(model, loc[:-1]))}"
+    if found["type"] == "missing":
+        return f"key '{name}' is missing"
+    message = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace("\n", " ")
+    got = "" if found["type"] == "value_error" else f"; got {_short(found.get('input'))}"
+    return f"{f'{name!r}: ' if name else ''}{message}{got}"
 
 
 def _short(value: Any) -> str:

@@ -106,9 +106,12 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     rows = [_row(suite, name, store, measured.get(name), columns, facts, declared, refusal) for name in _order(suite)]
     missing = [name for name in declared.rows if not beside and name not in {row.name for row in rows}]
     rows += _declared_rows(declared, columns, missing, "not run: the suite has no such row")
+    if is_trial(store):  # a few images of some rows: those that were not asked for are not missing
+        begun = {row.name for row in rows if (store.run(suite.request_set, row.name).path / "images").is_dir()}
+        rows = [row for row in rows if not row.absent or row.is_missing or row.name in begun]
     comparisons = [] if refusal else compare_rows(rows, columns, measured, declared)
     rows = mark_rows(rows, columns, comparisons)
-    paper = load_paper(suite.paper)
+    paper = load_paper(suite.paper) if suite.paper else None
     n_reference = {k: v for m in measured.values() for k, v in m.n_reference.items()}
     return Table(
         name=suite.name,
@@ -118,15 +121,20 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
         rows=rows,
         comparisons=comparisons,
         n=n,
-        paper_title=f"{declared.label} of {paper.title} ({paper.venue})",
-        paper_citation=paper.citation,
-        paper_url=paper.url,
-        warnings=warnings_for(n, rows, runs),
+        paper_title=f"{declared.label} of {paper.title} ({paper.venue})" if paper else "",
+        paper_citation=paper.citation if paper else "",
+        paper_url=paper.url if paper else "",
+        warnings=warnings_for(n, rows, runs, comparisons),
         refusal=refusal,
         notes=lacking | notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
         provenance=provenance_of(runs),
         judges=judge_cards(runs, facts),
     )
+
+
+def is_trial(store: Store) -> bool:
+    """Whether a results folder is one of `--limit`: its tables show what was run, and nothing else."""
+    return "limit-" in store.root.name
 
 
 def _order(suite: Suite) -> list[str]:
@@ -220,8 +228,10 @@ def _row(
         cells[column.name] = blank if measured is None or fact is None else _cell(fact, measured, blank, refusal)
     manifest = measured.run.manifest if measured else {}
     external = manifest.get("external") or {}
+    about = external or manifest.get("about") or {}  # a method that is not Concord's: what it said of itself
     method = str(manifest.get("method") or (spec.method if spec else "") or "")
-    title = REFERENCE_TITLES.get(name) or declared.titles.get(name) or external.get("title") or _title(name, method)
+    title = REFERENCE_TITLES.get(name) or declared.titles.get(name) or _told_title(name, method, about)
+    title = title or _title(name, method)
     conditions = tuple(manifest.get("conditions") or (suite.row_conditions(spec) if spec else ()))
     return Row(
         name=name,
@@ -234,9 +244,17 @@ def _row(
         method=method,
         params=dict(manifest.get("params") or (spec.params if spec else {})),
         conditions=conditions,
-        citation=". ".join(str(external[key]).rstrip(".") for key in ("citation", "paper") if external.get(key)),
+        citation=". ".join(str(about[key]).rstrip(".") for key in ("citation", "paper") if about.get(key)),
+        description=str(about.get("description") or ""),
         floor=bool(spec and spec.method and not conditions and _guides(suite)),
     )
+
+
+def _told_title(name: str, method: str, about: Mapping[str, Any]) -> str:
+    """The title that a method outside of Concord gave, with what its row's name adds: 'Mine', 'Mine, steps=20'."""
+    title = str(about.get("title") or "")
+    rest = name.removeprefix(method).lstrip("+").replace("+", ", ")
+    return f"{title}, {rest}" if title and method and name != method and name.startswith(f"{method}+") else title
 
 
 def _title(name: str, method: str) -> str:

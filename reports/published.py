@@ -168,8 +168,23 @@ def load_paper(name: str, folder: Path = PAPERS) -> Paper:
     return read_model(path, Paper)
 
 
+NO_TABLE = PublishedTable(name="", label="", title="", metrics={}, rows={}, titles={})
+"""What a suite answers that names no paper."""
+
+
+def answer_mistakes(paper: str, table: str) -> list[str]:
+    """What is wrong with the paper and the table that a suite names, in a few words; nothing where it names none."""
+    try:
+        published_table(paper, table)
+    except ConcordError as error:
+        return [str(error)]
+    return []
+
+
 def published_table(paper: str, table: str) -> PublishedTable:
-    """One table of a paper; raises ConcordError that lists the tables it has."""
+    """One table of a paper, an empty one for no paper; raises ConcordError that lists the tables it has."""
+    if not paper:
+        return NO_TABLE
     tables = load_paper(paper).tables
     if table not in tables:
         raise ConcordError(f"paper '{paper}' has no table '{table}': expected one of {', '.join(tables)}")

@@ -16,6 +16,7 @@ from concord.data.errors import ConcordError
 from concord.data.own_files import refuse_links_below
 from concord.data.request import Conditions
 from concord.reports.assemble import build_table
+from concord.reports.own_suites import keep_suite, kept_suites
 from concord.reports.stored import conditions_of, stored_root, with_extra_rows, with_plan_rows, with_reasons
 
 if TYPE_CHECKING:
@@ -48,14 +49,18 @@ def stored_report(names: Sequence[str], options: Options, data_set: str | None =
     profile = options.profile
     load_settings().profile(profile)
     store = Store(stored_root(options, data_set))
-    asked = [read_suite(name).in_profile(profile) for name in dict.fromkeys(names or suite_names())]
+    own = {suite.name: suite.in_profile(profile) for suite in kept_suites(store)}
+    asked = [own.get(name) or read_suite(name).in_profile(profile) for name in dict.fromkeys(names or suite_names())]
     if not any(store.runs(suite.request_set) for suite in asked):
         listed = " or ".join(suite.name for suite in asked)
         raise ConcordError(f"{store.root}: no results of {listed}; run `concord run {asked[0].name}`")
+    asked += [suite for name, suite in own.items() if not names]
     suites = asked
     if names or store.root.name != profile:  # all suites have their page, but a folder of trials shows what was tried
         others = [read_suite(name).in_profile(profile) for name in suite_names() if name not in names]
         suites = (asked if names else []) + [suite for suite in others if store.runs(suite.request_set)]
+    there = {suite.name for suite in suites}
+    suites += [suite for name, suite in own.items() if name not in there]
     suites = [with_reasons(with_extra_rows(suite, store), store, profile) for suite in suites]
     named = [suite.name for suite in asked] if names else []  # a suite may be asked for by the path of its file
     index = store.root / "report" / "index.html"
@@ -81,6 +86,10 @@ def plan_report(plan: Plan) -> Report:
     suites = [with_reasons(with_extra_rows(with_plan_rows(plan), store), store, profile)]
     others = [read_suite(name).in_profile(profile) for name in suite_names() if name != plan.suite.name]
     suites += [with_extra_rows(suite, store) for suite in others if store.runs(suite.request_set)]
+    if plan.file is not None:
+        keep_suite(store, plan.file)
+    kept = [suite.in_profile(profile) for suite in kept_suites(store) if suite.name != plan.suite.name]
+    suites += [with_extra_rows(suite, store) for suite in kept]
     conditions: dict[str, Mapping[str, Conditions]] = {}
     finished = [run for run in plan.runs if Run(run.path).finished]
     if finished:

@@ -17,6 +17,7 @@ from concord.data.datasets.faces.dataset import FaceDataset
 from concord.data.datasets.open import kind_of, open_dataset
 from concord.data.errors import ConcordError
 from concord.data.request import Conditions
+from concord.reports.own_suites import kept_suites
 
 if TYPE_CHECKING:
     from concord.reports.tables.table import Table
@@ -131,8 +132,9 @@ def find_table(name: str, store: Store, profile: str) -> Table:
     """The table of a suite, or one that the papers print and no suite answers; ConcordError lists the names."""
     from concord.reports.assemble import build_table, unanswered_tables
 
-    if name in suite_names() or name.endswith((".yaml", ".yml")):
-        suite = with_reasons(with_extra_rows(read_suite(name), store), store, profile)
+    own = {suite.name: suite for suite in kept_suites(store)}
+    if name in own or name in suite_names() or name.endswith((".yaml", ".yml")):
+        suite = with_reasons(with_extra_rows(own.get(name) or read_suite(name), store), store, profile)
         return build_table(suite, store, profile)
     others = {table.name: table for table in unanswered_tables(profile)}
     if name not in others:

@@ -41,11 +41,17 @@ class RunPlan:
     suites: Mapping[str, int] = field(default_factory=dict)  # the suites that show it -> version; of scores, not images
     networks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role -> its entry in the profile
     reads: Mapping[str, int] = field(default_factory=dict)  # condition -> side, where it is read finer than the images
+    base: str = ""  # the suite's row that --set changed into this one; that row itself where it changed nothing
 
     @property
     def is_reference(self) -> bool:
         """Whether no network makes it: ground truth, or shuffled conditions."""
         return self.row.name in REFERENCES
+
+    @property
+    def names(self) -> set[str]:
+        """What a user may call it by: its own name, its method's, and that of the row that --set changed."""
+        return {name for name in (self.row.name, self.row.method, self.base) if name}
 
     @cached_property
     def parts(self) -> dict[str, object]:
@@ -89,6 +95,8 @@ class Plan:
     requests: RequestSet
     runs: tuple[RunPlan, ...]
     skipped: dict[str, str]  # reference row, or row of an external method -> why it is left out
+    unchanged: Mapping[str, Sequence[str]] = field(default_factory=dict)  # row -> parameters of --set it does not have
+    file: Path | None = None  # of a suite of the user's own
 
     def run(self, row: str) -> RunPlan:
         """The run of a row; ConcordError where the plan does not have it."""
@@ -102,11 +110,11 @@ class Plan:
         """The runs of the named rows (or methods), all of them for None; ConcordError for an unknown name."""
         if rows is None:
             return list(self.runs)
-        known = {run.row.name for run in self.runs} | {run.row.method for run in self.runs if run.row.method}
+        known = {name for run in self.runs for name in run.names}
         for name in rows:
             if name in self.skipped:
                 raise ConcordError(f"suite '{self.suite.name}': row '{name}' cannot be made: {self.skipped[name]}")
             if name not in known:
                 listed = ", ".join(sorted(known))
                 raise ConcordError(f"suite '{self.suite.name}' has no row or method '{name}': expected one of {listed}")
-        return [run for run in self.runs if run.row.name in rows or run.row.method in rows or run.is_reference]
+        return [run for run in self.runs if run.names.intersection(rows) or run.is_reference]

@@ -20,7 +20,7 @@ from concord.benchmarks.plan.keys import differences
 from concord.benchmarks.plan.requests import PlannedRequest
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import changed_files, changed_weights
-from concord.benchmarks.run.foreign import plugin_file
+from concord.benchmarks.run.foreign import foreign_facts, plugin_file
 from concord.benchmarks.run.image_source import GeneratedBatch, ImageSource
 from concord.benchmarks.run.meter import Clock, PeakMemory
 from concord.benchmarks.store.digests import DIGESTS, fits, make_way, record
@@ -385,6 +385,8 @@ class Generation:
             "shards": [{key: info[key] for key in ("shard", "n", "sha256", "requests")} for info in shards],
             "requests": [request.facts() for request in self.run.requests.requests],
         }
+        if about := foreign_facts(self.run.row.method):
+            manifest["about"] = about
         if self.run.external is not None:
             costs = _worst([info["costs"] for info in shards])
             manifest |= {name: None for name, how in costs.items() if how == "not known"}

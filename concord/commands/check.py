@@ -14,7 +14,6 @@ from concord.arguments import (
     Externals,
     Plugins,
     ProfileName,
-    parse_changes,
 )
 from concord.data.errors import ConcordError
 from concord.data.printable import printable
@@ -58,13 +57,25 @@ def check(
     outside = load_externals(external or (), [])
     if not names and not outside:
         raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
-    params = parse_changes(changes)
+    params = _parameters(changes)
     for method in names:
         make_params(get_method(method), params)  # a mistake in a name is known before networks load
     failed = sum(_check_method(method, params, device, profile) for method in names)
     failed += sum(_check_command(method) for method in outside)
     if failed:
         raise typer.Exit(1)
+
+
+def _parameters(changes: list[str] | None) -> dict[str, object]:
+    """The parameters of `--set`; one value each, since one method is checked at a time."""
+    from concord.benchmarks.changes import read_change
+    from concord.benchmarks.tuned import nested
+
+    read = [read_change(change) for change in changes or ()]
+    for change in read:
+        if len(change.values) > 1:
+            raise ConcordError(f"--set {change.name}: `concord check` takes one value, got {len(change.values)}")
+    return nested({change.name: change.values[0] for change in read})
 
 
 def _check_method(name: str, params: dict[str, object], device: str, profile: str) -> int:

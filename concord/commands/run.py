@@ -90,11 +90,15 @@ def run(
     if suite is None:
         raise ConcordError("a suite is missing: `concord run SUITE` (see `concord list`), or `concord run --all-stale`")
     from concord.benchmarks.opening import open_plan
+    from concord.benchmarks.suite import read_suite
     from concord.commands.report import print_report
+    from concord.reports.published import answer_mistakes
     from concord.reports.report import plan_report
 
     names = split_names(methods)
-    plan = open_plan(suite, requests.options(results), additions.additions(names), say=typer.echo)
+    asked = read_suite(suite)
+    wrong = answer_mistakes(asked.paper, asked.table)
+    plan = open_plan(suite, requests.options(results), additions.additions(names), say=typer.echo, mistakes=wrong)
     session = open_session(plan, machine, batch_size)
     runs = plan.select(names)
     _introduce(plan)

@@ -82,13 +82,14 @@ def generate(
     made: list[RunPlan] = []
     left: dict[str, str] = {}
     by_engine: list[tuple[Session, list[RunPlan]]] = []
+    joining = additions.additions(chosen=[row] if row is not None else split_names(methods))
     for name in suite.split(","):
         try:
-            plan = open_plan(name, requests.options(results), additions.additions(), _only(row, methods), typer.echo)
+            plan = open_plan(name, requests.options(results), joining, _only(row, methods), typer.echo)
         except NothingToAskError as error:
             _leave(name, error, requests.profile, left)
             continue
-        runs = _fresh(_pick(plan, row, methods, bool(additions.changes)), every)
+        runs = _fresh(_pick(plan, row, methods), every)
         session = open_session(plan, machine, batch_size)
         sessions.append(session)
         print_reasons(session, runs)
@@ -144,10 +145,11 @@ def score(
     scored: list[RunPlan] = []
     left: dict[str, str] = {}
     by_engine: list[tuple[Session, list[RunPlan]]] = []
+    joining = additions.additions(chosen=[row] if row is not None else split_names(methods))
     for name in suite.split(","):
         try:
             only = "ground-truth" if reference else _only(row, methods)
-            plan = open_plan(name, requests.options(results), additions.additions(), only, typer.echo)
+            plan = open_plan(name, requests.options(results), joining, only, typer.echo)
         except NothingToAskError as error:
             _leave(name, error, requests.profile, left)
             continue
@@ -162,7 +164,7 @@ def score(
                 parents=True, exist_ok=True
             )  # DVC watches it, whatever is in it
             continue
-        runs = _fresh(_pick(plan, row, methods, bool(additions.changes)), every)
+        runs = _fresh(_pick(plan, row, methods), every)
         if (row is None and methods is None) or requests.profile == "paper":
             waiting = [run for run in runs if not Run(run.path).finished]
             left |= {f"{plan.requests.name}/{run.row.name}": "not made, so not scored" for run in waiting}
@@ -196,7 +198,7 @@ def _only(row: str | None, methods: str | None) -> str | None:
     return "ground-truth" if methods == "reference" else row
 
 
-def _pick(plan: Plan, row: str | None, methods: str | None, changed: bool) -> list[RunPlan]:
+def _pick(plan: Plan, row: str | None, methods: str | None) -> list[RunPlan]:
     """The run of a row, those of the named methods, or all; under --set a row is named without its changes."""
     if row is not None and methods is not None:
         raise ConcordError("a row and --methods were both given; name one of them")
@@ -205,11 +207,7 @@ def _pick(plan: Plan, row: str | None, methods: str | None, changed: bool) -> li
         return [run for run in plan.runs if ("reference" if run.is_reference else run.row.method) in names]
     if row is None:
         return list(plan.runs)
-    if changed:
-        return [run for run in plan.runs if run.row.name == row or run.row.name.startswith(f"{row}+")] or [
-            plan.run(row)
-        ]
-    return [plan.run(row)]
+    return [run for run in plan.runs if row in (run.row.name, run.base)] or [plan.run(row)]
 
 
 def _fresh(runs: list[RunPlan], known: list[RunPlan]) -> list[RunPlan]:

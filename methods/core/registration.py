@@ -11,6 +11,14 @@ from concord.data.errors import ConcordError
 from concord.data.names import check_name
 
 WORDS = ("title", "paper", "citation")
+STATED = {
+    "name": "name = 'my-method'",
+    "title": "title = 'My method'",
+    "paper": "paper = 'arXiv:0000.00000'",
+    "conditions": "conditions = frozenset({'text', 'mask'})",
+    "training_free": "training_free = True",
+}
+"""Facts that every class states itself, and how one writes them."""
 YES_OR_NO = ("training_free", "is_deterministic", "auto_include")
 
 
@@ -24,6 +32,9 @@ def check_facts(method: type, base: type) -> None:
         raise ConcordError(f"{what}: is no method; expected a class that derives from concord.methods.base.Method")
     wanted = ("name", *WORDS, *YES_OR_NO, "conditions", "traces", "minimum_conditions", "Params", "sample")
     facts: dict[str, object] = {name: getattr(method, name, None) for name in wanted}
+    unsaid = [name for name in STATED if facts[name] is None]
+    if unsaid and unsaid != ["name"]:
+        raise ConcordError(f"{what}: states no {', '.join(unsaid)}; write {' and '.join(STATED[n] for n in unsaid)}")
     what = f"method '{check_name(facts['name'], what)}'"
     for name in WORDS:
         if not isinstance(facts.get(name), str):

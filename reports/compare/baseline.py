@@ -15,6 +15,7 @@ from concord.data.files import atomic_path, write_json
 from concord.data.own_files import refuse_links, remove_own
 from concord.reports import statistics as st
 from concord.reports.compare.comparison import Result, compare_sides
+from concord.reports.compare.costs import packed
 from concord.reports.compare.margins import Margins
 from concord.reports.compare.sides import FILES, FORMAT, Side, SideRun, baseline_folder, protocols
 from concord.reports.tables.measured import MetricFacts
@@ -90,7 +91,9 @@ def _old(folder: Path) -> tuple[Side | None, str]:
 
 def _nothing_new(result: Result, old: Side, new: Side, folder: Path, dropped: list[str]) -> bool:
     def facts(run: SideRun) -> dict[str, Any]:
-        return {key: value for key, value in run.facts.items() if key != "commit"}
+        """What has to be the same: of the costs what was counted, of the code nothing, as it made the same images."""
+        kept = {key: value for key, value in run.facts.items() if key not in ("commit", "cost", "made")}
+        return {**kept, "passes": (run.facts.get("cost") or {}).get("passes"), "made": bool(run.facts.get("made"))}
 
     same = all(change.identical for change in result.changes) and not result.incomparable and not dropped
     whole = all((folder / name).is_file() for name in FILES) and old.protocols == new.protocols
@@ -144,12 +147,14 @@ def write_side(side: Side, folder: Path) -> None:
     with atomic_path(folder / "features.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     write_json(folder / "metrics.json", means(side))
+    runs, code = packed({name: run.facts for name, run in side.runs.items()})
     content = {
         "format": FORMAT,
         "profile": side.profile,
         "commit": side.commit,
         "protocols": side.protocols,
-        "runs": {name: run.facts for name, run in side.runs.items()},
+        "runs": runs,
+        "code": code,  # module -> digest; a run's `made.code` lists places in it
         # whose scores are of whole sets, so that no score of theirs names a request
         "requests": {name: list(map(str, run.requests)) for name, run in side.runs.items() if not run.values},
     }

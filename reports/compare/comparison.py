@@ -11,7 +11,8 @@ Verdicts, with a margin m stated for each metric (reports/margins.yaml):
     same              the 95 % interval lies inside [-m, m]: two one-sided tests at 2.5 % each
     cannot tell       neither: n is too small. `visible` is the smallest loss that this n finds with 80 % power
 
-Joint success is not compared: it follows from the metrics that are.
+Joint success is not compared: it follows from the metrics that are. What rows cost, and why they were made anew, is
+told beside the scores (reports/compare/costs.py); more passes of a network than the base took are a loss too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.reports import statistics as st
+from concord.reports.compare.costs import CostChange, cost_changes, why_anew
 from concord.reports.compare.margins import Margins
 from concord.reports.compare.sides import FIRST, POOL, Side, SideRun, protocol_difference, protocols
 from concord.reports.tables.measured import MetricFacts, metric_facts
@@ -104,15 +106,22 @@ class Result:
     new: list[str]  # runs that the base does not know
     notes: list[str]
     tests: int  # comparisons that Holm's correction covers
+    costs: Sequence[CostChange] = ()
+    anew: Mapping[str, Sequence[str]] = field(default_factory=dict)  # run -> what its images follow from that differs
 
     @property
     def worse(self) -> list[Change]:
         return [change for change in self.changes if change.verdict == "worse"]
 
     @property
+    def costlier(self) -> list[CostChange]:
+        """Rows that take more passes than before; seconds and memory are told, and decide nothing."""
+        return [change for change in self.costs if change.is_exact and change.verdict == "costlier"]
+
+    @property
     def exit_code(self) -> int:
-        """1: something is worse; 3: something, or everything, cannot be compared; 0: neither."""
-        return 1 if self.worse else 3 if self.incomparable or not self.changes else 0
+        """1: something is worse, or takes more passes; 3: something, or everything, cannot be compared; 0: neither."""
+        return 1 if self.worse or self.costlier else 3 if self.incomparable or not self.changes else 0
 
     def counts(self) -> dict[str, int]:
         """How many comparisons got each verdict, the gravest first."""
@@ -357,7 +366,11 @@ def _concluded(
         for change in changes
     ]
     new = sorted(name for name in head.runs.keys() - base.runs.keys() if only is None or name in only)
-    return Result(base, head, changes, incomparable, new, notes, len(moving))
+    both = [name for name in base.runs if name in head.runs and (only is None or name in only)]
+    usable = [name for name in both if not base.runs[name].unusable and not head.runs[name].unusable]
+    costs, left = cost_changes(base, head, usable)
+    anew = why_anew(base, head, usable)
+    return Result(base, head, changes, incomparable, new, [*notes, *left], len(moving), costs, anew)
 
 
 def _with_p(changes: Sequence[Change], base: Side, head: Side) -> list[Change]:

@@ -14,6 +14,7 @@ from concord.reports.compare.comparison import Change, Incomparable, Moved, Resu
 from concord.reports.tables.pairs import ALPHA
 from concord.reports.tables.words import decimals_for, format_p
 
+COST_HEADS = ("Row", "What", "Base", "Head", "Change", "Verdict")
 HEADS = ("Row", "Metric", "n", "Base", "Head", "Difference [95 %]", "Margin", "Corrected p", "Verdict")
 SAMPLE_HEADS = ("Row", "Metric", "Samples that changed most (base → head)")
 
@@ -22,6 +23,8 @@ def headline(result: Result) -> str:
     """The outcome in a few words."""
     if result.worse:
         return "worse beyond the margin"
+    if result.costlier:
+        return "costlier: more passes than the base"
     if not result.changes:
         return "nothing could be compared"
     return "some of it cannot be compared" if result.incomparable else "no loss found"
@@ -138,6 +141,19 @@ def new_rows(result: Result) -> list[str]:
     return [f"New, not in the base: {', '.join(result.new)}"] if result.new else []
 
 
+def cost_lines(result: Result) -> list[tuple[str, ...]]:
+    """The texts of the costs that differ, in the order of `COST_HEADS`."""
+    return [(c.run, c.what, f"{c.before:.4g}", f"{c.now:.4g}", c.change, c.verdict) for c in result.costs]
+
+
+def anew_lines(result: Result) -> list[str]:
+    """Why rows were made anew, those with one reason together: 'face-generation/amdm: parameter steps 50 -> 12'."""
+    found: dict[str, list[str]] = {}
+    for run, reasons_ in result.anew.items():
+        found.setdefault("; ".join(reasons_), []).append(run)
+    return [f"{', '.join(runs)}: {why}" for why, runs in found.items()]
+
+
 def remedies(result: Result) -> list[str]:
     """What to do about each kind of trouble."""
     said = []
@@ -147,7 +163,7 @@ def remedies(result: Result) -> list[str]:
             "`make baseline` and commit it with the change; where it was not, run the same profile, size and device as "
             "the base."
         )
-    if result.worse:
+    if result.worse or result.costlier:
         said.append("Where a loss is the price of something else and accepted, renew the baseline and say so there.")
     return said
 
@@ -169,6 +185,10 @@ def to_markdown(result: Result) -> str:
             lines += _table(SAMPLE_HEADS, rows)
         if still:
             lines += [f"Bit for bit the same: {escape(', '.join(still))}.", ""]
+    if result.costs:
+        lines += ["## Costs", "", *_table(COST_HEADS, cost_lines(result), right=range(2, 5))]
+    if result.anew:
+        lines += ["## Made anew", "", *(f"- {escape(line)}" for line in anew_lines(result)), ""]
     lines += [
         f"- Cannot be compared: {escape(reason)}: {escape(what)}" for reason, what in reasons(result.incomparable)
     ]
@@ -237,6 +257,10 @@ def to_json(result: Result) -> str:
         ],
         "incomparable": [{"run": i.run, "metric": i.metric or None, "reason": i.reason} for i in result.incomparable],
         "new": result.new,
+        "costs": [
+            {"run": c.run, "what": c.what, "base": c.before, "head": c.now, "verdict": c.verdict} for c in result.costs
+        ],
+        "made_anew": {run: list(why) for run, why in result.anew.items()},
         "notes": result.notes,
     }
     return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -279,6 +303,12 @@ def to_html(result: Result) -> str:
         if moved := moved_lines(changes):
             named = [("", (c.run.partition("/")[2], c.label, moved_text(c.moved))) for c in moved]
             parts.append(_html_table("Samples that changed most", SAMPLE_HEADS, named))
+    if result.costs:
+        parts.append(_html_table("Costs", COST_HEADS, [(_cost_class(line), line) for line in cost_lines(result)]))
+    if result.anew:
+        parts.append(
+            "<h2>Made anew</h2><ul>" + "".join(f"<li>{_h(line)}</li>" for line in anew_lines(result)) + "</ul>"
+        )
     said = [f"Cannot be compared: {reason}: {what}" for reason, what in reasons(result.incomparable)]
     said += new_rows(result) + result.notes + remedies(result)
     if said:
@@ -291,6 +321,10 @@ def to_html(result: Result) -> str:
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
+
+
+def _cost_class(line: Sequence[str]) -> str:
+    return "worse" if line[-1] == "costlier" else "better"
 
 
 def _html_table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from concord.data.errors import ConcordError
 from concord.metrics.base import all_metrics, metric_name
 from concord.reports.compare import git as history
+from concord.reports.compare.costs import cost_facts, made_from, unpacked
 from concord.reports.tables.measured import MetricFacts, metric_facts, read_measured
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ Reader = Callable[[str], "bytes | None"]
 class SideRun:
     """One row of one request set. values: metric -> (n,) in request order; sets: metric -> (value, replicates)."""
 
-    facts: dict[str, Any]  # n, data, device, networks; where known profile, reference, commit
+    facts: dict[str, Any]  # n, data, device, networks; where known profile, reference, commit, cost, made
     requests: list[str] = field(default_factory=list)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     failed: dict[str, np.ndarray] = field(default_factory=dict)
@@ -150,7 +151,7 @@ def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
         if len(ids) != facts["n"] or any(len(v) != len(ids) for v in values.get(name, {}).values()):
             raise ValueError(f"run '{name}' has scores of {len(ids)} of {facts['n']} requests")
         runs[name] = SideRun(
-            dict(facts),
+            unpacked(facts, dict(content.get("code") or {})),
             ids,
             values.get(name, {}),
             failed.get(name, {}),
@@ -271,7 +272,10 @@ def _read_run(run: Run) -> SideRun:
             "data": manifest["data"]["fingerprint"],
             "device": str(manifest.get("device", "")).partition(":")[0],
             "commit": str((manifest.get("provenance") or {}).get("git_commit")),
+            "cost": cost_facts(manifest),
         }
+        if made := made_from(manifest):
+            facts["made"] = made
         if not run.scored:
             reason = f"not scored yet; run `concord score {run.request_set} {run.row}`"
             return SideRun(facts, unusable=reason)

@@ -70,7 +70,7 @@ class MethodPage:
 
     @property
     def arxiv(self) -> str:
-        found = re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", self.card.paper)
+        found = re.search(r"arXiv:(\d{4}\.\d{4,5})", self.card.paper or self.card.citation)
         return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
     @property
@@ -103,8 +103,8 @@ def method_pages(pages: Sequence[Page]) -> list[MethodPage]:
         for row in page.table.methods:
             if not row.method:
                 continue
-            card = cards.get(row.method) or MethodCard(row.method)
-            one = found.setdefault(row.method, MethodPage(row.method, card.title or row.title, card))
+            card = cards.get(row.method) or MethodCard(row.method, citation=row.citation, description=row.description)
+            one = found.setdefault(row.method, MethodPage(row.method, card.title or row.title.partition(", ")[0], card))
             one.appearances.append(Appearance(page, row))
     return sorted(found.values(), key=lambda one: one.title.lower())
 

@@ -28,6 +28,7 @@ SLACK = 1e-6
 """How far beyond its metric's bounds a stored value may lie by rounding, in units of the bound or 1."""
 BOOTSTRAP_UNITS = (8, 1000)
 BOOTSTRAP_FAILURES = 5
+LEAST_FOR_SETS = 64  # two images for each of the jackknife's 32 groups; below, KID's intervals reach into the thousands
 """Where the cluster bootstrap takes the place of Student's t: so many items, and so many failures or more.
 
 Values at the metric's worst lie far from the others, so that t misses on one side until there are some hundred images;
@@ -326,6 +327,8 @@ def interval_of(fact: MetricFacts, measured: Measured) -> st.Interval | None:
         return None
     if fact.is_set:
         value, replicates = measured.sets[name]
+        if len(measured.requests) < LEAST_FOR_SETS:
+            return st.Interval(value, math.nan, math.nan)
         return st.jackknife_interval(value, replicates, fact.bounds)
     if fact.is_rate or name == JOINT:
         rate = st.rate_interval(measured.values[name] / 100, measured.items)

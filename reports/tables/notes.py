@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.calibrate import calibration_notes
 from concord.reports.tables.protocol import guidance_notes, guided_notes
 from concord.reports.tables.sensitivity import sensitivity_notes
-from concord.reports.tables.table import NOT_SCORED, TINY, Row
+from concord.reports.tables.table import NOT_SCORED, TINY, Comparison, Row
 from concord.reports.tables.trainings import with_budgets
 from concord.reports.tables.tuning import tuning_notes
 
@@ -39,13 +39,16 @@ TESTS = (
 )
 
 
-def warnings_for(n: int | None, rows: list[Row], runs: Mapping[str, Run]) -> list[str]:
+def warnings_for(
+    n: int | None, rows: list[Row], runs: Mapping[str, Run], comparisons: Sequence[Comparison] = ()
+) -> list[str]:
     """Sentences that stand above the table."""
     warnings = []
     if n is not None and n < TINY:
         warnings.append(
-            f"n = {n}: far too few images for any conclusion. Intervals are wide or missing, no test can find a "
-            "difference, set metrics such as FID are refused. Read this as a check that everything runs."
+            f"n = {n}: far too few images to say which method is better in general. Intervals are wide or missing, set "
+            f"metrics such as FID are refused.{_least_p(n, len(comparisons))} Read this as a check that everything "
+            "runs."
         )
     for key, what in (("device", "devices"), ("git_commit", "commits"), ("dtype", "number formats")):
         found = Counter(str(_provenance(run).get(key)) for name, run in runs.items() if _is_method(run))
@@ -65,13 +68,32 @@ def warnings_for(n: int | None, rows: list[Row], runs: Mapping[str, Run]) -> lis
     return warnings
 
 
+def _least_p(items: int, comparisons: int) -> str:
+    """What the paired tests can find with so many items: sign flips and McNemar's test give 2^(1 - items) at least."""
+    if not comparisons:
+        return ""
+    least = 2.0 ** (1 - items)
+    corrected = min(1.0, comparisons * least)
+    if corrected >= 0.05:
+        return (
+            f" The smallest p that a paired test over {items} image{'s' if items > 1 else ''} can give is {least:.2g}, "
+            f"{corrected:.2g} once corrected for the table's {comparisons} comparisons: none can be marked as a "
+            "difference."
+        )
+    return (
+        f" The smallest p that a paired test over {items} images can give is {least:.2g}, {corrected:.2g} once "
+        f"corrected for the table's {comparisons} comparisons: a difference is found only where nearly every image "
+        "shows it."
+    )
+
+
 def notes_for(
     suite: Suite,
     profile: str,
     n: int | None,
     rows: list[Row],
     runs: Mapping[str, Run],
-    paper: Paper,
+    paper: Paper | None,
     declared: PublishedTable,
     thresholds: Mapping[str, float],
     facts: Mapping[str, MetricFacts],
@@ -91,7 +113,7 @@ def notes_for(
         size += [*_reference(run), *_left_out(run)]
     notes["Size and profile"] = size
     differences = [with_budgets(sentence) for sentence in suite.differences]
-    notes["Differences from the paper's protocol"] = differences or ["none stated in the suite file"]
+    notes["Differences from the paper's protocol"] = differences or ["none stated in the suite file"] * bool(paper)
     notes["Levels"] = level_notes(facts)
     notes["Guidance"] = guidance_notes(rows)
     labels = {name: fact.label for name, fact in facts.items()}
@@ -103,7 +125,7 @@ def notes_for(
         used = [(titles.get(name, name), run.manifest.get("weights") or {}) for name, run in runs.items()]
         notes["Calibration"] = calibration_notes(used, next(iter(runs.values())).path.parents[1])
     answered = {fact.paper_key: fact.label for fact in facts.values() if fact.paper_key}
-    notes["The paper"] = paper_notes(paper, declared, answered)
+    notes["The paper"] = paper_notes(paper, declared, answered) if paper else []
     if thresholds and suite.joint:
         limits = ", ".join(
             f"{facts[name].label} {'>=' if facts[name].higher_is_better else '<='} {value:.4g}"

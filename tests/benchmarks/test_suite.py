@@ -89,6 +89,19 @@ def test_unknown_suite_lists_the_known() -> None:
         ({"joint": "joint: {metrics: [fid, kid], quantil: 0.05}"}, ["unknown key 'joint.quantil'", "quantile"]),
         ({"reference": "reference: [best]"}, ["'reference.0'", "'ground-truth'"]),
         ({"conditions": "conditions: [text]"}, ["metric 'mask-accuracy'", "'mask'"]),
+        ({"paper": ""}, ["'paper' and 'table' belong together: give 'paper' too, or neither"]),
+        (  # all in one go
+            {"grid": "gird: 8", "title": "title: [1]", "conditions": "conditions: text"},
+            ["unknown key 'gird'", "'title': expected a valid string", "'conditions': expected a valid list"],
+        ),
+        (
+            {"conditions": "conditions: [text, smell]", "reference": "reference: [shuffled]"},
+            ["unknown condition 'smell'", "'joint' takes its thresholds"],
+        ),
+        (
+            {"conditions": "conditions: [text]", "joint": "joint: {metrics: [fid, kid], quantile: 0.05}"},
+            ["metric 'mask-accuracy'", "joint: metric 'fid'", "joint: metric 'kid'"],
+        ),
     ],
 )
 def test_mistakes(toy: str, tmp_path: Path, changes: dict[str, str], words: list[str]) -> None:

@@ -16,8 +16,9 @@ from given_networks import seen_by
 from pydantic import BaseModel
 from torch import Tensor
 
+from concord.benchmarks.changes import row_with
 from concord.benchmarks.plan.requests import Options, make_request_set
-from concord.benchmarks.planner import make_plan, row_with
+from concord.benchmarks.planner import make_plan
 from concord.benchmarks.search import best, search
 from concord.benchmarks.settings import load_settings
 from concord.benchmarks.suite import Row, Tune, load_suite, read_suite, suite_names

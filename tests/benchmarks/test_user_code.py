@@ -157,6 +157,10 @@ FACTS: dict[str, tuple[dict[str, str], str]] = {
     "a name without end": ({"name": '"a" * 300'}, "at most 64"),
     "another method's name": ({"name": '"composable"'}, "two methods are named 'composable'"),
     "no name": ({"facts": "name = None"}, "its name is None"),
+    "no title, paper and conditions": (
+        {"facts": "title = paper = conditions = None"},
+        r"class 'Bad': states no title, paper, conditions; write title = 'My method' and paper = ",
+    ),
     "a title that is no text": ({"facts": "title = 3"}, "'title' is 3; expected text"),
     "conditions as text": ({"facts": "conditions = 'text'"}, "'conditions' is 'text'; expected names"),
     "an unknown condition": ({"facts": "conditions = {'smell'}"}, "unknown condition 'smell'"),

@@ -13,6 +13,7 @@ import paper_world
 import pytest
 import torch
 
+from concord.benchmarks.changes import Change
 from concord.benchmarks.cost import evaluations
 from concord.benchmarks.image_sources import open_method
 from concord.benchmarks.plan.requests import Options
@@ -51,8 +52,9 @@ def planned(name: str, row: str, tree: Path, results: Path, **changes: Any) -> R
     """The run of one row for one face, in two steps."""
     options = Options(profile="paper", data=tree, limit=1, results=results)
     suite = small(load_suite(name))
+    given = [Change(name, (value,)) for name, value in {"steps": 2, **changes}.items()]
     suite = suite.model_copy(update={"rows": [suite.row(row)], "reference": []})
-    (run,) = make_plan(suite, load_settings(), options, {"steps": 2, **changes}).runs
+    (run,) = make_plan(suite, load_settings(), options, given).runs
     return run
 
 

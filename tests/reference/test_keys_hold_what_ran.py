@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 
+from concord.benchmarks.changes import Change
 from concord.benchmarks.image_sources import open_image_source
 from concord.benchmarks.plan import sources
 from concord.benchmarks.plan.requests import Options
@@ -28,7 +29,7 @@ from concord.data.synthetic.scenes.tree import write_scenes
 from concord.methods.base import all_methods
 from concord.metrics.base import all_metrics
 
-FEW = {"steps": 3}
+FEW = (Change("steps", (3,)),)
 """Parameters that make a row short; a method without one is traced as it is."""
 UNUSED = 0.70  # the aim is 0.20: what hands methods their networks imports every kind of them
 """At most so large a share of the files of a key may be files that no function of ran."""
@@ -70,7 +71,7 @@ def rows(folder: Path) -> list[RunPlan]:
     settings, suites, found = load_settings(), load_suites(), dict[tuple[object, ...], RunPlan]()
     for suite in suites:
         options = Options(limit=2, data=folder / suite.dataset, results=folder / "results")
-        for changes in (FEW, None):
+        for changes in (FEW, ()):
             with contextlib.suppress(Exception):
                 plan = make_plan(suite, settings, options, changes)
                 break

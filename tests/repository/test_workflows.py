@@ -153,3 +153,14 @@ def test_what_cannot_be_installed_is_told_and_the_tests_still_run(
     assert line.startswith(".ci/run: ")
     assert says in line
     assert asked[-1] == "make test"
+
+
+def test_a_new_pull_request_finds_the_results_of_the_main_branch() -> None:
+    """A forge shows a cache to the branch that wrote it, and that of the default branch to all: so main writes one."""
+    content = yaml.safe_load((ROOT / ".github/workflows/compare.yml").read_text())
+    assert content[True]["push"] == {"branches": ["main"]}
+    (cache,) = [one["with"] for one in steps("compare") if "results" in one.get("with", {}).get("path", "")]
+    assert "|| 'main'" in cache["key"]
+    assert cache["restore-keys"].splitlines()[-1] == "results-${{ runner.os }}-main-"
+    (gate,) = [one for one in steps("compare") if "concord compare" in one.get("run", "")]
+    assert gate["if"] == "github.event_name == 'pull_request'"

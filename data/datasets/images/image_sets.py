@@ -28,7 +28,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 Source = Union[str, Path, np.ndarray, "Tensor", Sequence[Any], "ImageSet"]
 
+MASK_FOLDERS = frozenset([*PART_FOLDERS, *INDEX_FOLDERS[:2]])  # 'masks' may be anybody's name
 PIXELS = 1 << 23
 """Most pixels of a batch, 32 images of 512 x 512: what bounds the memory of one batch whatever the sizes."""
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -217,10 +218,22 @@ def _open_folder(path: Path) -> FileSet:
     parts = next((name for name in (*PART_FOLDERS, *INDEX_FOLDERS) if (path / name).is_dir()), None)
     if parts is not None:
         raise ConcordError(
-            f"{path}: a dataset, whose masks ({parts}/) are no images; it has no {IMAGE_FOLDERS[0]}/: give the folder "
-            "that holds the images"
+            f"{path}: a dataset, whose masks ({parts}/) are no images; give the folder that holds the images alone"
         )
-    return FileSet(listed(path), str(path))
+    entries = listed(path)
+    _refuse_datasets_below(path, entries)
+    return FileSet(entries, str(path))
+
+
+def _refuse_datasets_below(root: Path, entries: Iterable[Entry]) -> None:
+    """ConcordError where a folder further down is a dataset: its masks would count as images, without a word."""
+    for folder in dict.fromkeys(entry[1].parent for entry in entries):
+        below = folder.relative_to(root).parts
+        place = next((index for index, name in enumerate(below) if name in MASK_FOLDERS), None)
+        if place is not None or (folder / PREPARED).is_file():
+            found = folder if place is None else root.joinpath(*below[:place])
+            images = next((found / name for name in IMAGE_FOLDERS if (found / name).is_dir()), found)
+            raise ConcordError(f"{root}: holds a dataset, whose masks are no images, in {found}; give {images}")
 
 
 def _row_shards(path: Path) -> list[Entry] | None:

@@ -299,12 +299,52 @@ def test_other_requests_or_other_judges_refuse_the_table(tmp_path: Path) -> None
 def test_two_images_are_said_loudly_and_refused_cells_give_their_reason(tmp_path: Path) -> None:
     store = write_store(tmp_path, n=2, refused=["fid"])
     table = build_table(make_suite(), store, "embedded", FACTS)
-    assert table.warnings[0].startswith("n = 2: far too few images for any conclusion")
+    assert table.warnings[0].startswith("n = 2: far too few images to say which method is better")
     markdown = to_markdown(table)
     assert "**refused: n = 2, at least 65 needed**" in markdown
     assert markdown.index("n = 2: far too few") < markdown.index("| Method")
     assert all(cell.mark != BEST for row in table.rows for cell in row.cells.values())
     assert table.row("composable").cells["mask-accuracy"].value is not None
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 12, 20, 29])
+def test_the_sentence_of_a_small_n_agrees_with_the_tests_under_it(tmp_path: Path, n: int) -> None:
+    """It said "no test can find a difference" above a best value with p = 0.023."""
+    table = build_table(make_suite(), write_store(tmp_path, n=n, refused=["fid"]), "embedded", FACTS)
+    found = [one for one in table.comparisons if one.p_holm < 0.05]
+    promised = "none can be marked as a difference" not in table.warnings[0]
+    assert promised or not found
+    assert promised == (len(table.comparisons) * 2.0 ** (1 - n) < 0.05)
+    assert all(one.p >= 2.0 ** (1 - n) for one in table.comparisons)
+    if n >= 12:
+        assert found, "the mask tells composable from collaborative on every image"
+
+
+def test_a_set_metric_of_few_images_has_no_interval(tmp_path: Path) -> None:
+    table = build_table(make_suite(), write_store(tmp_path, n=63), "embedded", FACTS)
+    assert not table.row("composable").cells["fid"].has_interval
+    table = build_table(make_suite(), write_store(tmp_path / "more", n=64), "embedded", FACTS)
+    assert table.row("composable").cells["fid"].has_interval
+
+
+def test_a_trial_shows_what_was_run_and_nothing_else(tmp_path: Path) -> None:
+    whole = build_table(make_suite(), write_store(tmp_path / "embedded", n=8), "embedded", FACTS)
+    assert whole.row("tedigan").absent
+    trial = build_table(make_suite(), write_store(tmp_path / "limit-8", n=8), "embedded", FACTS)
+    assert [row.name for row in trial.rows if row.absent] == []
+    assert {row.name for row in trial.rows} == {row.name for row in whole.rows if not row.absent}
+    (tmp_path / "limit-8/face-generation/tedigan/images").mkdir(parents=True)
+    begun = build_table(make_suite(), write_store(tmp_path / "limit-8", n=8), "embedded", FACTS)
+    assert begun.row("tedigan").absent.startswith("half-made")
+
+
+def test_a_suite_without_a_paper_has_a_table(tmp_path: Path) -> None:
+    table = build_table(make_suite(paper="", table=""), write_store(tmp_path), "embedded", FACTS)
+    assert table.row("composable").cells["mask-accuracy"].value is not None
+    assert (table.paper_title, table.paper_url) == ("", "")
+    text = to_markdown(table)
+    assert "Answers" not in text
+    assert "**The paper**" not in text
 
 
 def test_one_image_has_no_interval(tmp_path: Path) -> None:
