@@ -2,6 +2,7 @@
 #
 #   make bench                      every suite, small networks, no GPU needed
 #   make bench SUITE=NAME           one table
+#   make bench SIZE=quick           a first table in minutes, in results/embedded/quick
 #   make bench SIZE=full            as many samples as the papers took
 #   make bench PROFILE=paper        the papers' data and checkpoints
 #   make bench ENGINE=ray           on a cluster (docs/engines)
@@ -45,9 +46,9 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 
 .PHONY: bench test test-long compared report compare sensitivity baseline train lint clean help lock
 
-bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1 ENGINE=ray)
+bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=quick|full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1 ENGINE=ray)
 	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(call option,engine,ENGINE) $(ARGS)
-	@$(CONCORD) report --where $(PICK)
+	@[ "$(SIZE)" = quick ] || $(CONCORD) report --where --brief $(PICK)
 
 test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but the long ones
 	@$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m "not long" $(ARGS)
@@ -93,7 +94,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The environment: a Python of 3.11 to 3.13, then the uv that the lock pins, then the lock itself, hashes checked.
+# The environment: a Python of 3.11 to 3.13, then the uv that the lock pins, then the lock itself, hashes checked, all of
+# it compiled once: a call that may write no bytecode would compile torch each time. What else was installed stays.
 # The stamp holds the path of the checkout, so that a folder that was moved is set up again.
 
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -121,6 +123,11 @@ $(READY): requirements.lock pyproject.toml
 	fi; \
 	cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
 	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2>/dev/null || export UV_CACHE_DIR=.cache/uv; \
-	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock; \
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock; \
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .; \
+	.venv/bin/python -m compileall -q concord >/dev/null || true; \
+	own=$$(.venv/bin/uv pip list --python .venv/bin/python --format freeze 2>/dev/null | cut -d= -f1 | cut -d' ' -f1 | \
+	    grep -vixF -e concord -e pip -e setuptools | while read -r name; do \
+	        grep -qi "^$$name==" requirements.lock || printf ' %s' "$$name"; done); \
+	[ -z "$$own" ] || echo "Kept in .venv beside requirements.lock:$$own"; \
 	printf '%s\n' "$(CURDIR)" > $@

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from concord.benchmarks.plan.requests import Options
-from concord.benchmarks.settings import ROOT, Settings
+from concord.benchmarks.settings import Settings, place
 from concord.benchmarks.suite import Suite
+from concord.data.profile import QUICK
 from concord.data.synthetic.make import ensure_faces, ensure_scenes, make_faces, make_scenes
 
 TUNING = range(26_000, 26_064)
@@ -24,12 +25,12 @@ def ensure_dataset(suite: Suite, settings: Settings, options: Options, say: Call
         return
     dataset = settings.profile(options.profile).datasets[suite.dataset]
     if suite.dataset == "layouts":
-        ensure_scenes(ROOT / dataset.items, items_needed(suite, options), say)
+        ensure_scenes(place(dataset.items), items_needed(suite, options), say)
         return
     references = "identity" in suite.conditions
-    ensure_faces(ROOT / dataset.items, "test", items_needed(suite, options), references, say)
-    if dataset.reference is not None:
-        ensure_faces(ROOT / dataset.reference, "validation", dataset.reference_n, say=say)
+    ensure_faces(place(dataset.items), "test", items_needed(suite, options), references, say)
+    if dataset.reference is not None and options.size != QUICK:  # no metric of it compares with them
+        ensure_faces(place(dataset.reference), "validation", dataset.reference_n, say=say)
 
 
 def ensure_tuning_items(kind: str, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -44,6 +45,11 @@ def ensure_tuning_items(kind: str, folder: Path, say: Callable[[str], None] = pr
 
 
 def items_needed(suite: Suite, options: Options) -> int:
-    """Faces that the folder must hold; never fewer than the default size, so that a trial draws no small tree."""
+    """Faces that the folder must hold; never fewer than the default size, so that a trial draws no small tree.
+
+    Of size 'quick' those that it needs and no more: what is drawn later for a larger one is the same to the byte.
+    """
+    if options.size == QUICK:
+        return options.limit or suite.size(options.size, options.profile)
     wanted = options.limit or suite.size(options.size, options.profile)
     return max(wanted, suite.n.default if suite.n else 0)

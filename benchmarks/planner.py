@@ -26,7 +26,7 @@ from concord.data.datasets.faces.open import with_landmarks
 from concord.data.datasets.item import Dataset
 from concord.data.datasets.open import open_dataset
 from concord.data.errors import ConcordError
-from concord.data.profile import load_profile
+from concord.data.profile import QUICK, load_profile
 
 FACTORY = "concord.benchmarks.image_sources"
 """What opens a row's method over its networks: it knows every kind of row, so that its own imports say nothing."""
@@ -39,11 +39,13 @@ READERS = {
 
 def results_root(options: Options, dataset: Dataset[Any]) -> Path:
     """results/<profile>, or below it a folder for what must not mix with the benchmark's own results."""
-    parts = []
+    parts = [QUICK] if options.size == QUICK else []
     if options.data is not None:
         parts.append(f"data-{dataset.name}-{dataset.fingerprint[:8]}")
     if options.limit is not None:
         parts.append(f"limit-{options.limit}")
+    if options.seeds > 1:
+        parts.append(f"pooled-{options.seeds}")
     if options.seed_set:
         parts.append(f"seeds-{options.seed_set}")
     root = options.results / options.profile
@@ -90,9 +92,13 @@ def make_plan(
     related: the suites that share its request set; their metrics and grids count too.
     external: methods that live outside and are to be run; those that the store holds join by themselves.
     """
+    if options.size == QUICK:
+        related = [one for one in related if one.quick is not None]
     suite, *related = (one.in_profile(options.profile).in_size(options.size) for one in (suite, *related))
     if options.limit is not None and options.limit < 1:
         raise ConcordError(f"--limit {options.limit}: expected at least 1")
+    if options.seeds < 1:
+        raise ConcordError(f"--seeds {options.seeds}: expected at least 1")
     if options.seed_set < 0:
         raise ConcordError(f"--seed-set {options.seed_set}: expected 0 or more")
     profile = settings.profile(options.profile)
@@ -101,7 +107,14 @@ def make_plan(
         profile = profile.model_copy(update={"image_size": size})
     dataset = open_items(suite, settings, options)
     requests = make_request_set(
-        suite.request_set, dataset, suite.conditions, profile.image_size, n, options.seed_set, suite.options
+        suite.request_set,
+        dataset,
+        suite.conditions,
+        profile.image_size,
+        n,
+        options.seed_set,
+        suite.options,
+        options.seeds,
     )
     root = results_root(options, dataset)
     skipped: dict[str, str] = {name: reason for name in suite.reference if (reason := _cannot(name, requests))}
@@ -125,7 +138,7 @@ def _cannot(reference: str, requests: RequestSet) -> str | None:
     """Why a reference row cannot be made, or None."""
     if not requests.has_images:
         return "the dataset has no images"
-    if reference == "shuffled" and len(requests) < 2:
+    if reference == "shuffled" and len({request.item.id for request in requests.requests}) < 2:
         return "one item cannot be exchanged for another"
     return None
 

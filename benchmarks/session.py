@@ -208,7 +208,7 @@ class Session:
             folder = plan.root / "reference"
             return Reference(plan.requests.dataset, folder, plan.settings.image_size, own=True) if with_images else None
         dataset = plan.settings.datasets[plan.suite.dataset]
-        if dataset.reference_folder is None:
+        if dataset.reference_folder is None or not self.compared:
             return None
         real = open_faces(dataset.reference_folder, split="all")
         if dataset.reference_folder == dataset.items_folder:  # one dataset: its faces outside the test split

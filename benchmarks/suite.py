@@ -15,11 +15,13 @@ from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.conditions.base import all_conditions, make_conditions
 from concord.data.errors import ConcordError
 from concord.data.notes import note
-from concord.data.profile import Sizes, load_profile
+from concord.data.profile import QUICK, Sizes, load_profile
 from concord.data.schema import Strict, explain, read_model, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from concord.metrics.base import Metric
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 REFERENCES = ("ground-truth", "shuffled")
@@ -52,15 +54,7 @@ def _metric_names(names: list[str]) -> list[str]:
     """The names that metrics have today, of names, aliases and former names."""
     from concord.metrics.base import metric_name
 
-    found, mistakes = [], []
-    for name in names:
-        try:
-            found.append(name if name == JOINT_SUCCESS else metric_name(name))
-        except ConcordError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise ValueError("; ".join(mistakes))
-    return found
+    return [name if name == JOINT_SUCCESS else metric_name(name) for name in names]
 
 
 MetricNames = Annotated[list[str], AfterValidator(_metric_names)]
@@ -90,6 +84,15 @@ class Tune(Strict):
             if len(ends) != 2 or not 0 < ends[0] < ends[1]:
                 raise ValueError(f"range of '{name}': expected [low, high] with 0 < low < high, got {ends}")
         return self
+
+
+class Quick(Strict):
+    """A first look: so many requests of these rows, scored by these metrics."""
+
+    n: int = Field(ge=2, le=SHARD_SIZE)
+    rows: list[str] = Field(min_length=1)
+    metrics: MetricNames = Field(min_length=1)
+    reference: list[Literal["ground-truth", "shuffled"]] = Field(default_factory=list)
 
 
 class ProfilePart(Strict):
@@ -130,6 +133,7 @@ class Suite(Strict):
     version: int = Field(default=1, ge=1)  # raised where its numbers mean something else than before
     differences: list[str] = Field(default_factory=list)
     tune: Tune | None = None
+    quick: Quick | None = None  # what `make bench SIZE=quick` takes; nothing where absent
     profiles: dict[str, ProfilePart] = Field(default_factory=dict)
 
     @property
@@ -152,6 +156,8 @@ class Suite(Strict):
 
     def size(self, size: str, profile: str) -> int:
         """How many requests it takes in a size; ConcordError where it does not say."""
+        if size == QUICK:
+            return self.first_look.n
         n = self.part(profile).n or self.n
         if n is None:
             raise ConcordError(
@@ -173,8 +179,20 @@ class Suite(Strict):
             changed["joint"] = None
         return self.model_copy(update={"rows": rows, **changed})
 
+    @property
+    def first_look(self) -> Quick:
+        """Key `quick`; ConcordError where the suite has none."""
+        if self.quick is None:
+            raise ConcordError(f"suite '{self.name}': has no size '{QUICK}'; add the key 'quick' (n, rows, metrics)")
+        return self.quick
+
     def in_size(self, size: str) -> Suite:
-        """The suite without the rows that a size leaves out."""
+        """The suite without the rows that a size leaves out; of size 'quick' what its key names, in that order."""
+        if size == QUICK:
+            look = self.first_look
+            joint = self.joint if JOINT_SUCCESS in look.metrics else None
+            kept = {"metrics": look.metrics, "reference": look.reference, "joint": joint, "open": False}
+            return self.model_copy(update={"rows": [self.row(name) for name in look.rows], **kept})
         rows = [row for row in self.rows if row.sizes is None or size in row.sizes]
         return self if len(rows) == len(self.rows) else self.model_copy(update={"rows": rows})
 
@@ -208,6 +226,9 @@ class Suite(Strict):
             joint = part.joint or (self.joint if part.metrics is None or JOINT_SUCCESS in part.metrics else None)
             named = joint.metrics if joint else []
             mistakes += _unknown(named, part.metrics or self.metrics, f"profiles.{profile}: joint metric")
+        if self.quick is not None:
+            mistakes += _unknown(self.quick.rows, names, "quick: row")
+            mistakes += _unknown(self.quick.metrics, self.metrics, "quick: metric")
         if self.tune is not None:
             mistakes += _unknown([self.tune.floor] if self.tune.floor else [], names, "tune: floor: row")
             mistakes += _unknown(self.tune.ceiling, self.metrics, "tune: ceiling: metric")
@@ -405,17 +426,28 @@ def _row_mistakes(suite: Suite, row: Row, name: str) -> list[str]:
 def _metric_mistakes(suite: Suite) -> list[str]:
     from concord.metrics.base import SampleMetric, get_metric
 
-    mistakes = [
-        f"metric '{name}' scores against condition '{need}', which the suite does not have"
-        for name in suite.metrics
-        if name != JOINT_SUCCESS
-        for need in sorted(get_metric(name).needs)
-        if need not in suite.conditions
-    ]
+    mistakes = []
+    known: dict[str, type[Metric]] = {}
+    for name in suite.metrics:
+        if name == JOINT_SUCCESS:
+            continue
+        try:
+            known[name] = type(get_metric(name))
+        except ConcordError as error:
+            mistakes.append(str(error))
+            continue
+        mistakes += [
+            f"metric '{name}' scores against condition '{need}', which the suite does not have"
+            for need in sorted(known[name].needs)
+            if need not in suite.conditions
+        ]
     for name in suite.joint.metrics if suite.joint else []:
-        if not isinstance(get_metric(name), SampleMetric):
+        metric = known.get(name)
+        if metric is None:
+            continue
+        if not issubclass(metric, SampleMetric):
             mistakes.append(f"joint: metric '{name}' has no value per image; expected a sample metric")
-        elif get_metric(name).needs_originals:  # the ground truth is its own original: no threshold follows from it
+        elif metric.needs_originals:  # the ground truth is its own original: no threshold follows from it
             mistakes.append(f"joint: metric '{name}' compares with the ground truth itself; leave it out of 'joint'")
     return mistakes
 

@@ -37,8 +37,16 @@ Limit = Annotated[
     int | None,
     typer.Option("--limit", help="At most so many requests; results go to a folder of their own.", show_default=False),
 ]
-SizeName = Annotated[str, typer.Option("--size", help="default, or full: as many requests as the papers took.")]
+SizeName = Annotated[
+    str, typer.Option("--size", help="default; full: as many requests as the papers took; quick: a first look.")
+]
 SeedSet = Annotated[int, typer.Option("--seed-set", help="1, 2, ...: other seeds, in a results folder of their own.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds", help="So many images of every item, pooled: in a results folder of their own, tested by item."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Devices = Annotated[
     str | None,
@@ -126,11 +134,12 @@ class RequestOptions:
     size: SizeName = "default"
     seed_set: SeedSet = 0
     profile: ProfileName = "embedded"
+    seeds: Seeds = 1
 
     def options(self, results: Path = RESULTS) -> Options:
         from concord.benchmarks.plan.requests import Options
 
-        return Options(self.profile, self.size, self.limit, self.data, self.seed_set, results)
+        return Options(self.profile, self.size, self.limit, self.data, self.seed_set, results, self.seeds)
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def command(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            values[name] = group(**{field.name: values.pop(field.name, field.default) for field in fields(group)})
         verb(**values)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

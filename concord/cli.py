@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from concord.console import safe_streams
+from concord.console import safe_streams, tables_as_json
 from concord.data.errors import ConcordError
 from concord.data.printable import printable
 from concord.data.user_code import UserCodeError, failure, traceback_of, watch_interrupts
@@ -30,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("concord.commands.run:plan", "Show what is up to date, and write the matrix that dvc.yaml reads."),
     "keys": ("concord.commands.run:keys", "Write what the stages of dvc.yaml stand on."),
     "report": ("concord.commands.report:report", "Write tables, figures and pages from stored results."),
+    "open": ("concord.commands.open_report:open_report", "Read the report in a browser."),
     "compare": (
         "concord.commands.compare:compare",
         "Compare scores of two revisions or results folders, with a verdict.",
@@ -58,9 +60,12 @@ FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
 """System errors that are the user's to mend: a full, read-only or wrong folder."""
 
 DEBUG = "--debug"
+JSON = "--json"
+OWN_JSON = ("compare", "evaluate", "warm")
+"""Verbs that have an option of that name themselves."""
 ADDRESS_SPACE = 4 * 2**30
 """Bytes of address space that a process with torch needs; most of them are mapped, not used."""
-LIGHT_VERBS = ("fetch", "weights")
+LIGHT_VERBS = ("fetch", "weights", "open")
 
 
 class LazyGroup(TyperGroup):
@@ -78,9 +83,11 @@ class LazyGroup(TyperGroup):
         return name, load_verb(name) if name else command, rest
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """`--debug` may stand anywhere, before the verb or behind it."""
-        ctx.meta[DEBUG] = DEBUG in args
-        return super().parse_args(ctx, [one for one in args if one != DEBUG])
+        """`--debug` and `--json` may stand anywhere, before the verb or behind it."""
+        verb = next((one for one in args if not one.startswith("-")), "")
+        own = verb in OWN_JSON or (verb == "score" and any(one.startswith(("--images", "--metrics")) for one in args))
+        ctx.meta[DEBUG], ctx.meta[JSON] = DEBUG in args, JSON in args and not own
+        return super().parse_args(ctx, [one for one in args if one != DEBUG and (own or one != JSON)])
 
     def invoke(self, ctx: Any) -> Any:
         from concord.data.notes import show_notes_as_lines
@@ -88,7 +95,8 @@ class LazyGroup(TyperGroup):
         show_notes_as_lines()
         with safe_streams():
             watch_interrupts()
-            return self._invoke(ctx)
+            with tables_as_json() if ctx.meta[JSON] else contextlib.nullcontext():
+                return self._invoke(ctx)
 
     def _invoke(self, ctx: Any) -> Any:
         try:
@@ -148,7 +156,7 @@ def load_verb(name: str) -> Any:
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -157,6 +165,9 @@ app = typer.Typer(
 @app.callback()
 def concord(
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the whole traceback of an error, a plugin's too.")] = False,
+    as_json: Annotated[
+        bool, typer.Option(JSON, help="Print tables as one JSON document, all else on the error stream.")
+    ] = False,
 ) -> None:
     """Concord: a benchmark of image generation under several conditions at once.
 

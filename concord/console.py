@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
@@ -15,6 +16,8 @@ from concord.data.printable import for_stream, printable
 from concord.data.user_code import UserCodeError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from concord.benchmarks.plan.runs import RunPlan
     from concord.benchmarks.session import Session
 
@@ -115,7 +118,61 @@ def safe_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = kept
 
 
+_collected: list[dict[str, object]] | None = None
+"""Tables that `--json` keeps instead of printing them; None where it was not given."""
+
+
+@contextlib.contextmanager
+def tables_as_json() -> Iterator[None]:
+    """Print the tables of what runs inside as one JSON document at its end; all else goes to the error stream."""
+    global _collected
+    _collected, out = [], sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            found, _collected = _collected, None
+            text = json.dumps(_finite({"tables": found}), indent=1, ensure_ascii=False, allow_nan=False)
+            out.write(text + "\n")
+
+
+def collect(title: str, rows: Sequence[Mapping[str, object]]) -> bool:
+    """Keep a table for `--json`; False where it is to be printed."""
+    if _collected is None:
+        return False
+    _collected.append({"title": title, "rows": [dict(row) for row in rows]})
+    return True
+
+
+def _value(cell: str) -> object:
+    """What a cell says to a program: a number where it is one, nothing for a dash."""
+    if cell in ("-", "–", ""):
+        return None
+    try:
+        return json.loads(cell.replace(",", "")) if cell.strip("-+.,eE0123456789") == "" else cell
+    except ValueError:
+        return cell
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def records(frame: DataFrame) -> list[dict[str, object]]:
+    """A frame's lines as plain values."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(key): value for key, value in line.items()} for line in plain.to_dict("records")]
+
+
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A drawn table; under `--json` a part of its document."""
+    heads = [head or "note" for head in columns]
+    if collect(title, [dict(zip(heads, map(_value, row), strict=True)) for row in rows]):
+        return
     """Print rows under their columns; 160 characters wide where the output is no terminal."""
     from rich.console import Console
     from rich.table import Table

@@ -44,12 +44,14 @@ Option = str | int | float | bool | list[int] | list[str]
 
 
 def place(folder: str) -> Path:
-    """A folder of a profile: from the checkout, or, with 'cache:' before it, from where fetched things are kept."""
+    """A folder of a profile: from `own_folder`, or, with 'cache:' before it, from where fetched things are kept."""
     if folder.startswith(CACHE):
         from concord.data.download.manifest import cache_folder
 
         return cache_folder() / folder.removeprefix(CACHE)
-    return ROOT / folder
+    from concord.data.download.manifest import own_folder
+
+    return own_folder() / folder
 
 
 class DatasetSettings(Strict):
@@ -77,6 +79,10 @@ class DatasetSettings(Strict):
         return self
 
 
+QUICK = "quick"
+"""The size of a first look: what a suite says of it under its key of that name, in a results folder of its own."""
+
+
 class Sizes(Strict):
     """How many requests a request set takes, by the size that is asked for."""
 
@@ -86,7 +92,7 @@ class Sizes(Strict):
     def of(self, size: str) -> int:
         """n of a size; ConcordError for an unknown one."""
         if size not in SIZES:
-            raise ConcordError(f"unknown size '{size}': expected one of {', '.join(SIZES)}")
+            raise ConcordError(f"unknown size '{size}': expected one of {', '.join((QUICK, *SIZES))}")
         return self.full if size == "full" else self.default
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from concord.data.profile import load_profile
+from concord.data.profile import QUICK, load_profile
 from concord.reports import statistics as st
 from concord.reports.published import Paper, PublishedTable, load_paper, paper_names, published_table
 from concord.reports.site.cards import method_cards
@@ -133,8 +133,8 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
 
 
 def is_trial(store: Store) -> bool:
-    """Whether a results folder is one of `--limit`: its tables show what was run, and nothing else."""
-    return "limit-" in store.root.name
+    """Whether a results folder is one of `--limit`, or of size 'quick': its tables show what was run, nothing else."""
+    return "limit-" in store.root.name or QUICK in store.root.name.split("+")
 
 
 def _order(suite: Suite) -> list[str]:

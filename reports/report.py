@@ -14,6 +14,7 @@ from concord.benchmarks.store.run import Run, Store
 from concord.benchmarks.suite import Suite, read_suite, suite_names
 from concord.data.errors import ConcordError
 from concord.data.own_files import refuse_links_below
+from concord.data.profile import QUICK
 from concord.data.request import Conditions
 from concord.reports.assemble import build_table
 from concord.reports.own_suites import keep_suite, kept_suites
@@ -51,6 +52,7 @@ def stored_report(names: Sequence[str], options: Options, data_set: str | None =
     store = Store(stored_root(options, data_set))
     own = {suite.name: suite.in_profile(profile) for suite in kept_suites(store)}
     asked = [own.get(name) or read_suite(name).in_profile(profile) for name in dict.fromkeys(names or suite_names())]
+    asked = _shown(asked, store)
     if not any(store.runs(suite.request_set) for suite in asked):
         listed = " or ".join(suite.name for suite in asked)
         raise ConcordError(f"{store.root}: no results of {listed}; run `concord run {asked[0].name}`")
@@ -58,7 +60,7 @@ def stored_report(names: Sequence[str], options: Options, data_set: str | None =
     suites = asked
     if names or store.root.name != profile:  # all suites have their page, but a folder of trials shows what was tried
         others = [read_suite(name).in_profile(profile) for name in suite_names() if name not in names]
-        suites = (asked if names else []) + [suite for suite in others if store.runs(suite.request_set)]
+        suites = (asked if names else []) + [s for s in _shown(others, store) if store.runs(s.request_set)]
     there = {suite.name for suite in suites}
     suites += [suite for name, suite in own.items() if name not in there]
     suites = [with_reasons(with_extra_rows(suite, store), store, profile) for suite in suites]
@@ -85,7 +87,7 @@ def plan_report(plan: Plan) -> Report:
     store, profile = Store(plan.root), plan.options.profile
     suites = [with_reasons(with_extra_rows(with_plan_rows(plan), store), store, profile)]
     others = [read_suite(name).in_profile(profile) for name in suite_names() if name != plan.suite.name]
-    suites += [with_extra_rows(suite, store) for suite in others if store.runs(suite.request_set)]
+    suites += [with_extra_rows(suite, store) for suite in _shown(others, store) if store.runs(suite.request_set)]
     if plan.file is not None:
         keep_suite(store, plan.file)
     kept = [suite.in_profile(profile) for suite in kept_suites(store) if suite.name != plan.suite.name]
@@ -98,6 +100,13 @@ def plan_report(plan: Plan) -> Report:
             plan.requests.dataset, Run(finished[0].path), grid, plan.suite.conditions, plan.suite.options
         )
     return _written(suites, store, profile, conditions, (), [plan.suite.name])
+
+
+def _shown(suites: Sequence[Suite], store: Store) -> list[Suite]:
+    """The suites as a results folder shows them: in the folder of size 'quick' what they say of it, or nothing."""
+    if QUICK not in store.root.name.split("+"):
+        return list(suites)
+    return [suite.in_size(QUICK) for suite in suites if suite.quick is not None]
 
 
 def _written(

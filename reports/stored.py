@@ -91,7 +91,7 @@ def stored_root(options: Options, data_set: str | None) -> Path:
         found = sorted(
             path.parent.name
             for path in base.glob("*/*/")
-            if (path.parent.name.startswith(("data-", "limit-", "seeds-")))
+            if (path.parent.name.startswith(("data-", "limit-", "seeds-", "pooled-", "quick")))
         )
         matches = [name for name in dict.fromkeys(found) if name == data_set or name.startswith(f"data-{data_set}")]
         if len(matches) != 1:

@@ -36,6 +36,7 @@ class Options:
     data: Path | None = None  # a folder of the user's instead of the profile's
     seed_set: int = 0  # another seed for every request (repetition number), in a results folder of its own
     results: Path = Path("results")
+    seeds: int = 1  # images of every item, under so many seeds, pooled in one row in a results folder of their own
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,11 @@ def make_request_set(
     n: int,
     seed_set: int = 0,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    seeds: int = 1,
 ) -> RequestSet:
-    """The first `n` items that have every condition, in the dataset's order.
+    """The first `n` items that have every condition, in the dataset's order; each once for every seed.
+
+    seeds: all items under one seed, then all under the next, so that the next request is of another item.
 
     Where some items have an image, items without one are left out too, so that all rows of the table, the
     ground truth included, answer the same requests. What was left out is counted by reason.
@@ -172,7 +176,7 @@ def make_request_set(
     readers = make_conditions(conditions, options)
     left_out: Counter[str] = Counter()
     with_images = any(item.has_image for item in dataset.items)
-    kept: list[PlannedRequest] = []
+    kept: list[Item] = []
     for item in dataset.items:
         if len(kept) == n:
             break
@@ -180,10 +184,14 @@ def make_request_set(
         if lacks or (with_images and not item.has_image):
             left_out[f"no {lacks[0] if lacks else 'image'}"] += 1
             continue
-        request = f"{item.id}-{seed_set}"
-        check_id(request, item, dataset)
-        kept.append(PlannedRequest(request, request_seed(name, item.id, seed_set), item))
+        check_id(f"{item.id}-{seed_set + seeds - 1}", item, dataset)
+        kept.append(item)
     if not kept:
         reasons = "; ".join(f"{count} have {reason}" for reason, count in left_out.items()) or "the folder has no items"
         raise NothingToAskError(f"{dataset.root}: no item has {' and '.join(conditions)} ({reasons})")
-    return RequestSet(name, dataset, tuple(conditions), image_size, tuple(kept), dict(left_out), options or {})
+    asked = tuple(
+        PlannedRequest(f"{item.id}-{seed}", request_seed(name, item.id, seed), item)
+        for seed in range(seed_set, seed_set + seeds)
+        for item in kept
+    )
+    return RequestSet(name, dataset, tuple(conditions), image_size, asked, dict(left_out), options or {})

@@ -101,9 +101,15 @@ class ShuffledSource(GroundTruthSource):
 
 
 def derangement(requests: Sequence[PlannedRequest]) -> dict[str, PlannedRequest]:
-    """Each request's partner, never itself: one cycle through all of them, in the order of a hash of their ids."""
-    cycle = sorted(requests, key=lambda request: hashlib.sha256(f"shuffled\x00{request.id}".encode()).digest())
-    return {request.id: partner for request, partner in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+    """Each request's partner, of another item: one cycle through those of a seed, in the order of a hash of the ids."""
+    by_seed: dict[str, list[PlannedRequest]] = {}
+    for request in requests:
+        by_seed.setdefault(request.id.rpartition("-")[2], []).append(request)
+    partners: dict[str, PlannedRequest] = {}
+    for group in by_seed.values():
+        cycle = sorted(group, key=lambda request: hashlib.sha256(f"shuffled\x00{request.id}".encode()).digest())
+        partners |= {request.id: partner for request, partner in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+    return partners
 
 
 # ------------------------------------------------------------------------------------------------------------- methods

@@ -34,6 +34,7 @@ from concord.benchmarks.run.generate import (
 from concord.benchmarks.run.meter import PeakMemory
 from concord.benchmarks.store.lock import run_lock
 from concord.data.errors import ConcordError
+from concord.data.notes import note
 from concord.data.user_code import UserCodeError, failure, traceback_of, user_code, watch_interrupts
 
 
@@ -44,7 +45,10 @@ def resolve_devices(names: str) -> list[str]:
     from concord.data.device import resolve_device
 
     if names == "all":
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+        visible = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if not visible:
+            note("--devices all: no GPU is visible here; one process on the CPU does the work")
+        return visible or ["cpu"]
     found = [name.strip() for name in names.split(",") if name.strip()]
     if not found:
         raise ConcordError(f"--devices {names!r}: expected names separated by commas, such as cuda:0,cuda:1, or all")

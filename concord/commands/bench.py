@@ -53,7 +53,14 @@ def bench(
       concord bench --suite face-generation --size full
 
       concord bench --profile paper --engine ray
+
+      concord bench --size quick
     """
+    from concord.data.profile import QUICK
+
+    if size == QUICK:
+        _first_look(suite, profile, device, devices, plugin, results)
+        return
     import yaml
 
     from concord.benchmarks.dvc import MATRIX
@@ -85,8 +92,45 @@ def bench(
         raise ConcordError(
             f"another `make bench` ({held.holder}, suite {_suite_of(about)}) is running; wait for it, or end it first"
         ) from None
-    if code:
-        raise typer.Exit(code)
+    left = _left_to_do(suite, profile)
+    if code or (left and not any((results / profile).glob("*/*/run.json"))):
+        raise typer.Exit(code or 2)
+
+
+def _left_to_do(suite: str | None, profile: str) -> bool:
+    """For a profile whose data are fetched: print what is missing as a numbered list. Whether anything is."""
+    from concord.benchmarks.generators import has_models
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.suite import load_suites
+    from concord.commands.next_steps import print_next_steps
+
+    settings = load_settings()
+    if not any(dataset.sources for dataset in settings.profile(profile).datasets.values()):
+        return False
+    suites = [one.in_profile(profile) for one in load_suites() if suite in (None, one.name)]
+    return print_next_steps([one for one in suites if has_models(one, profile)], settings, profile)
+
+
+def _first_look(
+    suite: str | None, profile: str, device: str, devices: str | None, plugin: list[Path] | None, results: Path
+) -> None:
+    """The suites that have a size 'quick', in a results folder of their own, which DVC does not watch."""
+    from concord.benchmarks.suite import read_suite, suite_names
+    from concord.commands.run import run
+    from concord.data.profile import QUICK
+
+    names = [name for name in suite_names() if read_suite(name).quick is not None] if suite is None else [suite]
+    for name in names:
+        run(
+            suite=name,
+            size=QUICK,
+            profile=profile,
+            device=device,
+            devices=devices,
+            plugin=plugin,
+            results=results,
+        )
+    typer.echo(f"read it: concord open {QUICK}")
 
 
 def _suite_of(about: Path) -> str:

@@ -15,6 +15,7 @@ from concord.arguments import (
     Plugins,
     ProfileName,
 )
+from concord.console import collect
 from concord.data.errors import ConcordError
 from concord.data.printable import printable
 
@@ -116,6 +117,9 @@ def _check(name: str, where: str, checks: Callable[[], Iterator[Check]]) -> int:
         for result in checks():
             results.append(result)
             progress(len(results), total)
+    told = [{"check": one.name, "passed": one.passed, "detail": one.detail} for one in results]
+    if collect(f"{name} {where}", told):
+        return sum(not result.passed for result in results)
     table = Table("check", "", "detail", title=f"{name} {where}", title_justify="left", box=None, pad_edge=False)
     for result in results:
         table.add_row(result.name, "ok" if result.passed else "[bold red]FAILED[/]", Text(printable(result.detail)))

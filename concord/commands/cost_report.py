@@ -17,25 +17,21 @@ if TYPE_CHECKING:
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import Settings
     from concord.benchmarks.suite import Suite
+    from concord.data.download.fetch import Row
     from concord.data.download.manifest import Manifest
 
 
 def print_cost_report(suites: Sequence[Suite], settings: Settings, options: Options) -> None:
     """Costs, disk, licences, what is missing and how to have it by hand."""
     from concord.benchmarks.generators import lacking, needed_by
-    from concord.data.download.fetch import Fetcher
+    from concord.data.download.fetch import Fetcher, listing
     from concord.data.download.manifest import load_manifest
 
     purposes = needed_by(suites, settings, options.profile)
     manifests = [load_manifest(name) for names in purposes.values() for name in names]
     missing = lacking((manifest.name for manifest in manifests), options.profile)
-    fetcher = Fetcher()
-    files: dict[str, int | None] = {}
-    for manifest in manifests:
-        if manifest.name in missing:
-            about = [file.bytes_about for file in fetcher.missing(manifest)]
-            files[manifest.name] = None if None in about else sum(size or 0 for size in about)
-    _print_costs(_cost(suites, settings, options, files), options.profile)
+    to_fetch = listing([manifest for manifest in manifests if manifest.name in missing], Fetcher())
+    _print_costs(_cost(suites, settings, options), options.profile, to_fetch)
     _print_licences(manifests, missing)
     _print_missing(suites, settings, options, manifests, missing)
 
@@ -67,7 +63,7 @@ def remove_failed(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- costs
 
 
-def _cost(suites: Sequence[Suite], settings: Settings, options: Options, files: dict[str, int | None]) -> Cost:
+def _cost(suites: Sequence[Suite], settings: Settings, options: Options) -> Cost:
     """The cost of every row that is not made yet, each once: suites of one request set share rows."""
     from concord.benchmarks.cost import Cost, read_rates
 
@@ -77,7 +73,7 @@ def _cost(suites: Sequence[Suite], settings: Settings, options: Options, files: 
         related = [other for other in suites if other.request_set == suite.request_set]
         for row in _rows(suite, settings, options, related, rates):
             rows.setdefault((row.request_set, row.row), row)
-    return Cost(list(rows.values()), files)
+    return Cost(list(rows.values()))
 
 
 def _rows(
@@ -145,7 +141,8 @@ def measure(suites: Sequence[Suite], settings: Settings, options: Options, devic
         typer.echo(f"{write_rates(rates)}: rates of {', '.join(rate.generator for rate in rates)} on {rates[0].device}")
 
 
-def _print_costs(cost: Cost, profile: str) -> None:
+def _print_costs(cost: Cost, profile: str, to_fetch: Sequence[Row]) -> None:
+    """to_fetch: what is missing, with the sizes that `concord fetch` states too."""
     from concord.data.download.transfer import megabytes
 
     rows = []
@@ -179,8 +176,8 @@ def _print_costs(cost: Cost, profile: str) -> None:
         if cost.without_rate:
             typer.echo(f"not in it, as nobody has measured them: {', '.join(row.row for row in cost.without_rate)}")
     images = sum(row.bytes for row in cost.rows)
-    weights = sum(size or 0 for size in cost.files.values())
-    unstated = [name for name, size in cost.files.items() if size is None]
+    weights = sum(row.size for row in to_fetch)
+    unstated = [row.manifest.name for row in to_fetch if row.vague]
     also = f", and {', '.join(unstated)}, whose size nobody states" if unstated else ""
     typer.echo(f"disk: about {megabytes(images)} of images, {megabytes(weights)} to fetch{also}")
     typer.echo("")

@@ -22,6 +22,7 @@ from concord.arguments import (
     split_names,
 )
 from concord.console import print_summary, print_timing, raise_failed
+from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
     from concord.benchmarks.external.exchange import Export
@@ -95,6 +96,8 @@ def export(
     from concord.benchmarks.external.transfer import export_suite
     from concord.benchmarks.opening import open_plan
 
+    if requests.seeds != 1:
+        raise ConcordError("--seeds: an export asks for one image of every item; export each --seed-set by itself")
     # A reference row asks for no method: none has to be imported to write requests.
     plan = open_plan(suite, requests.options(), row="ground-truth", say=typer.echo)
     written = export_suite(plan, folder, suite, split_names(conditions, "--conditions"))

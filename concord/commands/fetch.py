@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from concord.console import collect
 from concord.data.errors import ConcordError
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ FromFile = Annotated[
 
 def fetch(
     bundle: Annotated[
-        str, typer.Option("--for", metavar="BUNDLE", help="What it is for, such as paper.", show_default=False)
+        str,
+        typer.Option(
+            "--for", metavar="BUNDLE", help="What it is for: a profile, such as paper, or a suite.", show_default=False
+        ),
     ],
     yes: Yes = False,
     cache_dir: CacheDir = None,
@@ -64,6 +68,8 @@ def fetch(
     Examples:
 
       concord fetch --for paper
+
+      concord fetch --for face-generation
 
       concord fetch --for paper --yes --cache-dir /data/concord
     """
@@ -210,9 +216,12 @@ def write_landmarks(
 def _needed_for(bundle: str) -> list[Manifest]:
     """The manifests of a bundle, or of all that a profile names; says what else supplies weights that are missing."""
     from concord.benchmarks.generators import fetch_commands, has_manifest, lacking, weights_of
+    from concord.benchmarks.suite import suite_names
     from concord.data.download.manifest import load_bundle, load_manifest, manifest_names
     from concord.data.profile import load_profile, profile_names
 
+    if bundle in suite_names():
+        return _needed_by_suite(bundle)
     bundles = {name for known in manifest_names() for name in load_manifest(known).bundles}
     if bundle in bundles or (bundle not in profile_names() and not bundle.endswith((".yaml", ".yml"))):
         return load_bundle(bundle)
@@ -231,6 +240,17 @@ def _needed_for(bundle: str) -> list[Manifest]:
             f"profile '{profile.name}': {', '.join(others)} missing, `{fetch_commands(others, profile.name)}`"
         )
     return [load_manifest(name) for name in names if has_manifest(name)]
+
+
+def _needed_by_suite(name: str) -> list[Manifest]:
+    """What one suite needs in profile 'paper'."""
+    from concord.benchmarks.generators import has_manifest, needed_by
+    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.suite import load_suite
+    from concord.data.download.manifest import load_manifest
+
+    needed = needed_by([load_suite(name)], load_settings(), "paper")
+    return [load_manifest(one) for names in needed.values() for one in names if has_manifest(one)]
 
 
 def _named(names: list[str], kind: str) -> list[Manifest]:
@@ -313,6 +333,12 @@ def _show(manifests: list[Manifest], fetcher: Fetcher) -> None:
     from concord.data.download.fetch import listing, megabytes
 
     rows = listing(manifests, fetcher)
+    told = [
+        {"name": one.name, "here": not row.lacking, "bytes": row.size or None, "licence": one.licence.name}
+        for one, row in ((row.manifest, row) for row in rows)
+    ]
+    if collect("Files", told):
+        return
     wide = max(len(row.manifest.name) for row in rows)
     for row in rows:
         size = (

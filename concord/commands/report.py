@@ -43,6 +43,9 @@ def report(
     where: Annotated[
         bool, typer.Option("--where", help="Print tables and where the pages are; write nothing.")
     ] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="One screen in place of the tables, which are printed where one is asked.")
+    ] = False,
 ) -> None:
     """Write tables, figures and pages from stored results, and print the tables.
 
@@ -58,11 +61,15 @@ def report(
     from concord.reports.report import stored_report
 
     options = Options(profile, "default", limit, data, seed_set, results)
-    print_report(stored_report([*(suites or []), *(suite or [])], options, data_set, write=not where), quiet)
+    names = [*(suites or []), *(suite or [])]
+    print_report(stored_report(names, options, data_set, write=not where), quiet or (brief and len(names) != 1), brief)
 
 
-def print_report(report: Report, quiet: bool = False) -> None:
-    """Print the tables that were asked for, and end with an error where one had to be refused."""
+def print_report(report: Report, quiet: bool = False, brief: bool = False) -> None:
+    """Print the tables that were asked for, and end with an error where one had to be refused.
+
+    brief: end with one screen of all suites.
+    """
     from concord.reports.report import left_out
 
     for note in report.notes:
@@ -72,7 +79,13 @@ def print_report(report: Report, quiet: bool = False) -> None:
         print_table(table)
     for line in left_out(shown):
         typer.echo(line)
-    typer.echo(f"report: {report.index}")
+    if brief:
+        from concord.reports.brief import screen
+
+        for line in screen(report):
+            typer.echo(line)
+    else:
+        typer.echo(f"report: {report.index}")
     if report.refused:
         raise ConcordError(report.refused)
     check_whole(list(report.tables.values()))
@@ -89,9 +102,12 @@ def print_table(table: Table) -> None:
     """In a terminal a drawn table, in a file or a pipe Markdown."""
     from rich.console import Console
 
-    from concord.reports.tables.export import to_terminal
+    from concord.console import collect, records
+    from concord.reports.tables.export import to_frame, to_terminal
     from concord.reports.tables.markdown import to_markdown
 
+    if collect(table.name, records(to_frame(table))):
+        return
     console = Console()
     if console.is_terminal:
         console.print(to_terminal(table))

@@ -79,6 +79,7 @@ def run(
             requests.data,
             requests.limit,
             requests.seed_set or None,
+            requests.seeds if requests.seeds != 1 else None,
             methods,
             additions.changes,
             additions.external,
@@ -168,7 +169,7 @@ def plan(
     from concord.benchmarks.dvc import MATRIX, make_matrix, write_keys, write_matrix
     from concord.benchmarks.opening import load_plugins
     from concord.benchmarks.plan.requests import Options
-    from concord.benchmarks.settings import load_settings
+    from concord.benchmarks.settings import ROOT, load_settings
     from concord.benchmarks.stamps import remove_stale
     from concord.benchmarks.suite import load_suites, suite_path
     from concord.benchmarks.tune import stale_tunings
@@ -216,13 +217,16 @@ def plan(
         plugins=plugin or [],
         devices=devices,
     )
-    changed = write_matrix(matrix)
-    write_keys(suites, profile, results / profile / "keys")
-    remove_stale(results / profile / "stages", results / profile)
+    in_checkout = (ROOT / "dvc.yaml").is_file()  # an installed package has no DVC to tell
+    changed = in_checkout and write_matrix(matrix)
+    if in_checkout:
+        write_keys(suites, profile, results / profile / "keys")
+        remove_stale(results / profile / "stages", results / profile)
     states = _show_status(suites, options, settings)
     for line in (line for found in suites for line in stale_tunings(found, profile)):
         typer.echo(line)
-    typer.echo(f"{MATRIX.name}: {len(matrix['suites'])} suites, {'written' if changed else 'unchanged'}")
+    if in_checkout:
+        typer.echo(f"{MATRIX.name}: {len(matrix['suites'])} suites, {'written' if changed else 'unchanged'}")
     return states
 
 

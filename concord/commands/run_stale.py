@@ -31,6 +31,7 @@ def run_stale(
     from concord.benchmarks.opening import open_plan
     from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.suite import load_suites
+    from concord.commands.bench_progress import overview
     from concord.console import print_reasons, print_summary, print_timing
 
     sessions: list[Session] = []
@@ -58,6 +59,8 @@ def run_stale(
         print_reasons(session, own[found.name])
     if not sessions:
         raise ConcordError(f"no suite of profile '{requests.profile}' is to be run; see `concord list`")
+    told = overview(sessions, list(own.values()), requests.options(results))
+    told.begin()
     problems: dict[str, str] = {}
     if machine.engine is not None:
         outcome = spread(machine, list(zip(sessions, own.values(), strict=True)))
@@ -72,6 +75,8 @@ def run_stale(
             scored += session.score([run for run in rows if run.row.name not in session.not_run])
         for what, reason in [*session.not_run.items(), *session.metrics_not_run.items()]:
             typer.echo(f"{session.plan.requests.name}/{what}: {reason}", err=True)
+        if machine.engine is None:
+            told.done()
     print_summary([run for run in runs if run in made or run in scored], made, scored)
     print_timing(sessions)
     if problems:

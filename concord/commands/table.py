@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from concord.arguments import RESULTS, DataFolder, Limit, ProfileName, Results, SeedSet
+from concord.arguments import RESULTS, DataFolder, Limit, ProfileName, Results, SeedSet, split_names
 from concord.data.errors import ConcordError
 
 
@@ -24,7 +24,18 @@ def table(
         typer.Option("--format", help="markdown, latex or csv; a drawn table if absent.", show_default=False),
     ] = None,
     fragment: Annotated[
-        bool, typer.Option("--fragment", help="LaTeX without the document around it, to be taken in by a paper.")
+        bool, typer.Option("--fragment", help="LaTeX that fits a paper's column: values, intervals, a short caption.")
+    ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            help="With --fragment: these metrics, and n, failed, seconds, memory or passes, by commas.",
+            show_default=False,
+        ),
+    ] = None,
+    notes: Annotated[
+        bool, typer.Option("--notes", help="With --format latex: what stands under the table, for an appendix.")
     ] = False,
     results: Results = RESULTS,
     profile: ProfileName = "embedded",
@@ -44,6 +55,8 @@ def table(
 
       concord table face-generation --format latex > table.tex
 
+      concord table face-generation --format latex --fragment --columns fid,mask-accuracy,seconds
+
       concord table amdm-table-1 --format csv
     """
     from concord.benchmarks.plan.requests import Options
@@ -51,11 +64,14 @@ def table(
     from concord.benchmarks.store.run import Store
     from concord.reports.stored import find_table, stored_root
     from concord.reports.tables.export import render
-    from concord.reports.tables.latex import to_latex
+    from concord.reports.tables.latex import to_fragment, to_notes
 
     load_settings().profile(profile)
-    if fragment and format != "latex":
-        raise ConcordError("--fragment: goes with --format latex")
+    for option, given in (("--fragment", fragment), ("--notes", notes)):
+        if given and format != "latex":
+            raise ConcordError(f"{option}: goes with --format latex")
+    if columns is not None and not fragment:
+        raise ConcordError("--columns: goes with --format latex --fragment")
     options = Options(profile, "default", limit, data, seed_set, results)
     made = find_table(name, Store(stored_root(options, data_set)), profile)
     from concord.commands.report import check_whole, print_table
@@ -63,7 +79,8 @@ def table(
     if format is None:
         print_table(made)
     else:
-        text = to_latex(made, standalone=False) if fragment else render(made, format)
+        chosen = split_names(columns, "--columns")
+        text = to_fragment(made, chosen) if fragment else to_notes(made) if notes else render(made, format)
         typer.echo(text, nl=not text.endswith("\n"))
     if made.refusal:
         raise ConcordError(f"table '{name}': {made.refusal}")

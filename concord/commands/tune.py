@@ -104,7 +104,7 @@ def _tuning_run(
     from concord.benchmarks.datasets import ensure_tuning_items
     from concord.benchmarks.generators import generator_of, row_reason
     from concord.benchmarks.plan.requests import make_request_set
-    from concord.benchmarks.settings import ROOT
+    from concord.benchmarks.settings import place as place_of
     from concord.benchmarks.suite import Tune
     from concord.benchmarks.tune import TuningRun, check_unseen
     from concord.data.datasets.open import open_dataset
@@ -117,7 +117,7 @@ def _tuning_run(
             raise ConcordError(f"row '{row.name}': {reason}")
     if data is None:
         assert folders.tuning is not None
-        data = ROOT / folders.tuning
+        data = place_of(folders.tuning)
         if profile == "embedded":
             ensure_tuning_items(suite.dataset, data, typer.echo)
     place = resolve_device(device)

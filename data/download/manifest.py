@@ -232,9 +232,17 @@ def load_bundle(bundle: str, folder: Path = FOLDER) -> list[Manifest]:
 
 
 def cache_folder() -> Path:
-    """`$CONCORD_CACHE`, or `datasets/` in the checkout."""
+    """`$CONCORD_CACHE`, or `datasets/` in `own_folder`."""
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path(__file__).resolve().parents[2] / "datasets"
+    return Path(given).expanduser() if given else own_folder() / "datasets"
+
+
+def own_folder() -> Path:
+    """Where Concord keeps what it draws and fetches: the checkout, or, where it is installed, the user's cache."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / "dvc.yaml").is_file():
+        return root
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "concord"
 
 
 def weight_file(name: str, file: str | None = None) -> Path:

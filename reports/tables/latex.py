@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 
+from concord.data.errors import ConcordError
 from concord.reports.tables.comparisons import listed
-from concord.reports.tables.table import BEST, SECOND, TIED, Cell, Column, Row, Table
+from concord.reports.tables.table import BEST, MARK_TITLES, PAPER_ONLY, SECOND, TIED, Cell, Column, Row, Table
+from concord.reports.tables.table import MARKS as SIGNS
 from concord.reports.tables.words import (
     COST_HEADS,
     captions,
@@ -53,6 +56,8 @@ _ESCAPES = {
     "«": r"\textquotedbl{}", "»": r"\textquotedbl{}", "°": r"$^{\circ}$", "·": r"$\cdot$", "\u00a0": "~",
     "ß": r"{\ss}",
 }  # fmt: skip  # a table
+COSTS = {"n": "n", "failed": "failed", "seconds": "s / image", "memory": "peak MiB", "passes": "NFE"}
+"""Columns of a fragment that are no metrics, by name."""
 MARKS = {BEST: r"$\star$", SECOND: r"$\circ$", TIED: r"$\approx$"}
 
 
@@ -76,10 +81,90 @@ def _escaped(character: str) -> str:
     return rf"\uni{{{code:04X}}}{{{character}}}"
 
 
-def to_latex(table: Table, standalone: bool = True) -> str:
-    """The table, its caption and its notes; `standalone` False leaves out the document around the float."""
-    body = "\n".join([*_float(table), *_notes(table)]) + "\n"
-    return PREAMBLE + body + END if standalone else NEEDS + body
+def to_latex(table: Table) -> str:
+    """A document of the table with all that it says, its caption and its notes."""
+    return PREAMBLE + "\n".join([*_float(table), *_notes(table)]) + "\n" + END
+
+
+def to_fragment(table: Table, columns: Sequence[str] | None = None) -> str:
+    """The float for a column of a paper: values with their intervals, marks, a short caption; no notes.
+
+    columns: metrics and costs (`COSTS`) in that order; the metrics without single levels if absent.
+    Raises ConcordError that lists the columns for an unknown one.
+    """
+    own = [column.name for column in table.columns if not column.part and not column.name.startswith(PAPER_ONLY)]
+    chosen = list(columns or own)
+    for name in chosen:
+        if name not in COSTS and name not in {column.name for column in table.columns}:
+            known = ", ".join([*(column.name for column in table.columns), *COSTS])
+            raise ConcordError(f"table '{table.name}' has no column '{name}': expected one of {known}")
+    named = {column.name: column for column in table.columns}
+    heads = [f"{named[name].label} {named[name].arrow}" if name in named else COSTS[name] for name in chosen]
+    shown = [row for row in table.methods if not row.absent] or table.methods
+    lines = [
+        r"\begin{table}[tb]",
+        r"\centering",
+        r"\small",
+        rf"\caption{{{_short_caption(table, [named[name] for name in chosen if name in named])}}}",
+        rf"\label{{{label(table)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * len(heads)}@{{}}}}",
+        r"\toprule",
+        " & ".join(["Method", *map(escape, heads)]) + r" \\",
+        r"\midrule",
+        *(_short_line(row, chosen, named) for row in shown),
+    ]
+    references = [row for row in table.references if not row.absent]
+    if references:
+        lines += [r"\midrule", *(_short_line(row, chosen, named) for row in references)]
+    return NEEDS + "\n".join([*lines, r"\bottomrule", r"\end{tabular}%", "}", r"\end{table}"]) + "\n"
+
+
+def to_notes(table: Table) -> str:
+    """What stands under the table, as LaTeX for an appendix."""
+    return NEEDS + "\n".join(_notes(table)) + "\n"
+
+
+def _short_caption(table: Table, columns: Sequence[Column]) -> str:
+    marks = {cell.mark for row in table.rows for column in columns if (cell := row.cells.get(column.name))}
+    told = [f"{SIGNS[mark]}: {MARK_TITLES[mark]}" for mark in (BEST, SECOND, TIED) if mark in marks]
+    head = f"{table.title} (profile '{table.profile}', {size_words(table)}); 95 % intervals in brackets."
+    return escape(" ".join([head, *([f"{'; '.join(told)}."] if told else [])]))
+
+
+def _short_line(row: Row, chosen: Sequence[str], named: Mapping[str, Column]) -> str:
+    title = escape(row.title)
+    cells = [rf"\emph{{{title} ({row.role})}}" if row.role else title]
+    for name in chosen:
+        if name in named:
+            cells.append(_short_cell(row.cells.get(name, Cell()), named[name]))
+        else:
+            cells.append(escape(_cost(row, name)))
+    return " & ".join(cells) + r" \\"
+
+
+def _short_cell(cell: Cell, column: Column) -> str:
+    if cell.value is None:
+        return "--"
+    value = _minus(escape(column.format(cell.value)))
+    value = rf"\textbf{{{value}}}" if cell.mark == BEST else value
+    value += rf"\,{MARKS[cell.mark]}" if cell.mark else ""
+    if cell.has_interval:
+        reach = escape(f"[{column.format(cell.low)}, {column.format(cell.high)}]")
+        value += rf" {{\scriptsize {_minus(reach)}}}"
+    return value
+
+
+def _cost(row: Row, name: str) -> str:
+    cost = row.cost
+    value = {
+        "n": row.n,
+        "failed": None if row.n is None else row.failures,
+        "seconds": cost.seconds_per_image,
+        "memory": None if cost.peak_memory_bytes is None else cost.peak_memory_bytes / 2**20,
+        "passes": cost.total_evaluations,
+    }[name]
+    return "–" if value is None else f"{value:.0f}" if name != "seconds" else f"{value:.3g}"
 
 
 def label(table: Table) -> str:

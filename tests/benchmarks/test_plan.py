@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import concord.data.checkpoints
+from concord.benchmarks.changes import Change
 from concord.benchmarks.dvc import STAGES, make_matrix, write_keys, write_matrix
 from concord.benchmarks.plan.requests import Options, PlannedRequest, make_request_set
 from concord.benchmarks.plan.runs import Plan
@@ -225,10 +226,13 @@ def test_trials_get_folders_of_their_own(toy_tree: Path) -> None:
 
 
 def test_changed_parameters_make_rows_of_their_own(toy: str, toy_suite: Path, toy_tree: Path) -> None:
-    plan = make_plan(load_suite(str(toy_suite)), load_settings(), Options(data=toy_tree, limit=8), {"steps": 5})
+    plan = make_plan(
+        load_suite(str(toy_suite)), load_settings(), Options(data=toy_tree, limit=8), [Change("steps", (5,))]
+    )
     run = plan.run("toy+steps=5")
     assert run.params["steps"] == 5
     assert run.path.name == "toy+steps=5"
+    assert plan.select(["toy"]) == [*(one for one in plan.runs if one.is_reference), run]
 
 
 def test_planned_row_has_no_run(toy: str, toy_suite: Path, toy_tree: Path) -> None:
@@ -373,7 +377,7 @@ def test_settings_of_the_repo() -> None:
         assert suite.size("full", "embedded") >= 500
     with pytest.raises(ConcordError, match="unknown profile 'huge': expected one of embedded, paper, photos"):
         settings.profile("huge")
-    with pytest.raises(ConcordError, match="unknown size 'big': expected one of default, full"):
+    with pytest.raises(ConcordError, match="unknown size 'big': expected one of quick, default, full"):
         load_suite("face-generation").size("big", "embedded")
 
 

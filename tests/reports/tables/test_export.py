@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -26,7 +27,7 @@ from concord.metrics.base import all_metrics
 from concord.reports import statistics as st
 from concord.reports.assemble import build_table, unanswered_tables
 from concord.reports.tables.export import NUMBERS, render, to_csv, to_frame, to_terminal, write_table, write_tables
-from concord.reports.tables.latex import escape, to_latex
+from concord.reports.tables.latex import escape, to_fragment, to_latex, to_notes
 from concord.reports.tables.markdown import to_markdown
 from concord.reports.tables.measured import BOOTSTRAP_FAILURES, metric_facts, sample_interval
 from concord.reports.tables.table import Cell, Column, Cost, Row, Table
@@ -92,9 +93,28 @@ def test_latex_holds_every_cell(table: Table) -> None:
 
 
 def test_a_fragment_is_the_float_alone(table: Table) -> None:
-    tex = to_latex(table, standalone=False)
+    tex = to_fragment(table)
     assert r"\documentclass" not in tex
     assert check(tex)["table"] == 1
+    assert not {r"\parbox", r"\subsection", "itemize"} & set(re.findall(r"\\?[a-z]+", tex))
+    (caption,) = re.findall(r"\\caption\{(.*)\}", tex)
+    assert len(caption) < 300
+    assert "not yet" not in tex  # rows that were not run
+    cell, column = table.row("collaborative").cells["mask-accuracy"], table.column("mask-accuracy")
+    assert cell.value is not None
+    assert rf"\textbf{{{column.format(cell.value)}}}\,$\star$ {{\scriptsize {{[}}{column.format(cell.low)}" in tex
+    assert "Differences from" in to_notes(table)
+    check(to_notes(table))
+
+
+def test_a_fragment_has_the_columns_that_are_asked_for(table: Table) -> None:
+    tex = to_fragment(table, ["mask-accuracy", "seconds", "passes"])
+    assert r"Method & Mask (\%) $\uparrow$ & s / image & NFE \\" in tex
+    assert "& 0.61 & 100" in tex
+    assert "FID" not in tex
+    with pytest.raises(ConcordError, match=r"has no column 'beauty': expected one of fid, .*seconds"):
+        to_fragment(table, ["beauty"])
+    check(to_fragment(evil_table()))
 
 
 def test_every_table_of_the_papers_is_sound_latex() -> None:
