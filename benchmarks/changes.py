@@ -93,7 +93,12 @@ def changed_rows(rows: Sequence[Row], changes: Sequence[Change], chosen: Collect
     for change in changes:
         if change.name not in taken:
             listed = ", ".join(row.name for row in mine) or "none"
-            raise ConcordError(f"--set {change.name}: no chosen row has this parameter (chosen: {listed})")
+            kinds = [get_method(str(row.method)).Params for row in mine]
+            expected = ", ".join(sorted({name for one in kinds for name in one.model_fields})) or "none"
+            raise ConcordError(
+                f"--set {change.name}: unknown parameter '{change.name}': no chosen row has it (chosen: {listed}); "
+                f"expected one of {expected}"
+            )
     if mistakes:
         raise ConcordError(
             f"{'; '.join(mistakes)} (choose rows with --methods, or change one method alone: --set "

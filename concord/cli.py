@@ -61,7 +61,7 @@ FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
 
 DEBUG = "--debug"
 JSON = "--json"
-OWN_JSON = ("compare", "evaluate", "warm")
+OWN_JSON = ("compare", "data", "evaluate", "warm")
 """Verbs that have an option of that name themselves."""
 ADDRESS_SPACE = 4 * 2**30
 """Bytes of address space that a process with torch needs; most of them are mapped, not used."""

@@ -103,6 +103,8 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     beside = not {row.name for row in suite.rows} & set(declared.rows)  # it stands beside the paper's table
     on_scale = load_profile(profile).papers_scale
     columns = _columns([facts[name] for name in names], measured, declared, runs, n, beside, on_scale)
+    if is_trial(store):  # what the paper prints and nobody measures here belongs to the whole table
+        columns = [column for column in columns if not column.name.startswith(PAPER_ONLY)]
     rows = [_row(suite, name, store, measured.get(name), columns, facts, declared, refusal) for name in _order(suite)]
     missing = [name for name in declared.rows if not beside and name not in {row.name for row in rows}]
     rows += _declared_rows(declared, columns, missing, "not run: the suite has no such row")

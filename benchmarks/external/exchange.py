@@ -190,6 +190,12 @@ def read_export(folder: Path) -> Export:
     return export
 
 
+def check_answers(export: Export, folder: Path, images: Path) -> None:
+    """Raise ConcordError unless every request has its image there, of the right size; no dataset is opened for it."""
+    lines = (folder / REQUESTS).read_text(encoding="utf-8").splitlines()
+    find_answers(images, [str(json.loads(line)["id"]) for line in lines], export.image_size)
+
+
 def readme(export: Export, first: Request) -> str:
     """The format in words, with what this folder holds."""
     size = export.image_size

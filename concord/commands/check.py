@@ -49,6 +49,7 @@ def check(
 
       concord check --external my_method.yaml
     """
+    _look_first(name, plugin or [], external or [])
     from concord.benchmarks.opening import load_externals, load_plugins
     from concord.methods.base import get_method, make_params
 
@@ -56,8 +57,6 @@ def check(
     if name is not None:
         names = [name]
     outside = load_externals(external or (), [])
-    if not names and not outside:
-        raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
     params = _parameters(changes)
     for method in names:
         make_params(get_method(method), params)  # a mistake in a name is known before networks load
@@ -65,6 +64,24 @@ def check(
     failed += sum(_check_command(method) for method in outside)
     if failed:
         raise typer.Exit(1)
+
+
+def _look_first(name: str | None, plugins: list[Path], externals: list[Path]) -> None:
+    """Raise ConcordError for files that are not there or no Python, before torch is imported for them."""
+    if name is None and not plugins and not externals:
+        raise ConcordError("nothing to check: name a method (`concord list` shows them), or give a file with --plugin")
+    for path in externals:
+        if not path.is_file():
+            raise ConcordError(f"--external {path}: no such file; expected a YAML file that names a command")
+    for path in plugins:
+        if not path.is_file() or path.suffix != ".py":
+            raise ConcordError(
+                f"--plugin {path}: expected a Python file with a registered method (copy methods/template.py)"
+            )
+        try:
+            compile(path.read_bytes(), path.name, "exec")
+        except (SyntaxError, ValueError) as error:
+            raise ConcordError(f"--plugin {path}: {type(error).__name__}: {error}") from None
 
 
 def _parameters(changes: list[str] | None) -> dict[str, object]:

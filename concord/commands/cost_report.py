@@ -179,8 +179,23 @@ def _print_costs(cost: Cost, profile: str, to_fetch: Sequence[Row]) -> None:
     weights = sum(row.size for row in to_fetch)
     unstated = [row.manifest.name for row in to_fetch if row.vague]
     also = f", and {', '.join(unstated)}, whose size nobody states" if unstated else ""
-    typer.echo(f"disk: about {megabytes(images)} of images, {megabytes(weights)} to fetch{also}")
+    typer.echo(f"disk: about {megabytes(images)} of images, {megabytes(weights)} to fetch for these suites{also}")
+    typer.echo(_all_of(profile, weights))
     typer.echo("")
+
+
+def _all_of(profile: str, needed: int) -> str:
+    """What `concord fetch --for PROFILE` brings, in its own words; it also holds what only `evaluate` looks through."""
+    from concord.commands.fetch import needed_for
+    from concord.data.download.fetch import Fetcher, listing
+    from concord.data.download.transfer import megabytes
+
+    try:
+        total = sum(row.size for row in listing(needed_for(profile), Fetcher()))
+    except ConcordError as error:
+        return str(error)
+    more = " in all: also networks that no suite asks for, and `concord evaluate` can" if total > needed else ""
+    return f"`concord fetch --for {profile}` brings about {megabytes(total)}{more}; `--for SUITE` what one suite needs"
 
 
 # ------------------------------------------------------------------------------------------------- licences and missing

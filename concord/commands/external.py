@@ -133,13 +133,15 @@ def import_(
 
       concord import exchange --as my-method --title "My method" --paper arXiv:2304.10530
     """
-    from concord.benchmarks.external.exchange import read_export
+    from concord.benchmarks.external.exchange import check_answers, read_export
+
+    known = read_export(folder)
+    check_answers(known, folder, images or folder)
     from concord.benchmarks.external.transfer import import_folder, with_run
     from concord.benchmarks.opening import Additions, open_plan
     from concord.commands.report import print_report
     from concord.reports.report import plan_report
 
-    known = read_export(folder)
     additions = Additions(plugin or ())
     plan = open_plan(requests.suite or known.suite, requests.options(known, results), additions, say=typer.echo)
     session = open_session(plan, machine)

@@ -73,7 +73,7 @@ def fetch(
 
       concord fetch --for paper --yes --cache-dir /data/concord
     """
-    _fetch(_needed_for(bundle), yes, cache_dir, offline, ask_always=True)
+    _fetch(needed_for(bundle), yes, cache_dir, offline, ask_always=True)
 
 
 @weights.command("fetch", short_help="Fetch weight files.", epilog="Example: concord weights fetch bisenet vgg19")
@@ -213,7 +213,7 @@ def write_landmarks(
 # ------------------------------------------------------------------------------------------------------------- the work
 
 
-def _needed_for(bundle: str) -> list[Manifest]:
+def needed_for(bundle: str) -> list[Manifest]:
     """The manifests of a bundle, or of all that a profile names; says what else supplies weights that are missing."""
     from concord.benchmarks.generators import fetch_commands, has_manifest, lacking, weights_of
     from concord.benchmarks.suite import suite_names
@@ -284,6 +284,8 @@ def _fetch(
     """Show, ask where a licence wants it, fetch one after another; one that cannot be had does not stop the others."""
     if from_file is not None and len(manifests) > 1:
         raise ConcordError("--from-file: expected one NAME, as it is one file; call it once for each")
+    from concord.data.download.transfer import UNREACHABLE
+
     fetcher = _fetcher(cache_dir, offline)
     lacking = [manifest for manifest in manifests if fetcher.missing(manifest)]
     if not lacking:
@@ -291,6 +293,11 @@ def _fetch(
         _write_note(note, manifests, fetcher.cache, {})
         return
     _show(lacking, fetcher)
+    if ask_always and fetcher.offline:
+        raise ConcordError(
+            f"nothing fetched: connections are off (--offline or CONCORD_OFFLINE), and {len(lacking)} of these are "
+            "missing; switch them on, or supply each by `--from-file`"
+        )
     asking = ask_always or any(manifest.licence.accept for manifest in lacking)
     agreed = yes or (asking and _agreed())
     if ask_always and not agreed:
@@ -305,6 +312,10 @@ def _fetch(
                 raise
             failed[manifest.name] = str(error)
             typer.echo(f"{'not fetched' if note else 'error'}: {error}", err=True)
+            if UNREACHABLE in str(error):
+                left = lacking[lacking.index(manifest) + 1 :]
+                failed |= {one.name: "not tried, as no host can be reached from here" for one in left}
+                break
     _write_note(note, manifests, fetcher.cache, failed)
     if failed and note is None:
         rest = "; the others are there" if len(failed) < len(lacking) else ""

@@ -32,17 +32,20 @@ def next_steps(suites: Sequence[Suite], settings: Settings, profile: str) -> lis
 
     names = dict.fromkeys(name for needed in needed_by(suites, settings, profile).values() for name in needed)
     missing = [load_manifest(name) for name in lacking(names, profile)]
-    fetched = [manifest for manifest in missing if not manifest.by_hand]
     by_hand = [manifest for manifest in missing if manifest.by_hand]
     steps = []
-    if fetched:
-        rows = listing(fetched, Fetcher())
-        size = megabytes(sum(row.size for row in rows))
+    if missing:
+        size = megabytes(sum(row.size for row in listing(missing, Fetcher())))
         steps.append(
-            f"`concord fetch --for {profile}` fetches {len(fetched)} files and datasets, about {size}, after it has "
-            "listed their licences"
+            f"`concord fetch --for {profile}` lists the licences, asks, fetches: {len(missing)} datasets and weights "
+            f"are missing, about {size}"
         )
-    steps += [f"{one.name}: {one.by_hand}, then `{one.command} --from-file PATH`" for one in by_hand]
+    if by_hand:
+        first = by_hand[0]
+        steps.append(
+            f"what a host refuses is supplied by hand, such as {first.name}: {first.by_hand}, then `{first.command} "
+            f"--from-file PATH`; `concord plan --profile {profile}` says how for each"
+        )
     chosen = settings.profile(profile).datasets
     for kind, dataset in chosen.items():
         if dataset.sources and not dataset.items_folder.is_dir():

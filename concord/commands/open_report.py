@@ -61,8 +61,8 @@ def open_report(
 
 def find_report(root: Path, data_set: str | None) -> Path:
     """The index page of a data set's report, or of the one that was written last; ConcordError where there is none."""
-    known = {path.parent.parent.name if path.parent.parent != root else "": path for path in root.glob("**/index.html")
-             if path.parent.name == "report" and len(path.relative_to(root).parts) <= 3}  # fmt: skip
+    pages = [*root.glob("report/index.html"), *root.glob("*/report/index.html")]
+    known = {"" if page.parent.parent == root else page.parent.parent.name: page for page in pages}
     if not known:
         raise ConcordError(f"{root}: no report yet; run `make bench SIZE=quick`, or `concord run SUITE`")
     if data_set is None:

@@ -15,7 +15,7 @@ def table(
         str,
         typer.Argument(
             metavar="TABLE",
-            help="A suite, or a table of a paper that no suite answers, such as amdm-table-1.",
+            help="A suite, or a table of a paper that no suite answers, such as z-magic-figure-1.",
             show_default=False,
         ),
     ],
@@ -57,7 +57,7 @@ def table(
 
       concord table face-generation --format latex --fragment --columns fid,mask-accuracy,seconds
 
-      concord table amdm-table-1 --format csv
+      concord table collaborative-diffusion-table-a4 --format csv
     """
     from concord.benchmarks.plan.requests import Options
     from concord.benchmarks.settings import load_settings

@@ -8,12 +8,14 @@ confirms the position; a server that ignores Range sends everything again, from 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -352,8 +354,29 @@ def _network_faults() -> Iterator[None]:
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
         raise Fault(f"has a certificate that is not trusted ({_short(error)})", lasting=True) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        if unreachable(error):
+            raise Fault(f"{UNREACHABLE} ({_short(error)}); is this machine offline?", lasting=True) from None
         stalled = any(isinstance(cause, urllib3.exceptions.TimeoutError) for cause in error.args)
         raise Fault("stalled: nothing more came" if stalled else f"broke the connection ({_short(error)})") from None
+
+
+UNREACHABLE = "its host cannot be reached"
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether no way leads to the host: its name is not known, or there is no network. Waiting is no use."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return True
+        if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+            return True
+        if type(cause).__name__ == "NameResolutionError":
+            return True
+        nested = [one for one in cause.args if isinstance(one, BaseException)]
+        nested += [reason] if isinstance(reason := getattr(cause, "reason", None), BaseException) else []
+        cause = cause.__cause__ or cause.__context__ or next(iter(nested), None)
+    return False
 
 
 def _short(error: BaseException) -> str:

@@ -104,7 +104,7 @@ def to_fragment(table: Table, columns: Sequence[str] | None = None) -> str:
     lines = [
         r"\begin{table}[tb]",
         r"\centering",
-        r"\small",
+        r"\footnotesize",
         rf"\caption{{{_short_caption(table, [named[name] for name in chosen if name in named])}}}",
         rf"\label{{{label(table)}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

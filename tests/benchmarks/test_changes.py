@@ -83,9 +83,11 @@ def test_every_row_that_cannot_take_a_value_is_named_at_once(faces: Suite) -> No
 
 
 def test_a_parameter_of_no_row_is_an_error(faces: Suite) -> None:
-    with pytest.raises(ConcordError, match=r"stepz: no chosen row has this parameter \(chosen: composable\)"):
+    with pytest.raises(
+        ConcordError, match=r"parameter 'stepz': no chosen row has it \(chosen: composable\); expected one of combine"
+    ):
         names(faces, "stepz=3", chosen=("composable",))
-    with pytest.raises(ConcordError, match=r"amdm\.steps: no chosen row"):
+    with pytest.raises(ConcordError, match=r"'amdm\.steps': no chosen row"):
         names(faces, "amdm.steps=3", chosen=("composable",))
 
 
@@ -109,8 +111,8 @@ def test_contributings_command_on_the_suite_that_it_names(
 ) -> None:
     """As CONTRIBUTING writes it, with `text-only` beside, which has no `combine`."""
     call = ("run", "face-generation", "--data", toy_tree, "--limit", 2, "--results", tmp_path)
-    result = concord(*call, "--methods", "composable,text-only", "--set", "composable.steps=1,2,3",
-                     "--set", "text-only.steps=1")  # fmt: skip
+    given = ("--set", "composable.steps=1,2,3", "--set", "text-only.steps=1")
+    result = concord(*call, "--methods", "composable,text-only", *given)
     assert result.exit_code == 0, result.output
     rows = {path.parent.name for path in tmp_path.glob("**/run.json")}
     assert rows == {"ground-truth", "shuffled", "text-only+steps=1", *(f"composable+steps={n}" for n in (1, 2, 3))}

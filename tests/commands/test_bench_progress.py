@@ -35,7 +35,7 @@ def test_every_suite_stands_there_before_anything_is_made(
 
 
 def test_the_time_left_follows_the_pace(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    overview = Overview(WORKS, Options())
+    overview = Overview(WORKS, Options(), started=clock[0])
     clock[0] += 240  # twice as long as it took before
     overview.done()
     assert "[1 of 3] first is done; about 8 min left" in capsys.readouterr().out
@@ -55,7 +55,8 @@ def test_the_report_is_written_now_and_then_and_stops_nothing(
         clock[0] += 30
         self.reported, self.took = clock[0], 30.0
 
-    overview = Overview([Work(str(i), 1, 1, 10, 10.0) for i in range(40)], Options(results=tmp_path))
+    works = [Work(str(i), 1, 1, 10, 10.0) for i in range(40)]
+    overview = Overview(works, Options(results=tmp_path), started=clock[0])
     with monkeypatch.context() as patched:
         patched.setattr(Overview, "report", report)
         for _ in range(30):

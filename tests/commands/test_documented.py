@@ -49,7 +49,7 @@ SAMPLE = (
     "concord list",
     "concord weights list",
     "concord fetch --for paper",
-    "concord table amdm-table-1 --format csv",
+    "concord table collaborative-diffusion-table-a4 --format csv",
 )
 """What `make test` executes; `make test-long` executes all."""
 
@@ -130,7 +130,10 @@ def call(concord: Callable[..., Any], world: Path, monkeypatch: pytest.MonkeyPat
 def small(command: str) -> list[str]:
     """The command's words, with two requests of the toy tree where it takes any."""
     words = words_of(command)
-    if words[0] in ("run", "generate", "score", "export", "report", "table") and "amdm-table-1" not in words:
+    if (
+        words[0] in ("run", "generate", "score", "export", "report", "table")
+        and "collaborative-diffusion-table-a4" not in words
+    ):
         if "--limit" in words:
             words[words.index("--limit") + 1] = "2"
         else:
