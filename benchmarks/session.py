@@ -208,7 +208,8 @@ class Session:
             folder = plan.root / "reference"
             return Reference(plan.requests.dataset, folder, plan.settings.image_size, own=True) if with_images else None
         dataset = plan.settings.datasets[plan.suite.dataset]
-        if dataset.reference_folder is None or not self.compared:
+        named = [get_metric(name) for name in metrics_of(plan.related)]  # whether or not they can be scored here
+        if dataset.reference_folder is None or not set_metrics(named, compared=True):
             return None
         real = open_faces(dataset.reference_folder, split="all")
         if dataset.reference_folder == dataset.items_folder:  # one dataset: its faces outside the test split

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import toy_world
 from PIL import Image
 
 from concord.data.datasets.images.image_files import natural
@@ -427,3 +428,16 @@ def test_pairs_that_would_shift_or_are_unequal_are_refused(tmp_path: Path) -> No
         pair(first, named(tmp_path, "b", ["1.png", "2.png", "3.png"]))
     with pytest.raises(ConcordError, match=r"a holds 3 images and .*c 2: metrics of pairs need one partner"):
         pair(first, named(tmp_path, "c", ["0.png", "1.png"]))
+
+
+def test_a_folder_that_holds_a_dataset_below_is_refused(tmp_path: Path) -> None:
+    """Its masks counted as images, without a word: a FID of 1477.55 in place of 129.67."""
+    tree = toy_world.write_tree(tmp_path / "outer/CelebAMask-HQ", 3)
+    said = refusal(tmp_path / "outer")
+    assert said == (
+        f"{tmp_path / 'outer'}: holds a dataset, whose masks are no images, in {tree}; give {tree / 'CelebA-HQ-img'}"
+    )
+    assert len(open_images(tree)) == 3
+    assert len(open_images(tree / "CelebA-HQ-img")) == 3
+    write(tmp_path / "mine/masks/1.png", picture(1))  # anybody's name
+    assert len(open_images(tmp_path / "mine/masks")) == 1
