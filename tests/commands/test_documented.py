@@ -27,6 +27,7 @@ PARSED = {
     r"^concord bench": "is the whole benchmark: tests/pipeline/test_dvc.py runs it on toys",
     r"^concord run --all-stale": "is the whole benchmark",
     r"^concord (train (?!--list)|tune )": "takes hours, or minutes of every core",
+    r"--data datasets/": "reads faces that are drawn into the checkout",
     r"^concord calibrate": "needs the papers' weights",
     r"^concord data (fetch|landmarks)": "needs the network, or the papers' data",
     r"^concord data make$|^concord data scenes$": "writes into the checkout's own data",
