@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from concord.api import Results, results, run
-    from concord.data.errors import ConcordError
-    from concord.metrics.api import evaluate
 
 __all__ = ["ConcordError", "Results", "evaluate", "results", "run"]
 
 # By name, not by an import: what a row's images follow from is computed from the imports of its modules, with the
-# packages that hold them, and this package holds them all.
+# packages that hold them, and this package holds them all. Their types stand in __init__.pyi.
 PUBLIC = {
     "ConcordError": "concord.data.errors",
     "Results": "concord.api",
