@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -90,7 +89,7 @@ def read_calibration(folder: Path) -> dict[str, Measured]:
     return {name: Measured(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
-def calibration_notes(rows: Iterable[tuple[str, Mapping[str, Any]]], folder: Path) -> list[str]:
+def calibration_notes(rows: Iterable[tuple[str, Mapping[str, object]]], folder: Path) -> list[str]:
     """Sentences for a table: what was calibrated, and which rows stand on weights that no anchor was measured with.
 
     rows: (title, weights of the row's run). folder: where the results of the profile lie.

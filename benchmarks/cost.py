@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -25,7 +24,7 @@ PNG_SHARE = 0.6
 """Of the bytes of an 8-bit image that its PNG takes: stored 64x64 faces take less, noise about 1."""
 
 
-def evaluations(method: str, params: Mapping[str, Any], conditions: Sequence[str]) -> dict[str, float] | None:
+def evaluations(method: str, params: Mapping[str, object], conditions: Sequence[str]) -> dict[str, float] | None:
     """Network evaluations for one image by the names of `Method.denoisers`, as the method states them.
 
     None for a method that states none, and for one that is not known here.
@@ -168,7 +167,7 @@ def cost_of(
     request_set: str,
     row: str,
     method: str | None,
-    params: Mapping[str, Any],
+    params: Mapping[str, object],
     conditions: Sequence[str],
     n: int,
     size: int,

@@ -247,7 +247,7 @@ def _fetches(
     return found
 
 
-def write_matrix(matrix: dict[str, Any], path: Path = MATRIX) -> bool:
+def write_matrix(matrix: dict[str, object], path: Path = MATRIX) -> bool:
     """Write the matrix unless it says so already; returns whether it changed."""
     text = "# Written by `concord plan`; not meant to be edited.\n" + yaml.safe_dump(matrix, sort_keys=False, width=120)
     if path.is_file() and path.read_text(encoding="utf-8") == text:

@@ -62,7 +62,7 @@ def has_models(suite: Suite, profile: str) -> bool:
 
 
 def row_uses(
-    profile: str, method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
+    profile: str, method: str | None, generator: str | None, params: Mapping[str, object], conditions: Sequence[str]
 ) -> list[Use]:
     """The entries of the profile that a row looks through, and those that they are built on; nothing is loaded.
 
@@ -90,7 +90,7 @@ def features_uses(profile: str, kinds: Iterable[str]) -> list[Use]:
     return found.uses([role for kind in kinds if (role := f"features/{kind}") in found.roles])
 
 
-def _roles(method: str, params: Mapping[str, Any], conditions: Sequence[str]) -> tuple[str, ...] | None:
+def _roles(method: str, params: Mapping[str, object], conditions: Sequence[str]) -> tuple[str, ...] | None:
     from concord.methods.base import get_method, make_params
 
     kind = get_method(method)
@@ -108,7 +108,7 @@ def needs(run: RunPlan) -> list[str]:
 
 
 def row_needs(
-    profile: str, method: str | None, generator: str | None, params: Mapping[str, Any], conditions: Sequence[str]
+    profile: str, method: str | None, generator: str | None, params: Mapping[str, object], conditions: Sequence[str]
 ) -> list[str]:
     """The names of the weights that a row needs."""
     return weights_of(row_uses(profile, method, generator, params, conditions))

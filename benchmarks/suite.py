@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -35,7 +35,7 @@ class Row(Strict):
     method: str | None = None
     planned: str | None = None  # shown instead of our value until a method of the row's name is registered
     conditions: list[str] | None = None  # a subset of the suite's; all of them if absent
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, object] = Field(default_factory=dict)
     tuned: str | None = None  # the entry of benchmarks/tuned/<request set>.yaml that gives its other parameters
     sizes: list[Literal["default", "full"]] | None = Field(None, min_length=1)  # where it runs; everywhere if absent
 
@@ -104,7 +104,7 @@ class ProfilePart(Strict):
     n: Sizes | None = None
     image_size: int | None = Field(default=None, gt=0)
     generator: str | None = None  # whose models the rows draw from; by the row's method where absent
-    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    rows: dict[str, dict[str, object]] = Field(default_factory=dict)
     metrics: MetricNames | None = None
     joint: Joint | None = None
     reference: list[Literal["ground-truth", "shuffled"]] | None = None
@@ -122,7 +122,7 @@ class Suite(Strict):
     n: Sizes | None = None  # requests by size; suites that share a request set state the same
     conditions: list[str] = Field(min_length=1)
     requests: str | None = None  # request set; the suite's own name if absent
-    options: dict[str, dict[str, Any]] = Field(default_factory=dict)  # condition -> what has to be said about it
+    options: dict[str, dict[str, object]] = Field(default_factory=dict)  # condition -> what has to be said about it
     open: bool = False  # every registered method that takes all the conditions joins without being named
     rows: list[Row] = Field(min_length=1)
     metrics: MetricNames = Field(min_length=1)
@@ -359,7 +359,7 @@ def related_suites(name: str) -> list[Suite]:
     return found
 
 
-def _looks_like_suite(content: Any) -> bool:
+def _looks_like_suite(content: object) -> bool:
     return isinstance(content, dict) and "rows" in content
 
 
@@ -471,7 +471,7 @@ def check_shared(suite: Suite, other: Suite) -> None:
             raise ConcordError(f"{both} but row '{row.name}' differs between them; rename one")
 
 
-def _work(suite: Suite, row: Row) -> tuple[Any, ...]:
+def _work(suite: Suite, row: Row) -> tuple[object, ...]:
     from concord.methods.base import get_method, make_params
 
     assert row.method is not None

@@ -193,7 +193,7 @@ class TuningRun:
                 to_tensor(np.stack([request.item.image(self.requests.image_size) for request in planned])),
             )
 
-    def images(self, row: Row, params: dict[str, Any], networks: Networks) -> Tensor:
+    def images(self, row: Row, params: dict[str, object], networks: Networks) -> Tensor:
         """What the row's method makes of the requests, rounded to 8 bits as the store keeps them."""
         import torch
 
@@ -421,7 +421,7 @@ def check_unseen(requests: RequestSet, shown: Dataset[Any]) -> None:
             )
 
 
-def _terms(search: Search) -> tuple[Any, ...]:
+def _terms(search: Search) -> tuple[object, ...]:
     """What must be the same for two rows' searches to be fair to each other, and stand in one file."""
     how = search.sampler, search.seed, search.n, search.budget
     return search.profile, *how, search.ranges, search.items, search.floor

@@ -75,7 +75,7 @@ class Tuned(Strict):
 
     method: str
     conditions: list[str]
-    fixed: dict[str, Any] = Field(default_factory=dict)  # parameters that the suite gives
+    fixed: dict[str, object] = Field(default_factory=dict)  # parameters that the suite gives
     chosen: dict[str, float | int]
     objective: float
     seconds: float

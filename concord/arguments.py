@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
@@ -187,7 +187,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
         ]
 
     @functools.wraps(verb)
-    def command(**values: Any) -> None:
+    def command(**values: object) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name, field.default) for field in fields(group)})
         verb(**values)

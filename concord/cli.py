@@ -89,7 +89,7 @@ class LazyGroup(TyperGroup):
         ctx.meta[DEBUG], ctx.meta[JSON] = DEBUG in args, JSON in args and not own
         return super().parse_args(ctx, [one for one in args if one != DEBUG and (own or one != JSON)])
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:
         from concord.data.notes import show_notes_as_lines
 
         show_notes_as_lines()
@@ -140,7 +140,7 @@ def fail(message: str, code: int = 2) -> None:
     raise SystemExit(code) from None
 
 
-def load_verb(name: str) -> Any:
+def load_verb(name: str) -> object:
     """The command of a verb, imported now."""
     module, _, attribute = VERBS[name][0].partition(":")
     found = getattr(importlib.import_module(module), attribute)

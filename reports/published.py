@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -61,7 +61,7 @@ class PublishedTable(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_written(cls, value: Any) -> Any:
+    def _as_written(cls, value: object) -> object:
         """In the file a row's title stands among its cells, cells that are not reported may be left out, and one metric
         that answers a key needs no list."""
         if not isinstance(value, dict) or not isinstance(value.get("rows"), dict):
@@ -137,7 +137,7 @@ class Paper(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _named_tables(cls, value: Any) -> Any:
+    def _named_tables(cls, value: object) -> object:
         """In the file a table's name is its key."""
         if not isinstance(value, dict) or not isinstance(value.get("tables"), dict):
             return value

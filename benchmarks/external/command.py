@@ -221,7 +221,7 @@ class CommandSource(ExternalSource):
         self.measured: Mapping[str, float] = {}
         clear_work(self.work)
 
-    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+    def prepare(self, batch: Sequence[PlannedRequest]) -> object:
         return [self.run.requests.request(planned, self.run.conditions) for planned in batch]
 
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:

@@ -100,7 +100,7 @@ def fingerprint_of(requests: Iterable[Request], names: Sequence[str], image_size
     return digest.hexdigest()
 
 
-def _value(request: Request, name: str) -> Any:
+def _value(request: Request, name: str) -> object:
     value = request.conditions.get(name)
     if value is None:
         raise ConcordError(f"request {request.id}: has no condition '{name}'; leave it out of --conditions")

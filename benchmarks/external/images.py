@@ -19,7 +19,7 @@ class ExternalSource(ImageSource):
     declared = Declared()
     measured: Mapping[str, float]
 
-    def shard_facts(self, n: int) -> dict[str, Any]:
+    def shard_facts(self, n: int) -> dict[str, object]:
         """Costs of the shard of n images: declared where they were, else measured, else not known."""
         declared, measured = self.declared, self.measured
         values: dict[str, float] = {}
@@ -49,7 +49,7 @@ class FolderSource(ExternalSource):
     def __init__(self, paths: Mapping[str, Path], size: int, declared: Declared) -> None:
         self.paths, self.size, self.declared = paths, size, declared
 
-    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+    def prepare(self, batch: Sequence[PlannedRequest]) -> object:
         import numpy as np
 
         return np.stack([read_answer(self.paths[request.id], self.size) for request in batch])

@@ -105,7 +105,7 @@ class External:
     spec: Spec | None = None
     folder: Path | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """For the manifest; `costs` is added by the runner."""
         return {
             "kind": self.kind,
@@ -136,7 +136,7 @@ def load_external(path: Path) -> External:
     """A command's YAML file, checked; ConcordError naming the file and the key otherwise."""
     spec = read_model(path, Spec)
     folder = path.resolve().parent
-    facts: dict[str, Any] = {"command": spec.command}
+    facts: dict[str, object] = {"command": spec.command}
     if spec.files:
         facts["files"] = {name: _hash_of(path, folder / name) for name in spec.files}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

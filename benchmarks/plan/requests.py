@@ -47,7 +47,7 @@ class PlannedRequest:
     seed: int
     item: Item
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What run.json says of it: of a layout also its number of instances and of interactions."""
         return {"id": self.id, "seed": self.seed, **self.item.facts()}
 
@@ -62,7 +62,7 @@ class RequestSet:
     image_size: int
     requests: tuple[PlannedRequest, ...]
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many items
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # condition -> what the suite says about it
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # condition -> what the suite says
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -84,7 +84,7 @@ class RequestSet:
         return self.dataset.with_items([request.item.restricted_to(parts) for request in self.requests])
 
     @cached_property
-    def readers(self) -> dict[str, Condition[Any]]:
+    def readers(self) -> dict[str, Condition[object]]:
         """The conditions, ready to read items."""
         return make_conditions(self.conditions, self.options)
 
@@ -106,7 +106,7 @@ class RequestSet:
         """The named conditions of a request, at the profile's image size."""
         return Conditions(**{name: self._value(request, name) for name in names})
 
-    def _value(self, request: PlannedRequest, name: str) -> Any:
+    def _value(self, request: PlannedRequest, name: str) -> object:
         condition = self.readers.get(name)
         if condition is None:
             raise ConcordError(f"request set '{self.name}': dataset '{self.dataset.name}' gives no condition '{name}'")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from concord.benchmarks.plan.keys import digest
 from concord.benchmarks.plan.requests import Options, RequestSet
@@ -32,7 +32,7 @@ class RunPlan:
     requests: RequestSet
     row: Row
     conditions: tuple[str, ...]  # what the row's method is given
-    params: dict[str, Any]  # resolved, defaults included
+    params: dict[str, object]  # resolved, defaults included
     sources: Sources
     path: Path
     external: External | None = None  # of a method that lives outside (benchmarks/external/method.py)

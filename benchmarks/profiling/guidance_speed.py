@@ -47,7 +47,7 @@ class Case:
     hvp: str
     names: Names
     method: GuidedMethod
-    run: Callable[[], Any]
+    run: Callable[[], object]
     least: tuple[int, int, int]  # forward, backward, second order
     seconds: list[float] = field(default_factory=list)
     passes: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -88,7 +88,7 @@ def make_case(kind: str, hvp: str, names: Names, batch: int, networks: Any) -> C
     from concord.methods.base import Trace, make_method
     from concord.methods.core.sampler import Step
 
-    params: dict[str, Any] = {"sampler": "ancestral", "order": names}
+    params: dict[str, object] = {"sampler": "ancestral", "order": names}
     method: Any = make_method(kind, params | ({"hvp": hvp} if hvp else {}), networks)
     context, x = make_context(method, names, batch, networks)
     step = Step("ancestral", method.schedule, T, BEFORE, torch.zeros_like(x))

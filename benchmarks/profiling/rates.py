@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -97,7 +97,7 @@ def _networks(networks: Networks, device: torch.device, dtype: str, batch: int) 
     return found | {"backward": max(both - found[first], 0.0)}
 
 
-def _at(network: Callable[..., torch.Tensor], *more: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _at(network: Callable[..., torch.Tensor], *more: object) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network at one timestep."""
     return lambda x: network(x, TIMESTEP, *more)
 

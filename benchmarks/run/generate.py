@@ -124,7 +124,7 @@ def stale_reasons(run: RunPlan, grid: int = 0) -> list[str]:
     return list(found) or ["traces of the first images are missing"]
 
 
-def _trace_is_missing(run: RunPlan, shards: list[dict[str, Any] | None], grid: int) -> bool:
+def _trace_is_missing(run: RunPlan, shards: list[dict[str, object] | None], grid: int) -> bool:
     """Whether the first shard stands without the traces of its first `grid` requests, though its method tells some."""
     first, wanted = shards[0], min(grid, len(run.requests.shards[0]))
     if first is None or not first["traces"] or not wanted:
@@ -319,7 +319,7 @@ class Generation:
         with atomic_path(self.run.path / "trace.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 
-    def _gather_traces(self, traced: list[GeneratedBatch], ids: list[str], arrays: dict[str, Any]) -> None:
+    def _gather_traces(self, traced: list[GeneratedBatch], ids: list[str], arrays: dict[str, object]) -> None:
         for name in traced[0].traces:
             arrays[name] = np.concatenate([made.traces[name] for made in traced])[: len(ids)]  # (R, S, M, ...)
             arrays[f"{name}_steps"] = np.array(traced[0].steps[name])

@@ -38,7 +38,7 @@ class ImageSource(ABC):
     traces: tuple[str, ...] = ()
 
     @abstractmethod
-    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+    def prepare(self, batch: Sequence[PlannedRequest]) -> object:
         """Read what the batch needs from the dataset."""
 
     @abstractmethod
@@ -137,7 +137,7 @@ class MethodSource(ImageSource):
         self.counter = EvaluationCounter(method.denoisers())
         self._trace: Trace | None = None
 
-    def prepare(self, batch: Sequence[PlannedRequest]) -> Any:
+    def prepare(self, batch: Sequence[PlannedRequest]) -> object:
         return [self.requests.request(planned, self.conditions, self.reads) for planned in batch]
 
     def make(self, prepared: Any, tell: bool) -> GeneratedBatch:

@@ -51,7 +51,7 @@ class EvaluationCounter:
     def _hook(self, name: str) -> Any:
         import torch
 
-        def count(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def count(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.ndim)
             self.rows[name] += len(next(tensors, ()))
 

@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import method_file
@@ -145,7 +144,7 @@ def work(device: str, threads: int, link: Connection) -> None:
         except (EOFError, OSError):
             return  # the parent has no more, or is gone
         try:
-            answer: tuple[str, Any] = ("done", _make(job, device))
+            answer: tuple[str, object] = ("done", _make(job, device))
         except ConcordError as error:
             answer = ("error", str(error))
         except BaseException as error:  # whatever it is, the other rows go on

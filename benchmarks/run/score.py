@@ -337,7 +337,7 @@ def _batches(run: RunPlan, paired: bool, beside: Run | None) -> Iterator[ImageBa
         )
 
 
-def _sample_rows(run: RunPlan, metrics: Sequence[Metric], scores: Scores) -> list[dict[str, Any]]:
+def _sample_rows(run: RunPlan, metrics: Sequence[Metric], scores: Scores) -> list[dict[str, object]]:
     """One row per (sample metric, request)."""
     ids = [request.id for request in run.requests.requests]
     rows = []
@@ -358,7 +358,7 @@ def _sample_rows(run: RunPlan, metrics: Sequence[Metric], scores: Scores) -> lis
     return rows
 
 
-def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> dict[str, Any]:
+def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> dict[str, object]:
     n, m = len(features), 0 if real is None else len(real)
     value, replicates, status = float("nan"), list[float](), OK
     if metric.needs_reference and real is None:
@@ -372,7 +372,7 @@ def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.nda
     return {**place, "value": value, "n": n, "n_reference": m, "status": status, "replicates": replicates}
 
 
-def _write(run: RunPlan, rows: list[dict[str, Any]], set_rows: list[dict[str, Any]], scores: Scores) -> None:
+def _write(run: RunPlan, rows: list[dict[str, object]], set_rows: list[dict[str, object]], scores: Scores) -> None:
     """The files that score.json will vouch for; an older score.json goes first."""
     import pyarrow as pa
     import pyarrow.parquet as pq

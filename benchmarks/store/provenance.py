@@ -8,7 +8,7 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from concord.benchmarks.settings import ROOT
 from concord.data.device import usable_cores
@@ -65,9 +65,9 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def provenance(device: torch.device | None = None) -> dict[str, Any]:
+def provenance(device: torch.device | None = None) -> dict[str, object]:
     """Git commit, versions, platform, processor and device. `device` None: no network ran."""
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "packages": package_versions(),

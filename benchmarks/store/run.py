@@ -147,7 +147,7 @@ class Run:
     def _bytes(self, name: str) -> bytes:
         return checked_bytes(self.path, name, self.digests)
 
-    def _json(self, name: str, model: type[Stored]) -> dict[str, Any]:
+    def _json(self, name: str, model: type[Stored]) -> dict[str, object]:
         path = self.path / name
         try:
             return parse_stored(path, self._bytes(name), model)

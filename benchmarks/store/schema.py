@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,14 +61,14 @@ class RunManifest(Stored):
     row: Text
     method: Text | None
     profile: Text
-    params: dict[str, Any]
+    params: dict[str, object]
     conditions: list[Text]
     n: Annotated[int, Field(ge=1, le=10**8)]
     image_size: Annotated[int, Field(ge=1, le=16_384)]
     data: Data
     left_out: dict[str, Count] = Field(default_factory=dict)
     weights: dict[str, Text] = Field(default_factory=dict)
-    provenance: dict[str, Any]
+    provenance: dict[str, object]
     device: Text
     seconds_total: Seconds | None = None
     seconds_per_image: Seconds | None
@@ -77,7 +77,7 @@ class RunManifest(Stored):
     time: dict[str, Seconds] = Field(default_factory=dict)
     shards: list[ShardEntry]
     requests: list[RequestEntry]
-    external: dict[str, Any] | None = None
+    external: dict[str, object] | None = None
 
     @model_validator(mode="after")
     def _one_set_of_requests(self) -> RunManifest:
@@ -95,7 +95,7 @@ class Card(Stored):
     """A network's card, as far as score.json keeps it."""
 
     name: Text
-    held_out: dict[str, Any] = Field(default_factory=dict)
+    held_out: dict[str, object] = Field(default_factory=dict)
 
 
 class ReferenceEntry(Stored):
@@ -122,7 +122,7 @@ class ScoreInfo(Stored):
     time: dict[str, Seconds] = Field(default_factory=dict)
 
 
-def parse_stored(path: Path, content: bytes, model: type[Model]) -> dict[str, Any]:
+def parse_stored(path: Path, content: bytes, model: type[Model]) -> dict[str, object]:
     """The JSON object of a stored file that keeps the model; ConcordError names file and field otherwise."""
     try:
         found = json.loads(content.decode("utf-8"))

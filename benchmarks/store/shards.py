@@ -13,7 +13,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,8 +63,8 @@ def decode_png(content: bytes, name: str, side: int | None = None) -> np.ndarray
 
 
 def write_shard(
-    folder: Path, index: int, ids: Sequence[str], pngs: Sequence[bytes], facts: dict[str, Any]
-) -> dict[str, Any]:
+    folder: Path, index: int, ids: Sequence[str], pngs: Sequence[bytes], facts: dict[str, object]
+) -> dict[str, object]:
     """Write the tar, then the JSON, each atomically; returns the JSON's content."""
     path = tar_path(folder, index)
     with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -73,19 +72,25 @@ def write_shard(
             member = tarfile.TarInfo(f"{name}.png")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    info: dict[str, Any] = {"shard": index, "n": len(ids), "sha256": sha256_file(path), "requests": list(ids), **facts}
+    info: dict[str, object] = {
+        "shard": index,
+        "n": len(ids),
+        "sha256": sha256_file(path),
+        "requests": list(ids),
+        **facts,
+    }
     info["digest"] = digest_of_info(info)
     write_json(json_path(folder, index), info)
     return info
 
 
-def digest_of_info(info: Mapping[str, Any]) -> str:
+def digest_of_info(info: Mapping[str, object]) -> str:
     """SHA-256 over a shard's facts, which vouches for them until the row's own list of digests stands."""
     facts = {key: value for key, value in info.items() if key != "digest"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_info(folder: Path, index: int) -> dict[str, Any] | None:
+def read_info(folder: Path, index: int) -> dict[str, object] | None:
     """The shard's JSON if the shard is whole: both files there, as they were written; None otherwise."""
     path = tar_path(folder, index)
     try:

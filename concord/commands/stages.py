@@ -126,7 +126,7 @@ def score(
 ) -> None:
     """Score one finished row of a suite, or all that are finished, where the scores are not up to date.
 
-    Any other images are scored by `concord evaluate`, for which `concord score --images DIR` stands too.
+    object other images are scored by `concord evaluate`, for which `concord score --images DIR` stands too.
 
     Examples:
 

@@ -61,7 +61,7 @@ class JudgeTask(Task):
     def network(self) -> nn.Module:
         """The network, and what its loss needs beside the corpus."""
 
-    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
         return {self.name: (model.state_dict(), self.settings())}
 
     def settings(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class TrainParser(JudgeTask):
         return cross_entropy(logits, target) + 0.3 * cross_entropy(logits, target, weight=self.weight)
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         from concord.data.labels import CELEBAMASK_HQ
 
         held_out = corpus("validation", 1000)
@@ -111,7 +111,7 @@ class TrainParserJudge(TrainParser):
 
     name = "faces-parser-judge"
     recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 16}
+    config: ClassVar[dict[str, int]] = {"width": 16}
     seed = 11
 
 
@@ -120,7 +120,7 @@ class TrainParserGuide(TrainParser):
 
     name = "faces-parser-guide"
     recipe = Recipe(steps=1500, batch=32, lr=3e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 8}
+    config: ClassVar[dict[str, int]] = {"width": 8}
     seed = 12
 
 
@@ -150,7 +150,7 @@ class TrainFeatures(JudgeTask):
         return total + mse_loss(found["identity"], identity.to(self.device))
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         held_out = corpus("validation", 1000)
         chunks = [model(held_out.pictures(i).to(self.device)) for i in torch.arange(1000).split(100)]
         right = {}
@@ -173,7 +173,7 @@ class TrainFeaturesJudge(TrainFeatures):
 
     name = "faces-features-judge"
     recipe = Recipe(steps=4000, batch=32, lr=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 24}
+    config: ClassVar[dict[str, int]] = {"width": 24}
     seed = 21
 
 
@@ -182,7 +182,7 @@ class TrainFeaturesGuide(TrainFeatures):
 
     name = "faces-features-guide"
     recipe = Recipe(steps=2000, batch=32, lr=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 16}
+    config: ClassVar[dict[str, int]] = {"width": 16}
     seed = 22
 
 
@@ -221,7 +221,7 @@ class TrainTextImage(JudgeTask):
         return (by_image - (target * log_softmax(logits.T, dim=1)).sum(1).mean()) / 2
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         """Retrieval among 64 distinct full captions, and the trimmed caption's meaning among all trimmed meanings."""
         pair = model
         assert isinstance(pair, TextImagePair)
@@ -261,7 +261,7 @@ class TrainTextImageJudge(TrainTextImage):
 
     name = "faces-text-image-judge"
     recipe = Recipe(steps=1500, batch=64, lr=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 24}
+    config: ClassVar[dict[str, int]] = {"width": 24}
     seed = 31
 
 
@@ -270,5 +270,5 @@ class TrainTextImageGuide(TrainTextImage):
 
     name = "faces-text-image-guide"
     recipe = Recipe(steps=2000, batch=64, lr=2e-3, ema=0.998)
-    config: ClassVar[dict[str, Any]] = {"width": 16}
+    config: ClassVar[dict[str, int]] = {"width": 16}
     seed = 32

@@ -40,11 +40,11 @@ class TrainSceneDetector(Task):
         centres, sides = self.model(images.contiguous(memory_format=torch.channels_last))
         return focal(centres, heat) / max(int((heat == 1).sum()), 1) + box_loss(sides, near, wanted)
 
-    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
         return {self.name: (model.state_dict(), self.settings)}
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         """As the benchmark looks at real images: the share of instances found, and of detections that are instances."""
         assert isinstance(model, SceneDetector)
         return detection_errors(model, scenes("validation", 500))
@@ -105,7 +105,7 @@ def box_loss(sides: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
     return (1 - iou).mean() + 0.5 * (found.log() - true.log()).abs().mean()
 
 
-def detection_errors(detector: SceneDetector, held_out: Scenes) -> dict[str, Any]:
+def detection_errors(detector: SceneDetector, held_out: Scenes) -> dict[str, object]:
     """Instances found at IoU 0.5, overall and by the share of them that is seen; detections that are no instance."""
     from concord.data.synthetic.scenes.scene import CATEGORIES
     from concord.metrics.networks.boxes import box_iou
@@ -168,17 +168,17 @@ class TrainSceneSegmenter(Task):
         shared, both = (probability * wanted).sum((1, 2, 3)), (probability + wanted).sum((1, 2, 3))
         return binary_cross_entropy_with_logits(logits, wanted) + 0.3 * (1 - (2 * shared + 1) / (both + 1)).mean()
 
-    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
         return {self.name: (model.state_dict(), self.config)}
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         """Mask IoU on held-out scenes, and how often the asked colour (and a wrong one) is seen in the mask."""
         assert isinstance(model, SceneSegmenter)
         return segmentation_errors(model, scenes("validation", 500))
 
 
-def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str, Any]:
+def segmentation_errors(segmenter: SceneSegmenter, held_out: Scenes) -> dict[str, object]:
     """Mean IoU of the masks; the share of instances that show their colour, and any other, by the benchmark's rule."""
     from concord.data.datasets.layouts.layout import COLOURS
     from concord.metrics.layout.instances import SHARE, colour_share
@@ -254,11 +254,11 @@ class TrainSceneInteractions(Task):
         logits = self.model(images, *boxes)
         return torch.nn.functional.cross_entropy(logits, chosen[:, 3].to(self.device), label_smoothing=0.02)
 
-    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
         return {self.name: (model.state_dict(), self.settings)}
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         """The share of interactions that are named right, kind by kind, and of other ordered pairs given none."""
         assert isinstance(model, SceneInteractions)
         return interaction_errors(model, scenes("validation", 1000))
@@ -285,7 +285,7 @@ def ordered_pairs(corpus: Scenes) -> Tensor:
     return torch.cat([torch.nonzero(pairs), kinds[pairs][:, None]], 1)
 
 
-def interaction_errors(judge: SceneInteractions, held_out: Scenes, batch: int = 250) -> dict[str, Any]:
+def interaction_errors(judge: SceneInteractions, held_out: Scenes, batch: int = 250) -> dict[str, object]:
     """Over all ordered pairs of held-out scenes, their boxes as they are."""
     pairs = ordered_pairs(held_out)
     device = next(judge.parameters()).device

@@ -69,7 +69,7 @@ class Task(ABC):
         """The loss of one step; all randomness comes from `generator` (a CPU generator)."""
 
     @abstractmethod
-    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    def outputs(self, model: nn.Module) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
         """What is kept: by file name, the state and the configuration that rebuilds the network."""
 
     def start(self) -> None:  # noqa: B027 - most tasks have nothing to prepare
@@ -80,11 +80,11 @@ class Task(ABC):
         (name,) = self.outputs(self.model)
         self.model.load_state_dict(load_weights(name, self.folder)[0])
 
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module) -> dict[str, object]:
         """Figures on held-out faces, for the card."""
         return {}
 
-    def measure(self, model: nn.Module) -> dict[str, Any]:
+    def measure(self, model: nn.Module) -> dict[str, object]:
         """One point of the curve: what the averaged weights can do on held-out faces."""
         return {}
 
@@ -114,7 +114,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, recipe.lr, betas=task.betas, weight_decay=recipe.weight_decay, fused=True)
     ema_params = [p.detach().clone() for p in parameters]
     first, seconds, loss_ema = 0, 0.0, 0.0
-    curve: list[dict[str, Any]] = []
+    curve: list[dict[str, object]] = []
     if resume and state_file.is_file():
         saved = _renamed(torch.load(state_file, map_location=task.device, weights_only=True), state_file)
         if saved["recipe"] != asdict(recipe) or saved["before"] != before:
@@ -202,7 +202,7 @@ def _renamed(saved: dict[str, Any], path: Path) -> dict[str, Any]:
     return {former.get(name, name): value for name, value in saved.items()} | {"recipe": recipe}
 
 
-def _measured(task: Task, model: nn.Module, ema_params: list[Tensor]) -> dict[str, Any]:
+def _measured(task: Task, model: nn.Module, ema_params: list[Tensor]) -> dict[str, object]:
     """A point of the curve by the averaged weights, which a training ends with; then it goes on with its own."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     own = [p.detach().clone() for p in parameters]
@@ -225,12 +225,12 @@ def _earlier(task: Task) -> list[dict[str, Any]]:
     return [*card.get("earlier", []), _told(card, "history")]
 
 
-def _trunk(name: str) -> dict[str, Any]:
+def _trunk(name: str) -> dict[str, object]:
     """How the weights that a task started from were made: a trunk's own file may be in no repository."""
     return {"name": name, **_told(read_json(card_path(name)))}
 
 
-def _told(card: dict[str, Any], *more: str) -> dict[str, Any]:
+def _told(card: dict[str, object], *more: str) -> dict[str, object]:
     kept = ("recipe", "loss", "seconds", "device", "git_commit", "sha256", *more)
     return {key: card[key] for key in kept if key in card}
 
@@ -258,7 +258,7 @@ def _save(
     loss_ema: float,
     recipe: Recipe,
     before: int,
-    curve: list[dict[str, Any]],
+    curve: list[dict[str, object]],
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -275,7 +275,7 @@ def _save(
         torch.save(state, temporary)
 
 
-def _log(path: Path, row: dict[str, Any]) -> None:
+def _log(path: Path, row: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")

@@ -169,7 +169,7 @@ def compare_sides(
 
 
 def _known_facts(
-    names: Sequence[str], facts: Mapping[str, MetricFacts] | None, meaning: Mapping[str, Mapping[str, Any]]
+    names: Sequence[str], facts: Mapping[str, MetricFacts] | None, meaning: Mapping[str, Mapping[str, object]]
 ) -> tuple[dict[str, MetricFacts], dict[str, str]]:
     """Facts of the metrics, and of those that are not registered here the reason why they cannot be compared."""
     if facts is not None:

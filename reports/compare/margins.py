@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -22,7 +21,7 @@ class Margin(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _says_something(cls, value: Any) -> Any:
+    def _says_something(cls, value: object) -> object:
         if not isinstance(value, dict) or not value:
             raise ValueError(f"expected {{absolute: number}} or {{relative: share}}, got {value!r}")
         return value

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
 
 from concord.data.printable import no_link, printable
 from concord.reports.compare.comparison import Change, Incomparable, Moved, Result
@@ -223,7 +222,7 @@ def escape(text: str) -> str:
 
 def to_json(result: Result) -> str:
     """The comparison for programs; what is no number (an interval at n = 1) is null."""
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "exit_code": result.exit_code,
         "outcome": headline(result),
         "base": {"label": result.base.label, "commit": result.base.commit, "profile": result.base.profile},
@@ -266,7 +265,7 @@ def to_json(result: Result) -> str:
     return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -70,7 +70,7 @@ class Side:
     profile: str
     runs: dict[str, SideRun]
     commit: str = "unknown"
-    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)  # metric -> what a value of it means
+    protocols: dict[str, dict[str, object]] = field(default_factory=dict)  # metric -> what a value of it means
 
 
 # --------------------------------------------------------------------------------------------------- what a name means
@@ -321,12 +321,12 @@ def _pool(run: Run) -> np.ndarray | None:
 # ----------------------------------------------------------------------------------------------------------- protocols
 
 
-def protocols(names: list[str]) -> dict[str, dict[str, Any]]:
+def protocols(names: list[str]) -> dict[str, dict[str, object]]:
     """What a value of each registered metric means today: two values compare only where this agrees."""
     from concord.metrics.base import SetMetric
 
     known = all_metrics()
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for name in names:
         if name in known:
             metric = known[name]
@@ -362,7 +362,7 @@ def _code(metric: type) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
-def protocol_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def protocol_difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     """Which fact of a metric differs between two protocols; '' where none does or one side does not know."""
     for key in sorted((before.keys() & now.keys()) - {"code"}):
         if before[key] != now[key]:

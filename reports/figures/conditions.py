@@ -29,7 +29,7 @@ class DatasetConditions(dict[str, Conditions]):
     The grid's are held, and kept beside the report; 3,000 images are not: they go into the viewer's sheets.
     """
 
-    def __init__(self, run: Run, items: Sequence[Item], grid: int, conditions: Mapping[str, Condition[Any]]) -> None:
+    def __init__(self, run: Run, items: Sequence[Item], grid: int, conditions: Mapping[str, Condition[object]]) -> None:
         self.run, self.answered, self.conditions = run, items, conditions
         self.size = int(run.manifest["image_size"])
         super().__init__(
@@ -55,7 +55,7 @@ def dataset_conditions(
     run: Run,
     grid: int,
     names: Sequence[str] = ("text", "mask"),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> DatasetConditions:
     """The conditions of a run's first `grid` requests, where the dataset has them; `every()` gives all.
 

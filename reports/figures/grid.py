@@ -48,7 +48,7 @@ class GridRow:
         return text
 
 
-def drawn_conditions() -> dict[str, type[Condition[Any]]]:
+def drawn_conditions() -> dict[str, type[Condition[object]]]:
     """Conditions that are drawn as images, in their order."""
     return {name: kind for name, kind in all_conditions().items() if kind.drawing != "none"}
 

@@ -32,7 +32,7 @@ class Drawing(NamedTuple):
     title: str
     text: str
     alt: str
-    content: Any
+    content: object
     draw: Callable[[Path], None]
 
 
@@ -77,7 +77,7 @@ def drawings(suite: str, traces: Traces) -> list[Drawing]:
     return found
 
 
-def _facts(traces: Traces, name: str) -> list[Any]:
+def _facts(traces: Traces, name: str) -> list[object]:
     return [
         (title, *(np.asarray(trace[key]) for key in (name, f"{name}_steps", f"{name}_names")))
         for title, trace in traces.items()
@@ -125,7 +125,7 @@ def _panels(count: int, sharey: bool = False) -> tuple[Any, Any]:
     return figure, panels[:count]
 
 
-def _lines(axes: Any, traces: Traces, kind: str, name: str, title: str) -> list[float]:
+def _lines(axes: object, traces: Traces, kind: str, name: str, title: str) -> list[float]:
     """The line of every row that has this name; returns how far the bands reach from 0."""
     reach = [0.0]
     for index, (row, trace) in enumerate(traces.items()):

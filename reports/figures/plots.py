@@ -74,7 +74,7 @@ def overall(table: Table) -> list[Column]:
     return [column for column in table.columns if "@L" not in column.name]
 
 
-def _facts(rows: Sequence[Row], columns: Sequence[Column]) -> list[Any]:
+def _facts(rows: Sequence[Row], columns: Sequence[Column]) -> list[object]:
     return [
         [row.title, sorted(row.params.items(), key=str), row.cost.seconds_per_image]
         + [
@@ -113,7 +113,7 @@ def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list
 def pareto_figure(rows: Sequence[Row], columns: Sequence[Column], title: str, path: Path) -> None:
     """Write each metric against seconds an image, with the rows that no other one beats joined by a line."""
     figure, panels = _panels(len(columns))
-    handles: dict[str, Any] = {}
+    handles: dict[str, object] = {}
     for axes, column in zip(panels, columns, strict=True):
         shown = [(index, row) for index, row in enumerate(rows) if row.cells[column.name].value is not None]
         points = [
@@ -178,15 +178,15 @@ def sweeps(table: Table) -> list[Sweep]:
     ]
 
 
-def flat(params: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flat(params: Mapping[str, object], before: str = "") -> dict[str, object]:
     """{'strengths': {'text': 1}} -> {'strengths.text': 1}."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in params.items():
         found.update(flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value})
     return found
 
 
-def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(params: Mapping[str, object]) -> dict[str, float]:
     return {k: float(v) for k, v in flat(params).items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 

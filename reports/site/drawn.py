@@ -93,7 +93,7 @@ class FigureCache:
             known = {}
         self.keys: dict[str, str] = known if isinstance(known, dict) else {}
 
-    def once(self, file: str, content: Any, draw: Callable[[Path], None]) -> None:
+    def once(self, file: str, content: object, draw: Callable[[Path], None]) -> None:
         """Draw `file` unless its content and the code that draws it are those of last time."""
         modules = (figures.__name__, _module_of(draw))
         digest = hashlib.sha256(f"{code_hash(modules)} {versions(LIBRARIES)}".encode())

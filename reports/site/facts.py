@@ -83,7 +83,7 @@ def _manifests(run: Run) -> list[dict[str, Any]]:
     return [run.manifest, *([run.score_info] if run.scored else [])]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {number}" for name, number in value.items())
     return "" if value is None else str(value)

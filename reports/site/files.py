@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from concord.data.files import atomic_path
 
@@ -17,7 +16,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def script_json(value: Any) -> str:
+def script_json(value: object) -> str:
     """JSON that is safe inside a script, in a page or in a file: no '<', and ASCII alone.
 
     Without '<' no caption can end the script element or open a comment in it; U+2028 and its like are escaped too.

@@ -136,7 +136,7 @@ def judge_parts(judge: Mapping[str, Any]) -> tuple[str, dict[str, str], dict[str
     held_out = dict(judge.get("held_out") or {})
     n = str(held_out.pop("n", ""))
 
-    def words(value: Any) -> str:
+    def words(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     single = {key.replace("_", " "): words(v) for key, v in held_out.items() if not isinstance(v, dict)}
@@ -158,7 +158,7 @@ def _render(
     draw_histories(methods, store, profile, folder)
     runs = runs_of(suites, store)
     claims = claims_of(pages)
-    common: dict[str, Any] = {
+    common: dict[str, object] = {
         "pages": sorted(pages, key=lambda page: page.measured == 0),  # what was run first, else as given
         "profile": profile,
         "variant": store.root.name if store.root.name != profile else "",
@@ -166,7 +166,7 @@ def _render(
         "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
-    def write(file: str, template: str, **values: Any) -> None:
+    def write(file: str, template: str, **values: object) -> None:
         text = environment.get_template(template).render(here=file, **common, **values)
         write_bytes(folder / file, text.encode())
 

@@ -30,7 +30,7 @@ class Appearance:
     row: Row
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, object]:
         return flat(self.row.params)
 
 
@@ -74,7 +74,7 @@ class MethodPage:
         return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
     @property
-    def same(self) -> dict[str, Any]:
+    def same(self) -> dict[str, object]:
         """Parameters that have one value in every row."""
         every = [one.params for one in self.appearances]
         return {

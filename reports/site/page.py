@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from concord.reports.tables.table import BEST, Table
 
@@ -39,7 +38,7 @@ class Viewer:
 
     source: str
     n: int
-    metrics: list[dict[str, Any]]  # name, label, decimals, higher
+    metrics: list[dict[str, object]]  # name, label, decimals, higher
     columns: list[tuple[str, str]]  # row, title
     given: list[str]  # titles of the conditions that are shown
     first: str  # the row that it opens with

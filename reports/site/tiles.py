@@ -45,7 +45,7 @@ class Tiles:
     size: int  # pixels of one tile
     exact: bool  # classes, not colours: enlarged without smoothing
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return {"files": self.files, "size": self.size, "exact": self.exact}
 
 

@@ -122,7 +122,7 @@ def every_condition(conditions: Mapping[str, Conditions], run: Run) -> Iterable[
     return ((name, conditions[name]) for name in ids) if all(name in conditions for name in ids) else None
 
 
-def _scores(measured: Measured, metrics: list[dict[str, Any]]) -> dict[str, str]:
+def _scores(measured: Measured, metrics: list[dict[str, object]]) -> dict[str, str]:
     return {
         fact["name"]: base64.b64encode(np.asarray(measured.values[fact["name"]], "<f4").tobytes()).decode()
         for fact in metrics

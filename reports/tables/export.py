@@ -59,7 +59,7 @@ def to_frame(table: Table) -> pd.DataFrame:
 _NO_ROW, _NO_COLUMN = Row("", "", "method", {}), Column("", "", True)
 
 
-def _record(table: Table, row: Row, column: Column) -> dict[str, Any]:
+def _record(table: Table, row: Row, column: Column) -> dict[str, object]:
     cell, cost = row.cells.get(column.name, Cell()), row.cost
     refused = f"refused: {cell.refused}" if cell.refused and not cell.refused.startswith(NOT_SCORED) else cell.refused
     status = row.absent or refused or ("no value" if cell.value is None else "ok")

@@ -324,9 +324,9 @@ def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
     return facts
 
 
-def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> list[dict[str, Any]]:
+def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> list[dict[str, object]]:
     """One dict a scoring network: name, its measured error against the exact truth, and the columns it scores."""
-    cards: dict[str, dict[str, Any]] = {}
+    cards: dict[str, dict[str, object]] = {}
     for run in runs.values():
         cards.update(run.score_info.get("cards") or {})
     judges = []

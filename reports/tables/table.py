@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from concord.data.errors import ConcordError
 from concord.reports.tables.comparisons import Comparison
@@ -141,7 +141,7 @@ class Row:
     cost: Cost = field(default_factory=Cost)
     absent: str = ""
     method: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, object] = field(default_factory=dict)
     conditions: tuple[str, ...] = ()
     citation: str = ""
     description: str = ""
@@ -184,7 +184,7 @@ class Table:
     refusal: str = ""  # why the whole table is refused (unequal n, other judges)
     notes: dict[str, list[str]] = field(default_factory=dict)  # heading -> sentences, below the table
     provenance: dict[str, str] = field(default_factory=dict)
-    judges: list[dict[str, Any]] = field(default_factory=list)  # one a scoring network: its measured error
+    judges: list[dict[str, object]] = field(default_factory=list)  # one a scoring network: its measured error
 
     def column(self, name: str) -> Column:
         """The column of that name; ConcordError that lists them."""

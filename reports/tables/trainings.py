@@ -22,10 +22,10 @@ from concord.reports.figures.guidance import Drawing
 STEPS = re.compile(r"\{steps:([a-z0-9-]+)\}")
 
 
-def card_of(name: str, folder: Path = EMBEDDED) -> dict[str, Any]:
+def card_of(name: str, folder: Path = EMBEDDED) -> dict[str, object]:
     """The card of some weights, empty where they are not trained."""
     path = card_path(name, folder)
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    found: dict[str, object] = read_json(path) if path.is_file() else {}
     return found
 
 
@@ -34,7 +34,7 @@ def parts_of(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [card, *card.get("earlier", [])] if card else []
 
 
-def steps_of(card: Mapping[str, Any]) -> int:
+def steps_of(card: Mapping[str, object]) -> int:
     """All steps that the weights of a card were trained for."""
     return sum(int(part["recipe"]["steps"]) for part in parts_of(card))
 
@@ -108,7 +108,7 @@ def _curve(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list((card.get("held_out") or {}).get("curve") or [])
 
 
-def _points(card: Mapping[str, Any], key: str) -> list[tuple[int, float]]:
+def _points(card: Mapping[str, object], key: str) -> list[tuple[int, float]]:
     return [(int(point["step"]), float(point[key])) for point in _curve(card) if key in point]
 
 

@@ -195,7 +195,7 @@ def judge_sentence(judge: dict[str, Any]) -> str:
     return f"{judge['name']}: {numbers or 'no held-out measurement in its card'}" + (f" (n = {n})" if n else "")
 
 
-def _numbers(values: dict[str, Any]) -> str:
+def _numbers(values: dict[str, object]) -> str:
     """'miou 0.81, accuracy (Smiling 0.99, Young 0.98)': groups of numbers stand in brackets."""
     parts = []
     for key, value in values.items():

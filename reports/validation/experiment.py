@@ -5,7 +5,7 @@ guidance strength that is 1, 2 or 5 % smaller, masks shifted by one pixel). Each
 seed set) pairs from it with replacement, so that the bank is the population, its mean differences are the truth, and
 trials are independent. `concord compare`'s own code judges them.
 
-    A/A      base and head: other seeds of the same method. Any claim in the whole table is a false alarm.
+    A/A      base and head: other seeds of the same method. object claim in the whole table is a false alarm.
     losses   base and head: the same seeds, the head with the loss. How often each metric is called worse (or better,
              where the bank says that the true difference is a gain), next to the rate that the stated power
              (`concord.reports.compare.comparison.smallest_loss`) promises for the true difference.

@@ -354,9 +354,15 @@ def open_trial(
     return SuiteTrial(plan, run, metrics, session.judges, reference, folder, tell), n
 
 
+def _steps(run: RunPlan) -> int:
+    """Sampling steps; 0 of a row without."""
+    steps = run.params.get("steps", 0)
+    return steps if isinstance(steps, int) else 0
+
+
 def typical_row(runs: Sequence[RunPlan], conditions: Sequence[str]) -> RunPlan | None:
     """The row that is harmed: the first with sampling steps that is guided, by all conditions if there is one such."""
-    sampled = [run for run in runs if run.row.method is not None and run.params.get("steps", 0) > 1]
+    sampled = [run for run in runs if run.row.method is not None and _steps(run) > 1]
     whole = [run for run in sampled if set(run.conditions) == set(conditions)] or sampled
     guided = [run for run in whole if unguided(_params_of(run))]
     return next(iter([*guided, *whole]), None)

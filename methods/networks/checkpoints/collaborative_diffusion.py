@@ -237,7 +237,7 @@ class CollaborativeNetworks:
     schedule: Schedule
     latent_shape: tuple[int, int, int]
     image_size: int
-    cards: dict[str, dict[str, Any]]
+    cards: dict[str, dict[str, object]]
 
     def expert(self, condition: str) -> NoiseExpert:
         """The denoiser of a condition; ConcordError that lists them."""
@@ -322,7 +322,7 @@ def load_collaborative_autoencoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     shape: Shape | None = None,
-) -> tuple[LatentAutoencoder, dict[str, Any]]:
+) -> tuple[LatentAutoencoder, dict[str, object]]:
     """The autoencoder of `256_vae.ckpt` or `512_vae.ckpt` alone, and its card."""
     files = _Files(size, {} if path is None else {"vae": path})
     network = _autoencoder(files, None, shape or _shape(size), device, dtype)
@@ -395,7 +395,7 @@ def _autoencoder(
     return _ready(LatentAutoencoder(network, shape.scale), device, dtype)
 
 
-def _tokenizer(folder: Path | None, shape: TextShape) -> Any:
+def _tokenizer(folder: Path | None, shape: TextShape) -> object:
     if folder is None:
         from concord.data.download.manifest import weight_folder
 

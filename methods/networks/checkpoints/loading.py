@@ -37,15 +37,15 @@ SCHEDULE_TABLES = re.compile(
 class Inert:
     """Stands for whatever a file names that is no weight; takes any arguments and does nothing with them."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+    def __new__(cls, *args: object, **kwargs: object) -> Inert:
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
 
-    def __setstate__(self, state: Any) -> None: ...
+    def __setstate__(self, state: object) -> None: ...
 
 
-def _empty_dict(*args: Any) -> dict[Any, Any]:
+def _empty_dict(*args: object) -> dict[object, object]:
     return {}
 
 
@@ -169,7 +169,7 @@ def read_checkpoint(path: Path, kind: str) -> Checkpoint:
     if not path.is_file():
         raise ConcordError(f"{path}: no such weight file; expected {kind}: `concord weights list` tells how to get it")
     if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path, kind)
+        content: object = _read_safetensors(path, kind)
         replaced: tuple[str, ...] = ()
     else:
         content, replaced = _read_pickle(path, kind)
@@ -196,7 +196,7 @@ def read_checkpoint(path: Path, kind: str) -> Checkpoint:
     return found
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     return "something that is not read" if isinstance(value, Inert) else f"a {type(value).__name__}"
 
 
@@ -210,7 +210,7 @@ def _read_safetensors(path: Path, kind: str) -> dict[str, Tensor]:
         raise _unreadable(path, kind, error) from None
 
 
-def _read_pickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
+def _read_pickle(path: Path, kind: str) -> tuple[object, tuple[str, ...]]:
     try:
         archive = zipfile.is_zipfile(path)
         foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if archive else []

@@ -57,7 +57,7 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 UNET = UNetShape(320, (1, 2, 4, 4), (4, 2, 1), heads=8, context=768, inputs=4, outputs=4)
 AUTOENCODER = AutoencoderShape(latents=4)
-TEXT: dict[str, Any] = {
+TEXT: dict[str, object] = {
     "vocab_size": 49_408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "max_position_embeddings": LENGTH, "hidden_act": "quick_gelu", "projection_dim": 768,
     "bos_token_id": END - 1, "eos_token_id": END, "pad_token_id": 1,
@@ -70,7 +70,7 @@ class Shape:
 
     unet: UNetShape = UNET
     autoencoder: AutoencoderShape = AUTOENCODER
-    text: Mapping[str, Any] = field(default_factory=lambda: dict(TEXT))
+    text: Mapping[str, object] = field(default_factory=lambda: dict(TEXT))
 
 
 class ClipText(ConditionEncoder[Tensor]):
@@ -104,7 +104,7 @@ class StableDiffusion:
     schedule: Schedule
     latent_shape: tuple[int, int, int]
     image_size: int
-    card: dict[str, Any]
+    card: dict[str, object]
     experts: dict[str, NoiseExpert] = field(default_factory=dict)
 
     def expert(self, condition: str) -> NoiseExpert:
@@ -219,7 +219,7 @@ def _from_folder(folder: Path, name: str, device: torch.device | str, dtype: tor
     )
 
 
-def _folder_card(folder: Path, name: str, opened: Mapping[str, Checkpoint], dtype: torch.dtype) -> dict[str, Any]:
+def _folder_card(folder: Path, name: str, opened: Mapping[str, Checkpoint], dtype: torch.dtype) -> dict[str, object]:
     cards = {part: found.card(name, dtype) for part, found in opened.items()}
     files = {f"{part}/{card['file']}": card["sha256"] for part, card in sorted(cards.items())}
     listing = "".join(f"{digest}  {file}\n" for file, digest in files.items())
@@ -251,7 +251,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_version_1(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+def _require_version_1(folder: Path, settings: Mapping[str, Mapping[str, object]]) -> None:
     channels, context = settings["unet"].get("in_channels"), settings["unet"].get("cross_attention_dim")
     width = settings["text_encoder"].get("hidden_size")
     if channels == 9:
@@ -357,7 +357,7 @@ def _assembled(
     tokenizer: Tokenize,
     schedule: Schedule,
     scale: float,
-    card: dict[str, Any],
+    card: dict[str, object],
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> StableDiffusion:
