@@ -107,6 +107,16 @@ def test_a_closure_follows_imports_in_functions_and_takes_packages_along() -> No
         closure(["concord.none"])
 
 
+def test_a_package_around_a_module_brings_what_its_top_level_imports_alone() -> None:
+    """`concord.metrics` imports the scorer when `evaluate` is first used; a guide network's code runs none of it."""
+    assert "concord.metrics.api" in closure(["concord.metrics"])
+    around = closure(["concord.metrics.networks.protocols"])
+    assert "concord.metrics" in around
+    assert "concord.metrics.api" not in around
+    assert "concord.metrics.api" in closure(["concord.metrics.networks.protocols", "concord.metrics"])  # in any order
+    assert "concord.metrics.api" in closure(["concord.benchmarks.opening", "concord.commands.evaluate"])
+
+
 def test_an_edit_of_one_algorithm_leaves_the_others_alone() -> None:
     assert "concord.methods.guidance.cagrad" in closure(["concord.methods.z_magic"])
     assert "concord.methods.guidance.cagrad" not in closure(["concord.methods.composable"])
