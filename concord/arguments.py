@@ -217,7 +217,8 @@ def spread(
     score: bool = True,
 ) -> Outcome:
     """Make and score rows by the engine that --engine names."""
-    from concord.benchmarks.engines.base import Call, open_engine
+    from concord.benchmarks.engines.base import Call
+    from concord.benchmarks.engines.opening import open_engine
     from concord.benchmarks.engines.spread import Outcome, Spread
 
     assert machine.engine is not None

@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -252,17 +252,3 @@ def all_engines() -> dict[str, type[Engine]]:
                 "fix or uninstall it"
             ) from None
     return dict(sorted(_REGISTRY.engines.items()))
-
-
-def open_engine(name: str, call: Call | None = None, **overrides: Any) -> Engine:
-    """The engine of that name, with its settings from the user's files; not started.
-
-    ConcordError for an unknown name, or a setting that is none.
-    """
-    from concord.benchmarks.engines.settings import engine_settings
-
-    known = all_engines()
-    if name not in known:
-        raise ConcordError(f"unknown engine '{name}': expected one of {', '.join(known)}")
-    kind = known[name]
-    return kind(engine_settings(name, kind.Settings, overrides), call)

@@ -65,7 +65,7 @@ def train(
     from concord.methods.training.trainer import train as run
 
     if engine is not None:
-        from concord.benchmarks.engines.base import open_engine
+        from concord.benchmarks.engines.opening import open_engine
         from concord.benchmarks.engines.training import How, out_folder, train_by
 
         settled: dict[str, int] = {} if threads is None else {"threads": threads}

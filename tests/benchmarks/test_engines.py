@@ -13,11 +13,12 @@ import toy_world
 from engine_world import Sleep, alone, check_same, plan, sleeping, spread, tars
 
 from concord.benchmarks.engines import base
-from concord.benchmarks.engines.base import Ended, Engine, Event, Failed, Given, Parcel, Task, all_engines, open_engine
+from concord.benchmarks.engines.base import Ended, Engine, Event, Failed, Given, Parcel, Task, all_engines
 from concord.benchmarks.engines.carry import some_shards
 from concord.benchmarks.engines.desk import NodeFiles, check_versions
 from concord.benchmarks.engines.local import LocalEngine, LocalSettings
 from concord.benchmarks.engines.making import MakingRow
+from concord.benchmarks.engines.opening import open_engine
 from concord.benchmarks.engines.pool import Waiting
 from concord.benchmarks.store.run import Run
 from concord.data.conditions.base import all_conditions
