@@ -69,4 +69,4 @@ class Template(Method["Template.Params"]):
             return p.weight * text(x_t, t) + (1 - p.weight) * mask(x_t, t)
 
         x_0 = ddim(denoise, self.schedule, batch.generators, self.space.latent_shape, self.device, p.steps)
-        return self.space.decode(x_0)  # images (B, 3, H, W) around [0, 1]; `generate` clamps them
+        return self.space.decode(x_0).clamp(0, 1)  # images (B, 3, H, W); decoders go a little beyond [0, 1]

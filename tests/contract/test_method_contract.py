@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from concord.benchmarks.contract import Check, Contract
 from concord.benchmarks.generators import method_generator
 from concord.data.networks import Networks
 from concord.methods import base, plugins
+from concord.methods.networks.autoencoder import Autoencoder
 
 STEPS = 3
 """Sampling steps where a method has such a parameter: what is tested does not depend on their number."""
@@ -42,6 +44,30 @@ def test_template_keeps_the_contract() -> None:
         base._REGISTRY.methods.clear()
         base._REGISTRY.methods.update(before)
     assert not failed
+
+
+def guide() -> str:
+    """CONTRIBUTING.md's own method."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+
+
+def template() -> str:
+    return (Path(base.__file__).parent / "template.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("source", [guide, template])
+def test_what_is_there_to_copy_holds_as_a_plugin_whatever_the_decoder_returns(
+    source: Callable[[], str], broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin's images are not clamped for it: values outside [0, 1] are an error, which few steps may not show."""
+    broken.write_text(source())
+    (name,) = plugins.load_plugin(broken)
+    method = base.make_method(name, {"steps": 2}, lambda: Networks("embedded", method_generator("embedded", name, {"steps": 2})))
+    decode = Autoencoder.decode
+    monkeypatch.setattr(Autoencoder, "decode", lambda self, latents: 3 * decode(self, latents) - 1)
+    images = method.generate(Contract(method).requests)
+    assert (float(images.min()), float(images.max())) == (0, 1)
 
 
 # ------------------------------------------------------------------------------------------- the checks find mistakes
