@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,6 +57,30 @@ def _counted(report: Report) -> Report:
         report.longrepr = f"skipped, which is a failure where CI is set: {report.longrepr}"
         report.outcome = "failed"
     return report
+
+
+# ------------------------------------------------------------------------------------------------- which files are dear
+# `make test` has a budget of 8 minutes on two cores: whoever adds a test sees at once which files use it up.
+
+SHOWN = 15
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    seconds, tests = Counter[str](), Counter[str]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file = report.nodeid.partition("::")[0]
+                seconds[file] += report.duration
+                tests[file] += report.when == "call"
+    if len(seconds) < 2:
+        return
+    terminalreporter.section(f"slowest {min(SHOWN, len(seconds))} files of {len(seconds)}", sep="=")
+    for file, spent in seconds.most_common(SHOWN):
+        terminalreporter.write_line(f"{spent:7.1f} s  {tests[file]:4d} tests  {file}")
+    terminalreporter.write_line(
+        f"{seconds.total():7.1f} s  {tests.total():4d} tests  together, before the workers share them"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- fixtures

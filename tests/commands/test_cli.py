@@ -138,12 +138,13 @@ def test_plan_writes_the_matrix_when_it_changed(concord: Cli, tmp_path: Path, mo
 
     path, real = tmp_path / "matrix.yaml", matrix.write_matrix
     monkeypatch.setattr(matrix, "write_matrix", lambda content: real(content, path))
-    first = concord("plan", "--results", tmp_path / "results")
+    some = ("plan", "--results", tmp_path / "results", "--suite", "influence-ablation")
+    first = concord(*some)
     assert first.exit_code == 0, first.output
     assert "collaborative-without-temporal" in first.stdout
     assert first.stdout.rstrip().endswith("written")
-    assert concord("plan", "--results", tmp_path / "results").stdout.rstrip().endswith("unchanged")
-    one = concord("plan", "--results", tmp_path / "results", "--suite", "influence-ablation", "--size", "full")
+    assert concord(*some).stdout.rstrip().endswith("unchanged")
+    one = concord(*some, "--size", "full")
     assert one.stdout.rstrip().endswith("written")
     assert "text-only" not in path.read_text()
     assert "--n 3000" in path.read_text()

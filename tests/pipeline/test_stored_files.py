@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(finished: Path, concord: Any, toy_tree: Path, tmp_path: Path) -> tuple[Callable[..., Any], Path]:
     """(run a verb on the results, the row's folder): a copy of the finished run."""
-    suite = toy_world.write_suite(finished)
+    suite = toy_world.write_suite(finished, grid="grid: 1")
     common = ("--data", toy_tree, "--limit", LIMIT)
 
     def verb(name: str, results: Path) -> Any:

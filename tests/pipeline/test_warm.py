@@ -33,27 +33,24 @@ def run_warm(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_stage_keeps_its_folder_output_and_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "plugin.py").write_text(PLUGIN.format(seconds=0))
-    call = f"{CONCORD} generate no-such-suite --plugin plugin.py"
-    done = run_warm(f"cd deep; {call} 2> errors; echo stage ended with $?; echo $PPID > server; exit 5", tmp_path)
-    assert done.returncode == 5, done.stderr
-    assert "stage ended with 2" in done.stdout
-    (line,) = (tmp_path / "deep" / "errors").read_text().splitlines()
-    assert "no method was registered" in line  # read in the stage's folder: the plugin's path is relative
-    assert (tmp_path / "deep" / "parent").read_text() == (tmp_path / "deep" / "server").read_text().strip()  # a fork
-
-
-@pytest.mark.slow
-def test_a_stage_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
+def test_a_stage_is_as_a_process_of_its_own_and_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
+    """Both at one server, which takes its time to import everything."""
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / "plugin.py").write_text(PLUGIN.format(seconds=0))
     (tmp_path / "plugin.py").write_text(PLUGIN.format(seconds=100))
-    script = f"{CONCORD} generate x --plugin plugin.py & echo $! > client; wait $!; echo client ended with $?"
-    command = [sys.executable, "-m", "concord", "warm", "sh", "-c", script]
+    first = f"(cd deep; {CONCORD} generate no-such-suite --plugin plugin.py 2> errors; echo stage ended with $?)"
+    second = f"{CONCORD} generate x --plugin plugin.py & echo $! > client; wait $!; echo client ended with $?"
+    command = [sys.executable, "-m", "concord", "warm", "sh", "-c", f"echo $PPID > server; {first}; {second}; exit 5"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         stage = int(wait_for_text(tmp_path / "pid"))
         os.kill(int((tmp_path / "client").read_text()), signal.SIGKILL)
         out, _ = process.communicate(timeout=30)
+    assert process.returncode == 5  # the script's
+    assert "stage ended with 2" in out
+    (line,) = (deep / "errors").read_text().splitlines()
+    assert "no method was registered" in line  # read in the stage's folder: the plugin's path is relative
+    assert (deep / "parent").read_text() == (tmp_path / "server").read_text().strip()  # a fork
     assert "client ended with 137" in out
     with pytest.raises(ProcessLookupError):
         os.kill(stage, 0)

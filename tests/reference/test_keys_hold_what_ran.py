@@ -7,12 +7,12 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
-from concord.benchmarks.changes import Change
 from concord.benchmarks.image_sources import open_image_source
 from concord.benchmarks.plan import sources
 from concord.benchmarks.plan.requests import Options
@@ -29,8 +29,8 @@ from concord.data.synthetic.scenes.tree import write_scenes
 from concord.methods.base import all_methods
 from concord.metrics.base import all_metrics
 
-FEW = (Change("steps", (3,)),)
-"""Parameters that make a row short; a method without one is traced as it is."""
+FEW = {"steps": 3, "inversion_steps": 3, "repeat": 2}
+"""Parameters that make a row short, where its method has them; 0 and fewer stay."""
 UNUSED = 0.70  # the aim is 0.20: what hands methods their networks imports every kind of them
 """At most so large a share of the files of a key may be files that no function of ran."""
 
@@ -56,6 +56,7 @@ def traced(found: set[str]) -> Iterator[None]:
         sys.setprofile(before)
 
 
+@cache
 def has_functions(module: str) -> bool:
     """Whether a module has code that could run after its import: constants and schemas have none."""
     tree = ast.parse(file_of(module).read_bytes())
@@ -71,13 +72,15 @@ def rows(folder: Path) -> list[RunPlan]:
     settings, suites, found = load_settings(), load_suites(), dict[tuple[object, ...], RunPlan]()
     for suite in suites:
         options = Options(limit=2, data=folder / suite.dataset, results=folder / "results")
-        for changes in (FEW, ()):
-            with contextlib.suppress(Exception):
-                plan = make_plan(suite, settings, options, changes)
-                break
-        for run in plan.runs:
+        for run in make_plan(suite, settings, options).runs:
             found.setdefault((run.row.method or run.row.name, run.conditions, suite.dataset), run)
-    return list(found.values())
+    return [shortened(run) for run in found.values()]
+
+
+def shortened(run: RunPlan) -> RunPlan:
+    """The run with the parameters of `FEW` that its method has."""
+    params = {name: value for name, value in FEW.items() if run.params.get(name, 0) > value}
+    return replace(run, row=run.row.model_copy(update={"params": {**run.row.params, **params}}))
 
 
 def trace_of(run: RunPlan) -> set[str]:
@@ -115,13 +118,18 @@ def test_a_change_of_a_file_makes_those_rows_stale_that_stand_on_it(
 ) -> None:
     """For every file of Concord: whose keys change with it, and whose do not."""
     touched: dict[str, set[str]] = {}
-    before = {name: run.key for name, run in runs.items()}
+    alike: dict[frozenset[str], list[str]] = {}  # runs of the same code: one of them stands for all
+    for name, run in runs.items():
+        alike.setdefault(frozenset(run.sources.concord), []).append(name)
+    before, hashes = {name: run.key for name, run in runs.items()}, code_of(imports())
     for changed in sorted(imports()):
-        monkeypatch.setattr(
-            sources, "code_of", lambda modules, it=changed: {**code_of(modules), **({it: "0"} if it in modules else {})}
-        )
-        again = {name: replace(run, sources=replace(run.sources)).key for name, run in runs.items()}
-        touched[changed] = {name for name in runs if again[name] != before[name]}
+        now = {**hashes, changed: "0"}
+        monkeypatch.setattr(sources, "code_of", lambda modules, now=now: {name: now[name] for name in sorted(modules)})
+        touched[changed] = set()
+        for names in alike.values():
+            run = runs[names[0]]
+            if replace(run, sources=replace(run.sources)).key != before[names[0]]:
+                touched[changed] |= set(names)
         assert touched[changed] == {name for name, run in runs.items() if changed in run.sources.concord}, changed
 
     def methods(module: str) -> set[str | None]:

@@ -20,7 +20,7 @@ from concord.metrics.layout.instances import observed_instances, observed_intera
 from concord.metrics.networks.judges import open_judges
 from concord.metrics.style.ground_palette import GroundPalette
 
-N = 24
+N = 16
 STEPS = 20
 TOGETHER: dict[str, Any] = {"aggregation_steps": 12, "aggregate": "slerp", "weights": (0.3,), "optimise": False}
 

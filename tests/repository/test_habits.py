@@ -85,11 +85,14 @@ def test_of_a_known_fault():
 """
 
 
-@pytest.mark.parametrize(("ci", "counts"), [("true", "1 failed, 1 skipped, 1 xfailed"), ("", "2 skipped, 1 xfailed")])
+@pytest.mark.parametrize(
+    ("ci", "counts"), [("true", "1 failed, 1 passed, 1 skipped, 1 xfailed"), ("", "1 passed, 2 skipped, 1 xfailed")]
+)
 def test_a_skip_is_a_failure_where_it_counts(tmp_path: Path, ci: str, counts: str) -> None:
     (tmp_path / "test_skips.py").write_text(TESTS)
+    (tmp_path / "test_dear.py").write_text("import time\n\ndef test_that_sleeps():\n    time.sleep(0.3)\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
-    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_skips.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "test_skips.py", "test_dear.py"]
     environment = os.environ | {
         "CI": ci,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/support")]),
@@ -98,6 +101,9 @@ def test_a_skip_is_a_failure_where_it_counts(tmp_path: Path, ci: str, counts: st
     assert done.returncode == (1 if ci else 0), done.stdout
     assert counts in done.stdout
     assert ("skipped, which is a failure where CI is set" in done.stdout) == bool(ci)
+    told = done.stdout[done.stdout.index("slowest 2 files of 2") :].splitlines()
+    assert re.match(r" +0\.\d s +1 tests  test_dear\.py", told[1])
+    assert re.match(r" +0\.\d s +3 tests  test_skips\.py", told[2])
 
 
 def test_a_module_that_is_skipped_is_a_failure_where_it_counts(tmp_path: Path) -> None:

@@ -66,12 +66,19 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
 
 def _changes(node: ast.AST, docs: set[int]) -> list[str]:
     """What can be changed about a node, in words that `_apply` knows."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return ["call left out"]
+    if isinstance(node, ast.Assign) and not any(isinstance(target, ast.Name | ast.Tuple) for target in node.targets):
+        return ["assignment left out"]
+    if isinstance(node, ast.If):
+        return ["branch left out"]
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
         return [f"comparison to {COMPARISONS[type(node.ops[0])].__name__}"]
     if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATIONS:
         if isinstance(node, ast.BinOp) and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
             return []
-        return [f"operation to {OPERATIONS[type(node.op)].__name__}"]
+        change = f"operation to {OPERATIONS[type(node.op)].__name__}"
+        return [change, "assignment left out"] if isinstance(node, ast.AugAssign) else [change]
     if isinstance(node, ast.BoolOp):
         return ["and / or exchanged"]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
@@ -88,7 +95,17 @@ def _changes(node: ast.AST, docs: set[int]) -> list[str]:
 
 
 def _apply(node: ast.AST, change: str) -> None:
-    if isinstance(node, ast.Compare):
+    if change == "call left out":
+        assert isinstance(node, ast.Expr)
+        node.value = ast.Constant(None)
+    elif change == "branch left out":
+        assert isinstance(node, ast.If)
+        node.test = ast.Constant(False)
+    elif isinstance(node, ast.Assign):  # the value is still computed, and kept nowhere
+        node.targets = [ast.Name("_left_out", ast.Store())]
+    elif isinstance(node, ast.AugAssign) and change == "assignment left out":
+        node.value = ast.Constant(1 if isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv | ast.Pow) else 0)
+    elif isinstance(node, ast.Compare):
         node.ops = [COMPARISONS[type(node.ops[0])]()]
     elif isinstance(node, ast.BinOp | ast.AugAssign):
         node.op = OPERATIONS[type(node.op)]()
