@@ -24,10 +24,10 @@ from concord.benchmarks.suite import Suite, metrics_of
 from concord.benchmarks.tuned import tuned_row
 from concord.data.datasets.layouts.layout import FILES
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path
+from concord.data.files import atomic_path, sha256_file
 from concord.data.profile import load_profile
 from concord.methods.base import get_method, make_params
-from concord.metrics.base import SetMetric, get_metric
+from concord.metrics.base import MomentMetric, SetMetric, get_metric
 
 MATRIX = ROOT / "benchmarks" / "matrix.yaml"
 STAGES = 50
@@ -154,7 +154,11 @@ def _score_facts(metrics: Sequence[str], profile: str) -> dict[str, object]:
     uses = [use for name in metrics for use in metric_uses(profile, name)]
     networks = {use.role: use.entry.model_dump() for use in uses}
     sources = metric_sources(metrics, uses, load_profile(profile)) | Sources(alone=SCORER)
-    return {"metrics": named, "networks": networks, **_facts(sources)}
+    moments = {}
+    if any(isinstance(get_metric(name), MomentMetric) for name in metrics):
+        files = {kind: folders.moments_file for kind, folders in load_profile(profile).datasets.items()}
+        moments = {kind: sha256_file(file) for kind, file in files.items() if file is not None}
+    return {"metrics": named, "networks": networks, **_facts(sources), **({"moments": moments} if moments else {})}
 
 
 def _facts(sources: Sources) -> dict[str, object]:

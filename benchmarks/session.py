@@ -31,6 +31,8 @@ from concord.metrics.evaluation import Bars, no_bars, set_metrics
 if TYPE_CHECKING:
     import numpy as np
 
+    from concord.metrics.distribution.reference_moments import ReferenceMoments
+
 NETWORKS = ("generate", "observe")
 """Kinds of seconds in which methods and networks run; everything else is overhead."""
 
@@ -137,10 +139,10 @@ class Session:
         """Use another session's judges, which load once."""
         self.open_judges = lambda: other.judges
 
-    def reference_features(self) -> dict[str, np.ndarray]:
-        """The features that FID and KID compare with, by kind; none where there is nothing to compare with."""
+    def reference_features(self) -> dict[str, np.ndarray | ReferenceMoments]:
+        """What each set metric compares with, by its name; none where there is nothing to compare with."""
         self.make_reference()
-        return self.reference.features(self.judges, self.compared) if self.reference is not None else {}
+        return self.reference.compared(self.judges, self.compared) if self.reference is not None else {}
 
     def make_reference(self) -> None:
         """Make these features, where they are not kept yet."""
@@ -149,7 +151,7 @@ class Session:
         with self.measure("load"):
             judges = self.judges
         with self.measure("reference"), self.bars("reference features") as progress, exact_float32():
-            self.reference.features(judges, self.compared, progress)
+            self.reference.compared(judges, self.compared, progress)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -218,7 +220,7 @@ class Session:
             if not real.items:  # a small tree is a test split as a whole
                 return None
         folder = plan.options.results / plan.options.profile / "reference"
-        return Reference(real, folder, plan.settings.image_size, dataset.reference_n)
+        return Reference(real, folder, plan.settings.image_size, dataset.reference_n, moments=dataset.moments_file)
 
     # ---------------------------------------------------------------------------------------------------------- costs
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from concord.benchmarks.claims import check_claim, parse_claim
 from concord.benchmarks.store.shards import SHARD_SIZE
 from concord.data.conditions.base import all_conditions, make_conditions
 from concord.data.errors import ConcordError
@@ -132,6 +133,7 @@ class Suite(Strict):
     grid: int = Field(default=8, ge=0, le=SHARD_SIZE)
     version: int = Field(default=1, ge=1)  # raised where its numbers mean something else than before
     differences: list[str] = Field(default_factory=list)
+    claims: list[str] = Field(default_factory=list)  # 'mine > composable : mask-accuracy', registered before results
     tune: Tune | None = None
     quick: Quick | None = None  # what `make bench SIZE=quick` takes; nothing where absent
     profiles: dict[str, ProfilePart] = Field(default_factory=dict)
@@ -229,6 +231,11 @@ class Suite(Strict):
         if self.quick is not None:
             mistakes += _unknown(self.quick.rows, names, "quick: row")
             mistakes += _unknown(self.quick.metrics, self.metrics, "quick: metric")
+        for text in self.claims:
+            try:
+                check_claim(parse_claim(text), names, self.metrics)
+            except ConcordError as error:
+                mistakes.append(str(error))
         if self.tune is not None:
             mistakes += _unknown([self.tune.floor] if self.tune.floor else [], names, "tune: floor: row")
             mistakes += _unknown(self.tune.ceiling, self.metrics, "tune: ceiling: metric")

@@ -60,6 +60,7 @@ class DatasetSettings(Strict):
     items: str
     reference: str | None = None  # where it is the folder of the items: the faces that are no test items
     reference_n: int = Field(default=0, ge=0)
+    moments: str | None = None  # file of moments of a large reference, for the metrics that need no more (FID, KID)
     tuning: str | None = None
     sources: list[str] = Field(default_factory=list)  # names in data/manifests that it is prepared from
 
@@ -71,6 +72,11 @@ class DatasetSettings(Strict):
     def reference_folder(self) -> Path | None:
         """None for a dataset that no metric compares with a set of images."""
         return None if self.reference is None else place(self.reference)
+
+    @property
+    def moments_file(self) -> Path | None:
+        """None where every set metric compares with the reference's images."""
+        return None if self.moments is None else place(self.moments)
 
     @model_validator(mode="after")
     def _both(self) -> DatasetSettings:

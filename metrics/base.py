@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from concord.data.networks import Networks
+    from concord.metrics.distribution.moments import Floats
+    from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 OK = "ok"
+GROUPS = 32
+"""Groups of the delete-a-group jackknife, where a metric has no influence function."""
 T = TypeVar("T")
 
 
@@ -224,8 +228,27 @@ class SetMetric(Metric):
         groups: int (N,), values 0..G-1. Rows of one table share the grouping, so that differences can be paired.
         """
 
-    def check_features(self, generated: np.ndarray, reference: np.ndarray) -> None:
+    def replicates(self, generated: np.ndarray, reference: np.ndarray, items: np.ndarray) -> Floats:
+        """What intervals and paired tests are made of, float64 (K,): the jackknife's formula gives the standard error.
+
+        items: int (N,), the item of each image, 0..G-1; images of one item under several seeds are one unit. The
+        number K and what each replicate leaves out follow from `items` alone, so that rows of one table are paired.
+        Here: `leave_group_out` over 32 groups of items; metrics with an influence function have one replicate an item
+        (metrics/distribution/influence.py).
+        """
+        count = int(items.max(initial=-1)) + 1
+        if count < 2:
+            return np.zeros(0)
+        return self.leave_group_out(generated, reference, items % min(GROUPS, count))
+
+    def check_features(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments) -> None:
         """Raise unless both are finite (N, D) with one D and two rows at least; a bad image is named by its row."""
+        if not isinstance(reference, np.ndarray):
+            if generated.ndim != 2 or generated.shape[1] != reference.dimensions:
+                raise ValueError(
+                    f"features of shape {generated.shape} beside moments of {reference.dimensions} dimensions"
+                )
+            reference = generated  # its moments were checked when they were read
         if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
             raise ValueError(
                 f"features of shapes {generated.shape} (generated) and {reference.shape} (reference): "
@@ -242,6 +265,18 @@ class SetMetric(Metric):
                 raise ConcordError(
                     f"metric '{self.name}': the features of {side} image {row} are not finite; look for NaN pixels"
                 )
+
+
+class MomentMetric(SetMetric):
+    """A set metric that needs no more of the reference than its moments: FID two of them, KID three."""
+
+    @abstractmethod
+    def compute(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments) -> float: ...
+
+    @abstractmethod
+    def replicates(
+        self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, items: np.ndarray
+    ) -> Floats: ...
 
 
 def group_sizes(groups: np.ndarray, n: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from concord.data.request import Conditions
-from concord.metrics.base import OK, Metric, Observation, SampleMetric, Score, SetMetric
+from concord.metrics.base import GROUPS, OK, Metric, MomentMetric, Observation, SampleMetric, Score, SetMetric
 from concord.metrics.cache import Gaussian, ReferenceCache, ReferenceKey
 from concord.metrics.networks.judges import features_sha256, set_features
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
     from concord.data.datasets.images.image_sets import Batch
     from concord.data.networks import Networks
+    from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 BATCH = 32
-GROUPS = 32
-"""Groups of the delete-a-group jackknife; image i is in group i mod 32, in every row of a table."""
 
 Progress = Callable[[int, int], None]
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -187,6 +186,23 @@ def score_set(
         reference = np.zeros((0, features.shape[1]), np.float32)
     value = float(metric.compute(features, reference))
     return value, [] if members is None else metric.leave_group_out(features, reference, members).tolist()
+
+
+def score_items(
+    metric: SetMetric, features: np.ndarray, reference: np.ndarray | ReferenceMoments | None, items: np.ndarray
+) -> tuple[float, list[float]]:
+    """The value of features (n, D) and the replicates of its interval and its tests (`SetMetric.replicates`).
+
+    reference: features (m, D), or for a metric that needs no more, their moments; None for one that looks at neither.
+    items: int (n,), which item each image is of.
+    """
+    if reference is None or not metric.needs_reference:
+        reference = np.zeros((0, features.shape[1]), np.float32)
+    if isinstance(reference, np.ndarray):
+        return float(metric.compute(features, reference)), metric.replicates(features, reference, items).tolist()
+    if not isinstance(metric, MomentMetric):
+        raise ValueError(f"metric '{metric.name}' compares with features of images, not with moments")
+    return float(metric.compute(features, reference)), metric.replicates(features, reference, items).tolist()
 
 
 class ReferenceImages(Protocol):

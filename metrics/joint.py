@@ -71,3 +71,40 @@ def _failures(name: str, values: ArrayLike, failed: Failed | None) -> np.ndarray
     if len(marked) != n:
         raise ValueError(f"metric '{name}': {n} values but {len(marked)} failure marks")
     return marked
+
+
+def worst_condition(
+    values: Mapping[str, ArrayLike], floors: Mapping[str, float], ceilings: Mapping[str, float]
+) -> np.ndarray:
+    """How well each image meets the condition that it meets worst, float64 (n,).
+
+    Every metric is put on one scale, 0 where images made for other conditions stand (`floors`: the mean of the
+    row 'shuffled') and 1 where real images of these conditions do (`ceilings`: the mean of the row 'ground-truth'):
+
+        s_k = (v_k - floor_k) / (ceiling_k - floor_k),          worst = min_k s_k
+
+    whichever way the metric points. An image that ignores one of its conditions is near 0 however well it meets the
+    others, so that a method cannot lead by dropping one. Thresholds at s = L, for L from 0 to 1, trace the share of
+    images that meet all conditions to that degree; the area under that curve is the mean of `worst` cut to 0..1.
+    ValueError where floor and ceiling are the same: the metric then tells nothing apart.
+    """
+    if not floors:
+        raise ValueError("no metrics: the worst condition needs the metrics that it joins")
+    scaled = []
+    for name, floor in floors.items():
+        reach = ceilings[name] - floor
+        if not np.isfinite(reach) or reach == 0:
+            raise ValueError(f"metric '{name}': the floor {floor:g} and the ceiling {ceilings[name]:g} span no scale")
+        scaled.append((np.asarray(values[name], dtype=np.float64) - floor) / reach)
+    return np.asarray(np.min(scaled, axis=0))
+
+
+def satisfaction(worst: ArrayLike, levels: ArrayLike) -> np.ndarray:
+    """Share of images that meet all conditions to each of the levels: float64 (len(levels),)."""
+    flat = np.asarray(worst, dtype=np.float64)
+    return np.asarray([(flat >= level).mean() for level in np.asarray(levels, dtype=np.float64)])
+
+
+def area(worst: ArrayLike) -> float:
+    """The area under `satisfaction` for levels from 0 to 1."""
+    return float(np.clip(np.asarray(worst, dtype=np.float64), 0, 1).mean())

@@ -6,15 +6,18 @@ table is refused, whatever its numbers look like. Tables that no suite answers s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from concord.data.profile import QUICK, load_profile
 from concord.reports import statistics as st
+from concord.reports.compare.margins import read_margins
 from concord.reports.published import Paper, PublishedTable, load_paper, paper_names, published_table
+from concord.reports.registered import RegisteredClaim, registered_claims
 from concord.reports.site.cards import method_cards
+from concord.reports.tables.comparisons import Comparison
 from concord.reports.tables.measured import (
     JOINT,
     Measured,
@@ -38,6 +41,8 @@ from concord.reports.tables.pairs import compare_rows, mark_rows
 from concord.reports.tables.protocol import column_protocol, scored_by_own_guide
 from concord.reports.tables.table import MISSING, PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table
 from concord.reports.tables.words import decimals_for
+from concord.reports.tables.worst import FACTS as WORST_FACTS
+from concord.reports.tables.worst import WORST, add_worst, worst_notes
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
@@ -93,10 +98,13 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
             measured[name] = read_measured(run, facts, unscored)
     refusal = refusal_reason(measured)
     thresholds = add_joint(measured, suite, facts)
+    scale = add_worst(measured, suite)
     lacking = not_scored_notes(unscored, measured, facts)  # before metrics give way to their columns by level
     if not refusal:
         facts = add_levels(measured, {name: facts[name] for name in suite.metrics}, declared)
-    names = list(facts) if not refusal else suite.metrics
+    headline = {WORST: WORST_FACTS} if scale is not None else {}
+    facts = headline | facts
+    names = list(facts) if not refusal else [*headline, *suite.metrics]
     sizes = {len(m.requests) for m in measured.values()}
     n = sizes.pop() if len(sizes) == 1 else None
     runs = {name: m.run for name, m in measured.items()}
@@ -111,10 +119,15 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     if is_trial(store):  # a few images of some rows: those that were not asked for are not missing
         begun = {row.name for row in rows if (store.run(suite.request_set, row.name).path / "images").is_dir()}
         rows = [row for row in rows if not row.absent or row.is_missing or row.name in begun]
-    comparisons = [] if refusal else compare_rows(rows, columns, measured, declared)
+    registered = registered_claims(suite, store)
+    comparisons = [] if refusal else _compared(rows, columns, measured, declared, profile, registered)
     rows = mark_rows(rows, columns, comparisons)
     paper = load_paper(suite.paper) if suite.paper else None
     n_reference = {k: v for m in measured.values() for k, v in m.n_reference.items()}
+    titles = {row.name: row.title for row in rows}
+    notes = notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference)
+    if said := worst_notes(scale, facts, titles):
+        notes["Worst condition"] = said
     return Table(
         name=suite.name,
         title=suite.title,
@@ -128,15 +141,30 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
         paper_url=paper.url if paper else "",
         warnings=warnings_for(n, rows, runs, comparisons),
         refusal=refusal,
-        notes=lacking | notes_for(suite, profile, n, rows, runs, paper, declared, thresholds, facts, n_reference),
+        notes=lacking | notes,
         provenance=provenance_of(runs),
         judges=judge_cards(runs, facts),
+        registered=registered,
+        worst={} if scale is None or refusal else scale.worst,
     )
 
 
 def is_trial(store: Store) -> bool:
     """Whether a results folder is one of `--limit`, or of size 'quick': its tables show what was run, nothing else."""
     return "limit-" in store.root.name or QUICK in store.root.name.split("+")
+
+
+def _compared(
+    rows: list[Row],
+    columns: list[Column],
+    measured: dict[str, Measured],
+    declared: PublishedTable,
+    profile: str,
+    registered: Sequence[RegisteredClaim],
+) -> Sequence[Comparison]:
+    """The tests of all pairs; claims that came after the results join no family."""
+    before = [one.claim for one in registered if not one.post_hoc]
+    return compare_rows(rows, columns, measured, declared, read_margins(profile), before)
 
 
 def _order(suite: Suite) -> list[str]:

@@ -58,6 +58,8 @@ class PublishedTable(Strict):
     scale: dict[str, float] = Field(default_factory=dict)
     other_scale: list[str] = Field(default_factory=list)
     not_run: str = ""
+    own: list[str] = Field(default_factory=list)  # the paper's own rows
+    baselines: list[str] = Field(default_factory=list)  # what it says that its own rows are better than
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +87,9 @@ class PublishedTable(Strict):
             **{f"rows.{row}": cells for row, cells in self.rows.items()},
             "unclear": self.unclear,
         }
+        for part, rows in {"own": self.own, "baselines": self.baselines}.items():
+            if lost := [row for row in rows if row not in self.rows]:
+                raise ValueError(f"'{part}': unknown row '{lost[0]}'; expected one of {', '.join(self.rows)}")
         for part, found in named.items():
             known = list(self.metrics)
             if part == "unclear":
@@ -99,6 +104,13 @@ class PublishedTable(Strict):
         if found is None or metric is None or metric not in self.scale:
             return found
         return round(found * self.scale[metric], 9)  # 0.58 * 100 is 58, not 57.99999999999999
+
+    def claims(self, metric: str, first: str, second: str) -> bool:
+        """Whether the paper makes a claim of this order: of its column's best row, or of its own row and a baseline."""
+        printed = {row: value for row, cells in self.rows.items() if (value := cells.get(metric)) is not None}
+        best = (max if self.metrics[metric] == "higher" else min)(printed.values(), default=None)
+        ours = (first in self.own and second in self.baselines) or (second in self.own and first in self.baselines)
+        return ours or best in (printed.get(first), printed.get(second))
 
     def decimals(self, metric: str) -> int:
         """How many decimals the paper prints in a column, in the unit of our metric."""

@@ -1,12 +1,13 @@
 """What a difference between two methods is worth: intervals, paired tests, and the correction for making many of them.
 
 Every test here is paired: two methods answered the same requests with the same seeds, so request by request their
-difference is free of how hard the request was. What is measured per image gets a sign-flip test, a rate gets
-McNemar's test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over
-images, gets a t test on the differences of delete-a-group jackknife replicates, or of disjoint seed sets where there
-are several. A naive bootstrap of FID is never used: resampling with replacement raises FID itself, so that its interval
-can exclude the value it should surround. `python -m concord.reports.validation.simulate` measures all of them where
-the truth is known.
+difference is free of how hard the request was. What is measured per image gets a sign-flip test, a rate gets McNemar's
+test (which is the sign-flip test of 0/1 differences), and a set metric such as FID, which is no mean over images, gets
+a t test on the differences of its replicates (linearised delete-one, halves, or delete-a-group: see
+metrics/distribution/influence.py), or of disjoint seed sets where there are several. A naive bootstrap of FID is never
+used: resampling with replacement raises FID itself, so that its interval can exclude the value it should surround.
+`python -m concord.reports.validation.simulate` measures all of them where the truth is known,
+`...validation.set_metrics` and `...validation.families` what tables are made of.
 
 Images of one item under several seeds are not independent: `clusters` names each image's item, and every
 function that takes it treats an item as the unit of sampling.

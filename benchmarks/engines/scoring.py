@@ -47,6 +47,7 @@ from concord.metrics.evaluation import BATCH, ImageBatch, ScoreBatch, Scores, sc
 
 if TYPE_CHECKING:
     from concord.data.networks import Networks
+    from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 SCORES, FACTS = "scores.npz", "facts.json"
 SECONDS = 0.01
@@ -188,7 +189,7 @@ def unpack_scores(files: Mapping[str, bytes], where: str) -> tuple[ScoreBatch, d
 class ScoringRow:
     """A finished row that workers score, and its folder, which is locked until `close`.
 
-    real: the reference's features by kind. beside: the run that holds the originals.
+    real: what each metric compares with (`Reference.compared`). beside: the run that holds the originals.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class ScoringRow:
         run: RunPlan,
         metrics: list[str],
         reference: Reference | None,
-        real: Mapping[str, np.ndarray],
+        real: Mapping[str, np.ndarray | ReferenceMoments],
         beside: Run | None,
         engine: Engine,
     ) -> None:

@@ -32,7 +32,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
             continue
         if isinstance(before, dict) or isinstance(after, dict):
             found += _in_groups(name, _flat(before), _flat(after))
-        elif name in ("data", "requests", "images", "reference", "originals", "external"):
+        elif name in ("data", "requests", "images", "reference", "moments", "originals", "external"):
             found.append(f"{SAID.get(name, name)} changed")
         else:
             found.append(f"{name.replace('_', ' ')} {_said(before)} -> {_said(after)}")
@@ -44,6 +44,7 @@ SAID = {
     "requests": "the requests",
     "images": "the images",
     "reference": "the reference images",
+    "moments": "the moments of the large reference",
     "originals": "the images compared with",
     "external": "the command or its files",
 }

@@ -30,10 +30,15 @@ from concord.benchmarks.store.provenance import provenance
 from concord.benchmarks.store.run import SCORE_FILES, Run
 from concord.data.datasets.images.image_sets import Batch
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, write_json
+from concord.data.files import atomic_path, sha256_file, write_json
 from concord.data.profile import load_profile
-from concord.metrics.base import OK, Metric, SampleMetric, SetMetric, get_metric
+from concord.metrics.base import OK, Metric, MomentMetric, SampleMetric, SetMetric, get_metric
 from concord.metrics.cache import ReferenceCache
+from concord.metrics.distribution.reference_moments import (
+    LargeReference,
+    ReferenceMoments,
+    read_large_reference,
+)
 from concord.metrics.evaluation import (
     BATCH,
     ImageBatch,
@@ -41,11 +46,11 @@ from concord.metrics.evaluation import (
     ReferenceFeatures,
     Scores,
     score_batches,
-    score_set,
+    score_items,
     set_metrics,
     to_tensor,
 )
-from concord.metrics.networks.judges import judge_cards, judge_sha256
+from concord.metrics.networks.judges import features_sha256, judge_cards, judge_sha256
 
 if TYPE_CHECKING:
     from concord.data.datasets.faces.dataset import FaceDataset, FaceItem
@@ -62,9 +67,10 @@ SCORER = frozenset(["concord.benchmarks.run.score", "concord.metrics.cache", "co
 
 @dataclass
 class Reference:
-    """What FID and KID compare with: the features of a folder's images, kept in `folder`.
+    """What set metrics compare with: the features of a folder's images, kept in `folder`.
 
     limit: the first so many images; all of them for None.
+    moments: a file of moments of a large reference, for the metrics that need no more; None without one.
     """
 
     dataset: FaceDataset
@@ -72,6 +78,7 @@ class Reference:
     image_size: int
     limit: int | None = None
     own: bool = False  # the requests' own folder: the ground-truth row is then part of its reference
+    moments: Path | None = None
 
     @cached_property
     def items(self) -> list[FaceItem]:
@@ -85,6 +92,34 @@ class Reference:
     def content(self) -> str:
         """SHA-256 of the bytes of the images."""
         return replace(self.dataset, items=self.items).content
+
+    @cached_property
+    def large(self) -> LargeReference | None:
+        """The large reference's moments; ConcordError where their file is damaged."""
+        return None if self.moments is None else read_large_reference(self.moments)
+
+    @cached_property
+    def moments_sha256(self) -> str | None:
+        return None if self.moments is None else sha256_file(self.moments)
+
+    def moments_of(self, networks: Networks, metrics: Sequence[SetMetric]) -> dict[str, ReferenceMoments]:
+        """The large reference's moments by metric, of those that need no more."""
+        found = {}
+        for metric in metrics:
+            if self.large is not None and isinstance(metric, MomentMetric) and metric.features in self.large.kinds:
+                moments = self.large.moments(metric.features, features_sha256(networks, metric.features))
+                if moments is not None:
+                    found[metric.name] = moments
+        return found
+
+    def compared(
+        self, networks: Networks, metrics: Sequence[SetMetric], progress: Progress | None = None
+    ) -> dict[str, np.ndarray | ReferenceMoments]:
+        """What each metric compares with, by its name: the large reference's moments, or features (M, D)."""
+        found: dict[str, np.ndarray | ReferenceMoments] = dict(self.moments_of(networks, metrics))
+        counted = [metric for metric in metrics if metric.name not in found]
+        features = self.features(networks, counted, progress) if counted else {}
+        return found | {metric.name: features[metric.features] for metric in counted}
 
     def features(
         self, networks: Networks, metrics: Sequence[SetMetric], progress: Progress | None = None
@@ -138,6 +173,12 @@ def score_parts(
         "networks": {use.role: use.entry.model_dump() for use in uses},
         "versions": versions((*PACKAGES, "scipy")),
     }
+    if (
+        reference is not None
+        and reference.moments_sha256
+        and any(isinstance(get_metric(m), MomentMetric) for m in metrics)
+    ):
+        parts["moments"] = reference.moments_sha256
     if originals is not None and _paired(metrics):
         parts["originals"] = digest({"shards": originals.manifest["shards"]})
     return parts
@@ -209,7 +250,7 @@ def _score(
     with clock.measure("load"):
         networks = open_networks()
         metrics = [get_metric(name) for name in names]
-        real = reference.features(networks, set_metrics(metrics, compared=True)) if reference else {}
+        real = reference.compared(networks, set_metrics(metrics, compared=True)) if reference else {}
     scores, done = Scores(n), 0
     batches = _batches(run, compares_originals(run, metrics, beside), beside)
     for batch in score_batches(batches, scored_metrics(run, metrics, beside), networks, measure=clock.measure):
@@ -257,20 +298,20 @@ def store_scores(
     names: Sequence[str],
     scores: Scores,
     reference: Reference | None,
-    real: Mapping[str, np.ndarray],
+    real: Mapping[str, np.ndarray | ReferenceMoments],
     beside: Run | None,
     looked: Looked,
     clock: Clock,
 ) -> dict[str, float]:
     """Compute the set metrics of a run whose images are scored, and write all of it; returns the seconds by kind.
 
-    real: the reference's features by kind. The caller holds the run's lock.
+    real: what each metric compares with (`Reference.compared`). The caller holds the run's lock.
     """
     metrics = [get_metric(name) for name in names]
     paired = any(metric.needs_originals for metric in metrics)
     with clock.measure("sets"):
         set_rows = [
-            _set_row(run, metric, scores.features[metric.features], real.get(metric.features))
+            _set_row(run, metric, scores.features[metric.features], real.get(metric.name))
             for metric in set_metrics(metrics)
         ]
     with clock.measure("write"):
@@ -292,6 +333,11 @@ def store_scores(
             "fingerprint": reference.fingerprint,
             "n": len(reference.items),
             "own": reference.own,
+            **(
+                {"moments": reference.moments_sha256}
+                if any(isinstance(one, ReferenceMoments) for one in real.values())
+                else {}
+            ),
         }
         if reference
         else None,
@@ -358,7 +404,9 @@ def _sample_rows(run: RunPlan, metrics: Sequence[Metric], scores: Scores) -> lis
     return rows
 
 
-def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | None) -> dict[str, object]:
+def _set_row(
+    run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.ndarray | ReferenceMoments | None
+) -> dict[str, object]:
     n, m = len(features), 0 if real is None else len(real)
     value, replicates, status = float("nan"), list[float](), OK
     if metric.needs_reference and real is None:
@@ -367,9 +415,15 @@ def _set_row(run: RunPlan, metric: SetMetric, features: np.ndarray, real: np.nda
         which = f"n = {n}" if n < metric.minimum_n else f"{m} reference images"
         status = f"refused: {which}, at least {metric.minimum_n} needed"
     else:
-        value, replicates = score_set(metric, features, real)
+        value, replicates = score_items(metric, features, real, _item_numbers(run))
     place = {"suite": run.requests.name, "method": run.row.name, "metric": metric.name}
     return {**place, "value": value, "n": n, "n_reference": m, "status": status, "replicates": replicates}
+
+
+def _item_numbers(run: RunPlan) -> np.ndarray:
+    """Of each request, which item it asks for: int (n,), 0..G-1."""
+    names = [request.id.rsplit("-", 1)[0] for request in run.requests.requests]
+    return np.asarray(np.unique(names, return_inverse=True)[1])
 
 
 def _write(run: RunPlan, rows: list[dict[str, object]], set_rows: list[dict[str, object]], scores: Scores) -> None:

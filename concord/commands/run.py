@@ -55,6 +55,15 @@ def run(
     only: Annotated[
         str | None, typer.Option("--suite", help="With --all-stale: only this suite.", show_default=False)
     ] = None,
+    claims: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--claim",
+            help="A claim registered before anything is made: 'mine > composable : mask-accuracy'. Tested with the "
+            "paper's own; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a whole suite: generate what is missing, score it, write the report. A killed run goes on where it stopped.
 
@@ -83,9 +92,12 @@ def run(
             methods,
             additions.changes,
             additions.external,
+            claims,
         ]
         if any(value is not None for value in chosen):
-            raise ConcordError("--all-stale runs the suites as they are; leave out --data, --methods, --limit, --set")
+            raise ConcordError(
+                "--all-stale runs the suites as they are; leave out --data, --methods, --limit, --set, --claim"
+            )
         run_stale(suite or only, requests, machine, additions, batch_size, results)
         return
     if suite is None:
@@ -100,6 +112,7 @@ def run(
     asked = read_suite(suite)
     wrong = answer_mistakes(asked.paper, asked.table)
     plan = open_plan(suite, requests.options(results), additions.additions(names), say=typer.echo, mistakes=wrong)
+    _register(plan, claims or [])
     session = open_session(plan, machine, batch_size)
     runs = plan.select(names)
     _introduce(plan)
@@ -118,6 +131,20 @@ def run(
     print_report(report)
     print_timing([session])
     raise_failed([session])
+
+
+def _register(plan: Plan, texts: Sequence[str]) -> None:
+    """Keep the claims of a call, with their day and commit, before anything is made."""
+    from concord.benchmarks.claims import check_claim, parse_claim, register
+    from concord.benchmarks.store.provenance import git_commit
+    from concord.benchmarks.store.run import Run
+
+    claims = [parse_claim(text) for text in texts]
+    for claim in claims:
+        check_claim(claim, [run.row.name for run in plan.runs], plan.suite.metrics)
+    if claims:
+        made = [run.row.name for run in plan.runs if (Run(run.path).path / "images").is_dir()]
+        register(plan.root, plan.suite.name, claims, made, git_commit())
 
 
 def plan(

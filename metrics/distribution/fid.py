@@ -27,10 +27,15 @@ R^T S_1 R = (X R)^T (X R) / (n - 1), which shares its non-zero eigenvalues with 
 the nuclear norm's singular values).
 
 Bias. FID rises by about c/n above its limit, c depending on the model (Chong & Forsyth 2020), so values of different n
-do not compare, and an interval says where the FID *at this n* lies. It comes from delete-a-group jackknife replicates:
-the bias shifts all replicates alike and cancels. They err on the wide side where n is near D: with D = 64, simulated
-standard errors came out 1.6 to 2 times the true one at n = 50, 1.1 to 1.2 times at 128 and 1.03 to 1.07 times at 256.
-A naive bootstrap is invalid: repeated images shrink the covariance and raise FID itself, past the interval's own end.
+do not compare: only rows of equal n are, and an interval says where the FID *at this n* lies. It comes from the
+influence function (metrics/distribution/influence.py), the derivative of the distance in the direction of one image:
+
+    IF_i = 2 (mu_1 - mu_2)^T c_i + (c_i^T G c_i - mean_j c_j^T G c_j) n / (n - 1)        c_i = x_i - mu_1
+    G = dFID/dS_1 = 1 - R (R^T S_1 R)^(-1/2) R^T
+
+as d tr M^(1/2) = tr(M^(-1/2) dM) / 2. Of fewer images than dimensions c_i^T R (R^T S_1 R)^(-1/2) R^T c_i is (n - 1)
+times the i-th diagonal entry of K^(1/2), K = C S_2 C^T / (n - 1). A naive bootstrap is invalid: repeated images shrink
+the covariance and raise FID itself, past the interval's own end.
 """
 
 from __future__ import annotations
@@ -42,8 +47,10 @@ from typing import ClassVar
 import numpy as np
 
 from concord.data.errors import ConcordError
-from concord.metrics.base import SetMetric, group_sizes, register
+from concord.metrics.base import MomentMetric, group_sizes, register
+from concord.metrics.distribution.influence import influence_replicates
 from concord.metrics.distribution.moments import Floats, Moments
+from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 NEGATIVE = 1e-8
 """A covariance's eigenvalues down to -NEGATIVE x the largest are rounding of float64; below that, it is an error."""
@@ -52,7 +59,7 @@ PIVOT = 1e-10
 
 
 @register
-class FID(SetMetric):
+class FID(MomentMetric):
     """Frechet distance of feature Gaussians; a squared distance in the features' unit."""
 
     name = "fid"
@@ -65,18 +72,26 @@ class FID(SetMetric):
     minimum_n = 50
     networks = ("features",)
     paper_key: ClassVar[str | None] = "fid"
+    version = 2  # 2: profile 'embedded' compares with the moments of 20,000 drawn images
 
-    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
+    def compute(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments) -> float:
         self.check_features(generated, reference)
-        gaussian = ReferenceGaussian.of_features(reference)
+        gaussian = gaussian_of(reference)
         if fewer_than_dimensions(generated):
             return gaussian.distance_low_rank(generated.astype(np.float64))
         return gaussian.distance(Moments.of(generated))
 
-    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def replicates(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, items: np.ndarray) -> Floats:
+        self.check_features(generated, reference)
+        value, influence = gaussian_of(reference).influence(generated.astype(np.float64))
+        return influence_replicates(value, influence, items)
+
+    def leave_group_out(
+        self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, groups: np.ndarray
+    ) -> np.ndarray:
         self.check_features(generated, reference)
         count = len(group_sizes(groups, len(generated)))
-        gaussian = ReferenceGaussian.of_features(reference)
+        gaussian = gaussian_of(reference)
         if fewer_than_dimensions(generated):
             features = generated.astype(np.float64)
             return np.array([gaussian.distance_low_rank(features[groups != g]) for g in range(count)])
@@ -108,6 +123,13 @@ class FIDTensorFlow(FID):
 def frechet_distance(generated: Moments, reference: Moments) -> float:
     """FID from sums alone, which can come from streams and merged shards."""
     return ReferenceGaussian.of(reference).distance(generated)
+
+
+def gaussian_of(reference: np.ndarray | ReferenceMoments) -> ReferenceGaussian:
+    """The reference's Gaussian, from its features (M, D) or its moments."""
+    if isinstance(reference, np.ndarray):
+        return ReferenceGaussian.of_features(reference)
+    return ReferenceGaussian.of(Moments.of_statistics(reference.mean, reference.covariance, reference.count))
 
 
 def fewer_than_dimensions(features: np.ndarray) -> bool:
@@ -153,6 +175,28 @@ class ReferenceGaussian:
         projected = centred @ self.root  # (n, r)
         small = projected @ projected.T if n <= projected.shape[1] else projected.T @ projected  # (min(n, r),) * 2
         return self._assemble(offset, float(np.square(centred).sum() / (n - 1)), sum_of_roots(small / (n - 1)))
+
+    def influence(self, features: Floats) -> tuple[float, Floats]:
+        """FID of features (n, D) and the influence of each image on it (n,), which sums to zero."""
+        n = len(features)
+        mean = features.mean(axis=0)
+        centred = features - mean
+        offset = mean - self.mean
+        projected = centred @ self.root  # (n, r)
+        if n <= projected.shape[1]:
+            values, vectors = np.linalg.eigh(projected @ projected.T / (n - 1))
+            kept = _above_rounding(values)
+            roots = np.sqrt(values[kept])
+            explained = (n - 1) * (np.square(vectors[:, kept]) @ roots)  # (n,)
+        else:
+            values, vectors = np.linalg.eigh(projected.T @ projected / (n - 1))
+            kept = _above_rounding(values)
+            roots = np.sqrt(values[kept])
+            explained = np.square(projected @ vectors[:, kept]) @ (1 / roots)
+        curved = (np.square(centred).sum(axis=1) - explained) * n / (n - 1)  # c_i^T G c_i, of the unbiased covariance
+        trace = float(np.square(centred).sum() / (n - 1))
+        value = self._assemble(offset, trace, float(roots.sum()))
+        return value, np.asarray(2 * centred @ offset + curved - curved.mean())
 
     def _assemble(self, offset: Floats, trace: float, cross: float) -> float:
         # A squared distance; between equal sets, rounding may leave it below 0 by about 1e-12 of the traces.

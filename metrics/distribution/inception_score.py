@@ -22,6 +22,7 @@ from itertools import pairwise
 import numpy as np
 
 from concord.metrics.base import SetMetric, group_sizes, register
+from concord.metrics.distribution.influence import influence_replicates
 from concord.metrics.distribution.moments import Floats
 
 PART = 5000
@@ -46,6 +47,13 @@ class InceptionScore(SetMetric):
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         self.check_features(generated, generated)  # there is no other side
         return _score(len(generated), *class_sums(generated))
+
+    def replicates(self, generated: np.ndarray, reference: np.ndarray, items: np.ndarray) -> Floats:
+        """By the influence function: IF_i = IS (KL(p(y|x_i) || p(y)) - mean_j KL_j), the derivative of the exponent."""
+        self.check_features(generated, generated)
+        divergence = divergences(generated)
+        value = max(1.0, math.exp(float(divergence.mean())))
+        return influence_replicates(value, value * (divergence - divergence.mean()), items)
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         self.check_features(generated, generated)
@@ -77,6 +85,12 @@ class InceptionScoreADM(InceptionScoreTensorFlow):
     The jackknife leaves images out within their parts, so that every other image stays in its own.
     """
 
+    def replicates(self, generated: np.ndarray, reference: np.ndarray, items: np.ndarray) -> Floats:
+        """Of more than one part by groups, as the parts' means are no one functional of the images."""
+        if len(generated) <= PART:
+            return super().replicates(generated, reference, items)
+        return SetMetric.replicates(self, generated, reference, items)
+
     name = "inception-score-adm"
     label = "IS (ADM, parts of 5,000)"
 
@@ -106,6 +120,19 @@ def split_scores(logits: np.ndarray, splits: int = 10) -> Floats:
         raise ValueError(f"{splits} splits of {len(logits)} rows: expected 1..{len(logits)}")
     bounds = [k * len(logits) // splits for k in range(splits + 1)]
     return np.array([_score(j - i, *class_sums(logits[i:j])) for i, j in pairwise(bounds)])
+
+
+def divergences(logits: np.ndarray) -> Floats:
+    """KL(p(y|x) || p(y)) of each image in nats (N,), p(y) being the mean over these images."""
+    mass, _ = class_sums(logits)
+    log_mean = np.log(np.maximum(mass / len(logits), np.finfo(np.float64).tiny))
+    found = np.empty(len(logits))
+    for start in range(0, len(logits), BLOCK):
+        logs = logits[start : start + BLOCK].astype(np.float64)
+        logs -= logs.max(axis=1, keepdims=True)
+        logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+        found[start : start + len(logs)] = (np.exp(logs) * (logs - log_mean)).sum(axis=1)
+    return found
 
 
 def class_sums(logits: np.ndarray) -> tuple[Floats, float]:

@@ -22,8 +22,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from concord.metrics.base import SetMetric, group_sizes, register
+from concord.metrics.base import MomentMetric, group_sizes, register
+from concord.metrics.distribution.influence import influence_replicates
 from concord.metrics.distribution.moments import Floats
+from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 Kernel = Callable[[np.ndarray, np.ndarray], Floats]
 """(n, D), (m, D) -> float64 (n, m); symmetric, and the same for each pair wherever it stands."""
@@ -33,7 +35,7 @@ TILE = 1024
 
 
 @register
-class KID(SetMetric):
+class KID(MomentMetric):
     """Unbiased squared MMD with the kernel (x.y/D + 1)^3; its range has no lower end, as it may be negative."""
 
     name = "kid"
@@ -46,25 +48,40 @@ class KID(SetMetric):
     minimum_n = 20
     networks = ("features",)
 
-    def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
-        self.check_features(generated, reference)
-        n, m = len(generated), len(reference)
-        within = pair_sums(generated).sum() / (n * (n - 1))
-        within_reference = pair_sums(reference).sum() / (m * (m - 1))
-        return float(within + within_reference - 2 * cross_sums(generated, reference).sum() / (n * m))
+    version = 2  # 2: profile 'embedded' compares with the moments of 20,000 drawn images
 
-    def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def compute(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments) -> float:
+        self.check_features(generated, reference)
+        n = len(generated)
+        within = pair_sums(generated).sum() / (n * (n - 1))
+        across, own = against(generated, reference)
+        return float(within + own - 2 * across.mean())
+
+    def replicates(self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, items: np.ndarray) -> Floats:
+        """By the U-statistic's first projection, whose variance is its asymptotic one (Hoeffding 1948):
+
+        IF_i = 2 (mean_j k(x_i, x_j) - mean_y k(x_i, y)), less its mean.
+        """
+        self.check_features(generated, reference)
+        within = pair_sums(generated) / (len(generated) - 1)  # (N,)
+        across, own = against(generated, reference)
+        projection = 2 * (within - across)
+        value = float(within.mean() + own - 2 * across.mean())
+        return influence_replicates(value, projection - projection.mean(), items)
+
+    def leave_group_out(
+        self, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, groups: np.ndarray
+    ) -> np.ndarray:
         """From row sums: what group g took part in leaves the sum, what it shared with itself was taken twice."""
         self.check_features(generated, reference)
         sizes = group_sizes(groups, len(generated))
-        n, m = len(generated) - sizes, len(reference)  # (G,)
+        n = len(generated) - sizes  # (G,)
         row = pair_sums(generated)  # (N,)
         inside = np.array([pair_sums(generated[groups == g]).sum() for g in range(len(sizes))])  # (G,)
         within = row.sum() - 2 * np.bincount(groups, row) + inside
-        cross = cross_sums(generated, reference)
+        cross, own = against(generated, reference)
         across = cross.sum() - np.bincount(groups, cross)
-        within_reference = pair_sums(reference).sum() / (m * (m - 1))
-        return np.asarray(within / (n * (n - 1)) + within_reference - 2 * across / (n * m))
+        return np.asarray(within / (n * (n - 1)) + own - 2 * across / n)
 
 
 @register
@@ -74,6 +91,14 @@ class KIDTensorFlow(KID):
     name = "kid-tf"
     label = "KID (TF)"
     features = "pool-tf"
+
+
+def against(generated: np.ndarray, reference: np.ndarray | ReferenceMoments) -> tuple[Floats, float]:
+    """For each generated image the mean kernel with the reference (N,), and the reference's own over its pairs."""
+    if not isinstance(reference, np.ndarray):
+        return reference.kernel_means(generated), reference.own_kernel
+    m = len(reference)
+    return cross_sums(generated, reference) / m, float(pair_sums(reference).sum() / (m * (m - 1)))
 
 
 def cubic_kernel(x: np.ndarray, y: np.ndarray) -> Floats:

@@ -28,6 +28,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.metrics.base import SetMetric, group_sizes, register
+from concord.metrics.distribution.influence import half_replicates, influence_replicates
 from concord.metrics.distribution.moments import Floats
 
 TILE = 1024
@@ -69,6 +70,11 @@ class Precision(Manifold):
     def compute(self, generated: np.ndarray, reference: np.ndarray) -> float:
         return float(self.inside(generated, reference).mean())
 
+    def replicates(self, generated: np.ndarray, reference: np.ndarray, items: np.ndarray) -> Floats:
+        """A mean over images: each one's influence is whether it is inside, less the mean."""
+        inside = self.inside(generated, reference).astype(np.float64)
+        return influence_replicates(float(inside.mean()), inside - inside.mean(), items)
+
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         sizes = group_sizes(groups, len(generated))
         inside = self.inside(generated, reference)
@@ -86,6 +92,14 @@ class Recall(Manifold):
         self.check_features(generated, reference)
         self.check_neighbours(len(generated), "generated")
         return float(covered(reference, generated, neighbour_radii(generated, self.k), self.closed).mean())
+
+    def replicates(self, generated: np.ndarray, reference: np.ndarray, items: np.ndarray) -> Floats:
+        """By halves of the items: balls that end at a neighbour have no influence function (see influence.py)."""
+        if (int(items.max(initial=-1)) + 1) // 2 <= self.k:  # a half has to have a k-th neighbour
+            return super().replicates(generated, reference, items)
+        return half_replicates(
+            self.compute(generated, reference), lambda half: self.compute(generated[half], reference), items
+        )
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Exact, in one pass over the distances: balls whose neighbours leave grow, the others stay."""

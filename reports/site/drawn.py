@@ -15,7 +15,7 @@ from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
 from concord.reports.figures import grid as figures
 from concord.reports.figures import guidance as guidance_figures
-from concord.reports.figures import plots
+from concord.reports.figures import plots, satisfaction
 from concord.reports.figures.grid import GridRow
 from concord.reports.site.page import FigureLink, Page
 from concord.reports.site.samples import method_columns
@@ -73,8 +73,13 @@ def draw_figures(page: Page, suite: Suite, store: Store, shown: Sequence[GridRow
         text = f"Mean over all pixels and the {n} traced requests; bands: 10th to 90th percentile of the requests."
         page.figures.append(drawn.link(file, title, text, "Curves of the mean influence of each branch over the steps"))
     named = {titles[name]: trace for name, trace in traces.items() if trace is not None}
+    worst = {row.title: page.table.worst[row.name] for row in page.table.methods if row.name in page.table.worst}
     trained = trainings.drawings(suite.name) if page.table.profile == "embedded" else []
-    for drawing in [*guidance_figures.drawings(suite.name, named), *trained]:
+    for drawing in [
+        *satisfaction.drawings(suite.name, worst),
+        *guidance_figures.drawings(suite.name, named),
+        *trained,
+    ]:
         drawn.once(drawing.file, drawing.content, drawing.draw)
         page.figures.append(drawn.link(*drawing[:4]))
 

@@ -1,6 +1,7 @@
 """The report: one static folder of pages, tables and images that needs nothing from outside it.
 
     index.html  methods.html  papers.html       overview; every method; every table of the papers
+    methodology.html                            what intervals and verdicts mean, and how often they are wrong
     <suite>.html  <suite>/                      a suite's page, its figures, samples, image sheets and scores
     <paper>-<table>.html  method-<name>.html    a table that no suite answers; a method
     <table>.md .tex .csv .parquet               every table as files (reports/tables/export.py)
@@ -19,9 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concord.reports.agreement import STATED, agreements
 from concord.reports.assemble import build_table, unanswered_tables
 from concord.reports.site.cards import method_cards
-from concord.reports.site.claims import claims_of, tally
+from concord.reports.site.claims import FAMILY_WORDS, claims_of, tally
 from concord.reports.site.drawn import draw_figures
 from concord.reports.site.facts import machine_facts, runs_of, weights_of
 from concord.reports.site.files import write_bytes
@@ -34,6 +36,7 @@ from concord.reports.tables import export, notes, words
 from concord.reports.tables import table as tables
 from concord.reports.tables.measured import MetricFacts, metric_facts
 from concord.reports.tables.table import Row, Table
+from concord.reports.validation.results import read_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -174,11 +177,15 @@ def _render(
         "index.html",
         "index.html",
         claims=claims,
-        tally=tally(claims),
+        tallies=[(name, what, tally([c for c in claims if c.family == name])) for name, what in FAMILY_WORDS.items()],
+        agreements=[one for page in pages for one in agreements(page.table)],
+        stated_agreement=STATED,
         machine=machine_facts(runs),
         weights=weights_of(runs),
     )
     write("methods.html", "methods.html", methods=methods)
+    simulated = {name: read_table(name) for name in ("families", "set_metrics")}
+    write("methodology.html", "methodology.html", **simulated)
     write("papers.html", "papers.html", papers=listed_papers(pages, alone))
     for page in pages:
         names = {row.name: row.title for row in page.table.rows}

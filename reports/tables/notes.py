@@ -28,14 +28,14 @@ EMBEDDED = (
 INTERVALS = (
     "95 % intervals over the requests: Student's t for means of per-image values (where 5 images or more failed, the "
     "bootstrap over items), Wilson for rates (of several things in one image: of as many as their likeness "
-    "leaves), delete-a-group jackknife for FID and KID (their interval "
-    "does not cover the choice of the reference images, which all rows share; FID is biased upwards by about 1/n, so "
-    "it compares only at equal n; the jackknife errs on the wide side where n is not much larger than the number of "
-    "features)."
+    "leaves), the influence function of FID, KID and IS, and halves of the images for recall (these "
+    "do not cover the choice of the reference images, which all rows share; FID is biased upwards by about 1/n, so "
+    "it compares only at equal n)."
 )
 TESTS = (
     "Tests are paired over the same requests and seeds: sign flips for per-image values, McNemar for joint success, "
-    "jackknife t for FID and KID; two-sided, Holm-corrected over all pairs and columns of the table."
+    "t for FID and other set metrics; two-sided. Holm-corrected in three families: what the paper claims, what else "
+    "its table states, and all pairs and columns of the table, which nobody asked about."
 )
 
 

@@ -8,23 +8,35 @@ from itertools import combinations, islice
 
 import numpy as np
 
+from concord.benchmarks.claims import Claim
 from concord.reports import statistics as st
+from concord.reports.compare.margins import Margins
+from concord.reports.families import ALPHA, family_of
 from concord.reports.published import PublishedTable
 from concord.reports.tables.comparisons import Comparisons
 from concord.reports.tables.measured import Measured, sample_interval
 from concord.reports.tables.table import BEST, SECOND, TIED, Column, Comparison, Row
 
-ALPHA = 0.05
 BLOCK = 1_000  # pairs whose differences are in memory at once
 Tested = tuple[float, float, float, float, str]
 
 
 def compare_rows(
-    rows: list[Row], columns: list[Column], measured: dict[str, Measured], declared: PublishedTable
+    rows: list[Row],
+    columns: list[Column],
+    measured: dict[str, Measured],
+    declared: PublishedTable,
+    margins: Margins | None = None,
+    registered: Sequence[Claim] = (),
 ) -> Sequence[Comparison]:
-    """Every pair of methods in every measured column, paired over requests; Holm over all of them together."""
+    """Every pair of methods in every measured column, paired over requests; Holm over all pairs, and in families.
+
+    registered: claims that were there before the results, which join the family of the paper's claims.
+    """
+    margins = margins or Margins()
+    named = {(claim.metric, frozenset((claim.winner, claim.loser))) for claim in registered}
     names = [row.name for row in rows if row.kind == "method" and row.name in measured]
-    found = Comparisons()
+    found = Comparisons(max((len(measured[name].requests) for name in names), default=0))
     for column in columns:
         if column.part:
             continue
@@ -34,9 +46,20 @@ def compare_rows(
             for (a, b), (value, low, high, p, test) in zip(block, _test_pairs(column, block, measured), strict=True):
                 first, second = declared.value(a, column.paper_label), declared.value(b, column.paper_label)
                 paper = first - second if first is not None and second is not None else None
-                found.add(column.name, a, b, value, low, high, p, test, paper)
+                family = family_of(declared, column.paper_label, a, b)
+                if (column.name, frozenset((a, b))) in named:
+                    family = "claims"
+                margin = margins.of(column.name.partition("@")[0]).at(_mean_value(rows, column, a, b))
+                found.add(column.name, a, b, value, low, high, p, test, paper, family, margin)
     found.correct()
     return found
+
+
+def _mean_value(rows: list[Row], column: Column, first: str, second: str) -> float:
+    """What a relative margin is a share of: the mean of the two rows' values."""
+    cells = [row.cells.get(column.name) for row in rows if row.name in (first, second)]
+    values = [cell.value for cell in cells if cell is not None and cell.value is not None]
+    return float(np.mean(values)) if values else 0.0
 
 
 def _test_pairs(column: Column, pairs: list[tuple[str, str]], measured: dict[str, Measured]) -> list[Tested]:

@@ -10,10 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.reports.tables.comparisons import Comparison
+
+if TYPE_CHECKING:
+    from concord.reports.registered import RegisteredClaim
 
 BEST, SECOND, TIED = "best", "second", "tied"
 TINY = 30  # below that, n is said loudly
@@ -185,6 +190,10 @@ class Table:
     notes: dict[str, list[str]] = field(default_factory=dict)  # heading -> sentences, below the table
     provenance: dict[str, str] = field(default_factory=dict)
     judges: list[dict[str, object]] = field(default_factory=list)  # one a scoring network: its measured error
+    registered: Sequence[RegisteredClaim] = ()  # claims of the user's, with their age
+    worst: dict[str, np.ndarray] = field(
+        default_factory=dict, compare=False
+    )  # row -> each image's worst condition (n,)
 
     def column(self, name: str) -> Column:
         """The column of that name; ConcordError that lists them."""

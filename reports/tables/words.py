@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from concord.reports.families import ALPHA
 from concord.reports.tables.comparisons import Comparison
 from concord.reports.tables.table import (
     BEST,
@@ -152,14 +153,22 @@ def format_p(p: float) -> str:
 
 
 def paper_verdict(comparison: Comparison, column: Column) -> str:
-    """Whether the paper's order of two rows was found again: 'holds', 'reversed', 'cannot tell', '' without one."""
+    """Whether the paper's order of two rows was found again, by the tests of its family (reports/families.py).
+
+    'holds', 'reversed', 'equivalent', 'cannot tell', '' without an order.
+    """
     if comparison.paper_difference is None or comparison.paper_difference == 0:
         return ""
-    winner = comparison.winner(column.higher_is_better)
+    higher = (comparison.paper_difference > 0) == column.higher_is_better
+    return claim_verdict(comparison, column, comparison.first if higher else comparison.second)
+
+
+def claim_verdict(comparison: Comparison, column: Column, claimed: str) -> str:
+    """What the tests of its family say of the claim that the row `claimed` is the better one of the two."""
+    winner = comparison.in_family.winner(column.higher_is_better)
     if not winner:
-        return "cannot tell"
-    declared = comparison.first if (comparison.paper_difference > 0) == column.higher_is_better else comparison.second
-    return "holds" if winner == declared else "reversed"
+        return "equivalent" if comparison.p_same < ALPHA else "cannot tell"
+    return "holds" if winner == claimed else "reversed"
 
 
 def size_words(table: Table) -> str:
@@ -209,4 +218,13 @@ def _numbers(values: dict[str, object]) -> str:
 def verdict_suffix(table: Table, comparison: Comparison) -> str:
     """'; the paper's order: ...' behind a comparison, '' where the paper has none."""
     verdict = paper_verdict(comparison, table.column(comparison.column))
-    return f"; the paper's order: {verdict}" if verdict else ""
+    return f"; the paper's order: {verdict}{n_words(comparison, verdict)}" if verdict else ""
+
+
+def n_words(comparison: Comparison, verdict: str) -> str:
+    """' (n = 412 would tell)' after a verdict that n is too small for."""
+    if verdict != "cannot tell" or not comparison.family:
+        return ""
+    if comparison.n_needed is None:
+        return " (no n in sight would tell)"
+    return f" (n = {comparison.n_needed:,} would tell)"

@@ -212,14 +212,13 @@ def side_run(bank: Bank, variant: str, seeds: np.ndarray, items: np.ndarray) -> 
 
     n = len(items)
     features = bank.features[variant][seeds, items]
-    groups = np.arange(n) % min(GROUPS, n)
     values = {metric: found[seeds, items] for metric, found in bank.values[variant].items()}
     sets = {}
     for name in METRICS:
         metric = get_metric(name)
         if isinstance(metric, SetMetric):
             value = metric.compute(features, bank.reference)
-            sets[name] = (value, metric.leave_group_out(features, bank.reference, groups))
+            sets[name] = (value, metric.replicates(features, bank.reference, np.arange(n)))
     return SideRun(
         {"n": n, "data": "", "device": "cpu", "networks": {}},
         [f"{k}-0" for k in range(n)],

@@ -19,6 +19,7 @@ from concord.benchmarks.suite import load_suite
 from concord.data.errors import ConcordError
 from concord.metrics.distribution.fid import FID
 from concord.metrics.distribution.kid import KID
+from concord.metrics.distribution.reference_moments import ReferenceMoments
 
 
 class Counting:
@@ -84,7 +85,7 @@ def test_set_metrics_come_with_replicates(session: Session) -> None:
         row = sets.loc[metric]
         if row["status"] == "ok":
             assert np.isfinite(row["value"])
-            assert len(row["replicates"]) == 32
+            assert len(row["replicates"]) == 40  # one an item
             assert row["n"] == row["n_reference"] == 40
         else:
             assert row["status"].startswith("refused: n = 40")
@@ -93,18 +94,21 @@ def test_set_metrics_come_with_replicates(session: Session) -> None:
     assert list(truth.index) == list(sets.index)
 
 
-def test_request_i_is_in_group_i_mod_32(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The committed baseline pairs its replicates with new ones by this rule."""
-    leave_group_out, seen = KID.leave_group_out, []
+def test_replicates_follow_from_the_requests_items_alone(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are paired replicate by replicate: every row of a request set gives the same item numbers."""
+    replicates, seen = KID.replicates, []
 
-    def record(self: KID, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        seen.append(np.asarray(groups).tolist())
-        return leave_group_out(self, generated, reference, groups)
+    def record(
+        self: KID, generated: np.ndarray, reference: np.ndarray | ReferenceMoments, items: np.ndarray
+    ) -> np.ndarray:
+        seen.append(np.asarray(items).tolist())
+        return replicates(self, generated, reference, items)
 
-    monkeypatch.setattr(KID, "leave_group_out", record)
+    monkeypatch.setattr(KID, "replicates", record)
     session.generate(session.plan.runs)
     session.score(session.plan.runs)
-    assert seen == [[*range(32), *range(8)]] * 3  # 40 requests, three rows
+    ids = [request.id.rsplit("-", 1)[0] for request in session.plan.requests.requests]
+    assert seen == [[sorted(set(ids)).index(one) for one in ids]] * 3  # three rows
 
 
 def test_networks_see_each_image_once_and_nothing_is_scored_twice(session: Session) -> None:

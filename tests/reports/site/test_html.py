@@ -99,6 +99,7 @@ PAGES = (
     "methods.html",
     "method-collaborative.html",
     "papers.html",
+    "methodology.html",
     "collaborative-diffusion-table-a4.html",
 )
 
@@ -126,7 +127,7 @@ def test_pages_are_usable_without_a_mouse_in_the_dark_and_on_a_phone(folder: Pat
     assert '<html lang="en">' in text
     assert all(header.get("scope") in ("col", "row") for header in page.headers)
     results = text[text.index('id="results"') : text.index("</thead>")]
-    assert results.count("aria-sort") == len(FACTS) + 5  # n, failures and three costs
+    assert results.count("aria-sort") == len(FACTS) + 6  # the headline, n, failures and three costs
     assert text.count('role="region"') == text.count('tabindex="0"')
 
 
