@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from concord.benchmarks.engines.base import Call, Ended, Engine, EngineSettings, Event, Failed, Task, Work
 from concord.data.errors import ConcordError
@@ -38,7 +38,7 @@ class Waiting:
 
         None where nothing waits, or what waits failed here and another of the workers has not tried it yet.
         """
-        for name in sorted(self._rows, key=lambda name: (name == row, self._rows[name][-1][:2]), reverse=True):
+        for name in self._in_order(row):
             tasks = self._rows[name]
             for place in range(len(tasks) - 1, -1, -1):
                 task = tasks[place][2]
@@ -50,6 +50,17 @@ class Waiting:
                     del self._rows[name]
                 return task
         return None
+
+    def _in_order(self, row: str | None) -> Iterator[str]:
+        """Rows: the one that is held, then by their longest task. Few callers look beyond the first two."""
+        if row in self._rows:
+            yield row
+        others = [name for name in self._rows if name != row]
+        if others:
+            first = max(others, key=lambda name: self._rows[name][-1][:2])
+            yield first
+            others.remove(first)
+            yield from sorted(others, key=lambda name: self._rows[name][-1][:2], reverse=True)
 
     def drop(self, row: str | None = None) -> None:
         """Forget the tasks of a row, or all."""

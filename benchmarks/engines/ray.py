@@ -339,6 +339,10 @@ class RayEngine(PoolEngine):
         actor = self._actors[name]
         node = any(sign in told for sign in ("node has died", "preempted", "unavailable", "node failure", "Node "))
         line = "its node was lost" if node else _death(told)
+        for _ in range(20):  # its last lines come by another way, a moment later
+            if node or self._printed[actor.pid]:
+                break
+            time.sleep(0.1)
         events = self._lost(name, line, node=node, tail="\n".join(self._printed[actor.pid]))
         self._over(name, [])
         self._stop(name)
@@ -384,7 +388,7 @@ def _short(error: BaseException) -> str:
 
 def _death(told: str) -> str:
     """How a worker ended, out of Ray's paragraph."""
-    if "OOM" in told or "out of memory" in told.lower() or "memory pressure" in told:
+    if "low on memory" in told:  # as its monitor of memory says; "OOM" alone stands in every guess of Ray's
         return "was killed as its node ran out of memory"
     for line in told.splitlines():
         if "exit" in line.lower() or "SIG" in line:
