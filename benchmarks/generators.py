@@ -6,7 +6,7 @@ Nothing here loads a network: all of it follows from the plan and from the profi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from concord.benchmarks.suite import JOINT_SUCCESS
 from concord.data.errors import ConcordError
@@ -197,7 +197,7 @@ def row_reason(suite: Suite, row: Row, profile: str) -> str | None:
     return _not_run(row_needs(profile, row.method, generator, row.params, suite.row_conditions(row)), profile)
 
 
-def _no_generator(method: str | None, profile: str, params: Mapping[str, Any], conditions: Sequence[str]) -> str:
+def _no_generator(method: str | None, profile: str, params: Mapping[str, object], conditions: Sequence[str]) -> str:
     for name, generator in load_profile(profile).generators.items():
         if method is None or method not in generator.methods:
             continue

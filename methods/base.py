@@ -137,7 +137,7 @@ class Method(ABC, Generic[P]):
             return cls.in_words_of_today(values)
 
         @classmethod
-        def in_words_of_today(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        def in_words_of_today(cls, values: Mapping[str, object]) -> dict[str, Any]:
             """The values with names and words of before replaced, each with a warning of one line."""
             found = dict(values)
             for kind in cls.__mro__:
@@ -323,7 +323,7 @@ def get_method(name: str) -> type[Method]:
     return known[name]
 
 
-def make_params(method: type[Method], values: Mapping[str, Any] | None = None) -> Method.Params:
+def make_params(method: type[Method], values: Mapping[str, object] | None = None) -> Method.Params:
     """Checked parameters: the preset's values first, then what was given by name."""
     with user_code(f"method '{method.name}', parameters", names_itself=True):  # its validators may fail in any way
         given = method.Params.in_words_of_today(dict(values or {}))
@@ -346,7 +346,7 @@ def _mistake(method: type[Method], error: ValidationError) -> str:
 
 def make_method(
     name: str,
-    values: Mapping[str, Any] | None,
+    values: Mapping[str, object] | None,
     networks: Callable[[], Networks] | Networks,
     conditions: Sequence[str] | None = None,
 ) -> Method:

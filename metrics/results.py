@@ -39,8 +39,8 @@ class Evaluation:
     results: tuple[Result, ...]
     images: tuple[str, ...]
     samples: Mapping[str, tuple[np.ndarray, Mapping[int, str]]]
-    generated: Mapping[str, Any]  # label, n, fingerprint
-    reference: Mapping[str, Any] | None
+    generated: Mapping[str, object]  # label, n, fingerprint
+    reference: Mapping[str, object] | None
     networks: Mapping[str, str]  # SHA-256 of the weight files used, by network
     device: str
     seconds: Mapping[str, float]

@@ -280,7 +280,7 @@ def _row(
     )
 
 
-def _told_title(name: str, method: str, about: Mapping[str, Any]) -> str:
+def _told_title(name: str, method: str, about: Mapping[str, object]) -> str:
     """The title that a method outside of Concord gave, with what its row's name adds: 'Mine', 'Mine, steps=20'."""
     title = str(about.get("title") or "")
     rest = name.removeprefix(method).lstrip("+").replace("+", ", ")

@@ -40,7 +40,7 @@ def user_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "concord.yaml"
 
 
-def engine_settings(name: str, model: type[S], overrides: Mapping[str, Any]) -> S:
+def engine_settings(name: str, model: type[S], overrides: Mapping[str, object]) -> S:
     """The settings of an engine: the user's file, over it params.yaml, over it the overrides.
 
     ConcordError naming the file and the key of what is wrong.
@@ -58,7 +58,7 @@ def engine_settings(name: str, model: type[S], overrides: Mapping[str, Any]) -> 
     return check({**found, **own, **overrides}, model, f"engine '{name}'")
 
 
-def check(values: Mapping[str, Any], model: type[S], where: str) -> S:
+def check(values: Mapping[str, object], model: type[S], where: str) -> S:
     """The values as a model; ConcordError that begins with `where`."""
     try:
         return model.model_validate(dict(values))

@@ -283,7 +283,7 @@ class Looked:
 
     networks: Mapping[str, str]
     cards: Mapping[str, Mapping[str, Any]]
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, object]
     peak_memory_bytes: int
 
 

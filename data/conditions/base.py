@@ -107,7 +107,7 @@ class Condition(BaseModel, Generic[V]):
 
     @classmethod
     @abstractmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> V:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> V:
         """The value that `write` wrote; ConcordError naming the file where it cannot be read."""
 
     @classmethod
@@ -159,7 +159,7 @@ class ImageCondition(Condition[np.ndarray]):
         return {"file": f"{stem}.png"}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> np.ndarray:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> np.ndarray:
         return read_png(entry_file(entry, folder, cls.name), "RGB")
 
     @classmethod
@@ -194,7 +194,7 @@ def read_png(path: Path, mode: Literal["RGB", "L"]) -> np.ndarray:
     return np.asarray(image)
 
 
-def entry_file(entry: Mapping[str, Any], folder: Path, name: str, key: str = "file") -> Path:
+def entry_file(entry: Mapping[str, object], folder: Path, name: str, key: str = "file") -> Path:
     """The file that a request's line names for a condition; ConcordError where it names none below the folder."""
     file = entry.get(key)
     if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
@@ -282,7 +282,7 @@ def get_condition(name: str) -> type[Condition[Any]]:
     return known[name]
 
 
-def make_condition(name: str, options: Mapping[str, Any] | None = None) -> Condition[Any]:
+def make_condition(name: str, options: Mapping[str, object] | None = None) -> Condition[Any]:
     """The condition with what a suite says about it; ConcordError naming a missing, unknown or wrong option."""
     kind = get_condition(name)
     try:

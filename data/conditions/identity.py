@@ -38,7 +38,7 @@ class Identity(Condition[np.ndarray]):
         return {"file": f"{stem}.png"}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> np.ndarray:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> np.ndarray:
         path = entry_file(entry, folder, cls.name)
         if path.suffix == ".png":
             return read_png(path, "RGB")

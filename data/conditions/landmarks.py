@@ -56,7 +56,7 @@ class Landmarks(Condition[np.ndarray]):
         return {"file": f"{stem}.json", "value": content}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> np.ndarray:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> np.ndarray:
         path = entry_file(entry, folder, cls.name)
         try:
             points = np.asarray(read_json(path), np.float32)

@@ -76,7 +76,7 @@ class LayoutCondition(Condition[Layout]):
         return {"file": f"{stem}.json", "value": content}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> Layout:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> Layout:
         path = entry_file(entry, folder, cls.name)
         content = read_json(path)
         try:

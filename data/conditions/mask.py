@@ -67,7 +67,7 @@ class Mask(Condition[np.ndarray]):
         return {"file": f"{stem}.png"}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> np.ndarray:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> np.ndarray:
         return read_png(entry_file(entry, folder, cls.name), "L").astype(np.int64)
 
     @classmethod

@@ -71,7 +71,7 @@ class MaskedImage(Condition[Masked]):
         return {"file": f"{stem}.png", "known": f"{stem}.known.png"}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> Masked:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> Masked:
         image = read_png(entry_file(entry, folder, cls.name), "RGB")
         return image, read_png(entry_file(entry, folder, cls.name, "known"), "L") > 0
 

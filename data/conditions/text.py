@@ -53,7 +53,7 @@ class Text(Condition[str]):
         return {"file": f"{stem}.txt", "value": value}
 
     @classmethod
-    def parse(cls, entry: Mapping[str, Any], folder: Path) -> str:
+    def parse(cls, entry: Mapping[str, object], folder: Path) -> str:
         path = entry_file(entry, folder, cls.name)
         try:
             return path.read_bytes().decode("utf-8")

@@ -236,7 +236,7 @@ def _dress(axes: Any, title: str) -> None:
         spine.set_edgecolor(EDGE)
 
 
-def _finish(figure: Any, handles: Mapping[str, Any], title: str, path: Path) -> None:
+def _finish(figure: Any, handles: Mapping[str, object], title: str, path: Path) -> None:
     """One legend for all panels, below them: no point is covered by it."""
     width, height = figure.get_size_inches() * 100
     figure.suptitle(_plain(title), x=0.02, ha="left", fontsize=11, weight="bold", color=INK)

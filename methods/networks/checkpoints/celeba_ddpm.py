@@ -22,7 +22,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -91,7 +90,7 @@ class CelebADDPM(nn.Module):
     card: name, sha256, file, parameters of what was loaded.
     """
 
-    def __init__(self, unet: UNet2DModel, card: Mapping[str, Any]) -> None:
+    def __init__(self, unet: UNet2DModel, card: Mapping[str, object]) -> None:
         super().__init__()
         self.unet, self.card = unet, dict(card)
 
