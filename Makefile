@@ -47,7 +47,7 @@ PICK   = $(call option,profile,PROFILE) $(call option,suite,SUITE)
 .PHONY: bench test test-long compared report compare sensitivity baseline train lint clean help lock
 
 bench: $(READY) ## Run what is out of date, score it, write the report (SUITE= SIZE=quick|full PROFILE= DEVICE= DEVICES=cuda:0,cuda:1 ENGINE=ray)
-	@$(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(call option,engine,ENGINE) $(ARGS)
+	@CONCORD_UNDER=$$PPID $(CONCORD) bench $(PICK) $(call option,size,SIZE) $(call option,device,DEVICE) $(call option,devices,DEVICES) $(call option,engine,ENGINE) $(ARGS)
 	@[ "$(SIZE)" = quick ] || $(CONCORD) report --where --brief $(PICK)
 
 test: $(READY) ## Run the tests (ARGS="-k store", WORKERS=2 processes); all but the long ones
@@ -64,7 +64,7 @@ report: $(READY) ## Write the tables and figures again from the stored results
 	@$(CONCORD) report $(PICK) $(ARGS)
 
 compare: $(READY) ## Run the rows that a change touches, saying why, and compare with the committed baseline (BASE=revision)
-	@$(CONCORD) bench $(PICK) $(call option,device,DEVICE)
+	@CONCORD_UNDER=$$PPID $(CONCORD) bench $(PICK) $(call option,device,DEVICE)
 	@$(CONCORD) compare $(BASE) $(PICK) $(ARGS)
 
 sensitivity: $(READY) ## Measure which known failures each suite finds at its n (SUITE=; tens of minutes; not part of bench)

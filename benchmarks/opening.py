@@ -89,6 +89,9 @@ def open_plan(
         suite = load_suite(name, joining, mistakes)
     related = related_suites(name)
     external = load_externals(additions.externals, [suite, *related])
+    known = {*suite.row_names(), *(one.name for one in external)}
+    if row is not None and row not in REFERENCES and row not in known and row.partition("+")[0] not in known:
+        suite.row(row)  # raises for a name that the suite does not know, before any data are made
     ensure_dataset(suite, settings, options, say)
     plan = make_plan(suite, settings, options, additions.changes, related, external, additions.chosen)
     for left, parameters in plan.unchanged.items():

@@ -41,7 +41,7 @@ def results_root(options: Options, dataset: Dataset[Any]) -> Path:
     """results/<profile>, or below it a folder for what must not mix with the benchmark's own results."""
     parts = [QUICK] if options.size == QUICK else []
     if options.data is not None:
-        parts.append(f"data-{dataset.name}-{dataset.fingerprint[:8]}")
+        parts.append(f"data-{dataset.name}-{dataset.listing[:8]}")
     if options.limit is not None:
         parts.append(f"limit-{options.limit}")
     if options.seeds > 1:

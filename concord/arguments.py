@@ -253,7 +253,7 @@ def open_session(plan: Plan, machine: MachineOptions, batch_size: int | None = N
     if machine.detach and machine.engine is None:
         raise ConcordError("--detach needs an engine whose tasks go on by themselves: add --engine slurm")
     device = machine.device
-    if device.startswith("cuda"):  # 'auto' and 'cpu' need no look at the machine, so that torch loads only when needed
+    if device not in ("auto", "cpu"):  # these need no look at the machine, so that torch loads only when needed
         from concord.data.device import resolve_device
 
         resolve_device(device)

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from concord.console import safe_streams, tables_as_json
 from concord.data.errors import ConcordError
 from concord.data.printable import printable
-from concord.data.user_code import UserCodeError, failure, traceback_of, watch_interrupts
+from concord.data.user_code import failure, traceback_of, watch_interrupts
 
 VERBS: dict[str, tuple[str, str]] = {
     "list": ("concord.commands.run:list_all", "Suites, methods and metrics, and what has results."),
@@ -103,24 +103,23 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except ConcordError as error:
             if ctx.meta[DEBUG]:
-                typer.echo(traceback_of(error) + (error.details if isinstance(error, UserCodeError) else ""), err=True)
+                typer.echo(traceback_of(error) + error.details, err=True)
             fail(str(error))
         except KeyboardInterrupt:
             typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
             raise SystemExit(130) from None
-        except OSError as error:
-            if error.errno not in FAULTS:
-                raise
-            fail(f"{error.filename or 'a file'}: {error.strerror}; free space or choose another folder")
-        except (MemoryError, ImportError) as error:
-            if isinstance(error, ImportError) and "map segment" not in str(error):
-                raise
-            fail(f"out of memory ({type(error).__name__}): free some, or lift the limit of this shell (`ulimit -v`)")
         except (typer.Exit, typer.Abort, TyperException):
             raise
-        except Exception as error:  # a fault of Concord's own: one line all the same, and where to see more
+        except Exception as error:
             if ctx.meta[DEBUG]:
                 typer.echo(traceback_of(error), err=True)
+            if isinstance(error, OSError) and error.errno in FAULTS:
+                fail(f"{error.filename or 'a file'}: {error.strerror}; free space or choose another folder")
+            if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "map segment" in str(error)):
+                fail(
+                    f"out of memory ({type(error).__name__}): free some, or lift the limit of this shell (`ulimit -v`)"
+                )
+            # a fault of Concord's own: one line all the same, and where to see more
             fail(f"{failure(error)}: this is a fault of concord's; the same command with {DEBUG} shows where", code=1)
 
 

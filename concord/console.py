@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
 
+from concord.data.errors import ConcordError
 from concord.data.printable import for_stream, printable
-from concord.data.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,17 +73,20 @@ def print_timing(sessions: Sequence[Session]) -> None:
     typer.echo(f"seconds: {parts}; {overhead_of(split):.0%} outside methods and networks")
 
 
-def raise_failed(sessions: Sequence[Session]) -> None:
-    """End with an error where a row's code failed: which rows were not made, and why; all others were."""
+def raise_failed(sessions: Sequence[Session], problems: Sequence[str] = (), details: Sequence[str] = ()) -> None:
+    """End with an error where something was not done: which rows were not made and why, and what else is wrong.
+
+    problems: lines of other things, such as what a report lacks; details: tracebacks of theirs. All else was done.
+    """
     failed = {
         f"{session.plan.requests.name}/{row}": error for session in sessions for row, error in session.failed.items()
     }
+    lines = list(problems)
     if failed:
         what = f"row{'s' if len(failed) > 1 else ''} not made: "
-        raise UserCodeError(
-            what + "; ".join(f"{row}: {error}" for row, error in failed.items()),
-            "\n".join(error.details for error in failed.values()),
-        )
+        lines.insert(0, what + "; ".join(f"{row}: {error}" for row, error in failed.items()))
+    if lines:
+        raise ConcordError("; ".join(lines), "\n".join([*(error.details for error in failed.values()), *details]))
 
 
 class SafeStream:

@@ -3,7 +3,8 @@
 `make bench` lets DVC start one process a stage. Each would import torch and diffusers again, seconds that add up in a
 small benchmark. Here one process imports them, when the first stage asks, and every `concord generate` and
 `concord score` that the command starts is a fork of it: a process of its own, in its own folder, environment and
-terminal, that ends with its own exit code. Without the server (another system, a plain shell) the same
+terminal, that ends with its own exit code. All of them end with this process, however
+it ends. Without the server (another system, a plain shell) the same
 commands import what they need themselves.
 
 The fork happens before any thread pool or device is in use: the server imports and nothing else.
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from concord.console import SECONDS
+from concord.guardian import UNDER, end_with_parent, guarded
 
 SOCKET = "CONCORD_WARM"
 VERBS = ("run", "keys", "generate", "score", "report")
@@ -69,11 +71,13 @@ def serve(command: Sequence[str]) -> int:
         path, seconds = Path(folder) / "warm", Path(folder) / "seconds"
         with _listening(path) as server, _interrupts_are_the_commands():
             environment = {**os.environ, SOCKET: str(path), SECONDS: str(seconds)}
-            with subprocess.Popen(command, env=environment, preexec_fn=_default_interrupts) as process:
-                while process.poll() is None:
-                    if select.select([server], [], [], 0.05)[0]:
-                        _serve(server)
-            code = process.returncode
+            environment.pop(UNDER, None)
+            with guarded(SOCKET, str(path), Path(folder)) as lifeline:
+                with subprocess.Popen(command, env=environment, preexec_fn=_default_interrupts) as process:
+                    while process.poll() is None:
+                        if select.select([server], [], [], 0.05)[0]:
+                            _serve(server, lifeline)
+                code = process.returncode
         _print_timing(seconds, time.perf_counter() - began)
     return code if code >= 0 else 128 - code
 
@@ -100,7 +104,7 @@ def _default_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _serve(server: socket.socket) -> None:
+def _serve(server: socket.socket, lifeline: int) -> None:
     """One stage: fork, wait, answer. A client that dies takes its stage with it."""
     link, _ = server.accept()
     with link:
@@ -115,9 +119,12 @@ def _serve(server: socket.socket) -> None:
         _preload()
         sys.stdout.flush()
         sys.stderr.flush()
+        own = os.getpid()
         child = os.fork()
         if child == 0:
             server.close()
+            os.close(lifeline)
+            end_with_parent(own)
             _run(request, handles)
         for handle in handles:
             os.close(handle)

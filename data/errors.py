@@ -21,13 +21,15 @@ class ConcordError(Exception):
 
     The message is one line that names the file or field, says what was expected, and what to do.
     The command line prints it without a traceback and exits with code 2; finished work stays as it was.
+    details: tracebacks of what was caught on the way, for `--debug`.
     """
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", details: str = "") -> None:
         line = one_line(message)
         if len(line) > LONGEST:  # a path of thousands of letters: what is wrong stands at its end
             line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
         super().__init__(line)
+        self.details = details
 
 
 class ConcordWarning(UserWarning):

@@ -10,7 +10,9 @@ import contextlib
 import os
 import signal
 import threading
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -23,10 +25,6 @@ LONGEST = 300  # characters of a message: some hold whole tensors
 
 class UserCodeError(ConcordError):
     """Code that is not Concord's failed. details: its traceback, where it happened in another process."""
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
 
 
 class _Interrupts:
@@ -88,6 +86,53 @@ def exits_are_errors() -> Iterator[None]:
         yield
     finally:
         os._exit = kept
+
+
+ENDED_WELL = 77  # the exit code of a fork that came to its end
+ONLY_TRIED = 60.0  # seconds that a trial may take; what takes longer is not tried to its end
+
+
+def survives(act: Callable[[], object], what: str) -> None:
+    """Try something in a fork that may end the process (a fault in compiled code), before it is done here.
+
+    Raises UserCodeError, beginning with `what`, where the fork was ended; errors that it raises are met here again.
+    """
+    if not hasattr(os, "fork"):
+        return
+    leave, own = os._exit, os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: it computes nothing
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            threading.Thread(target=_end_with, args=(own, leave), daemon=True).start()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nowhere, number)
+            act()
+        leave(ENDED_WELL)
+    deadline = time.monotonic() + ONLY_TRIED
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return
+        time.sleep(0.005)
+    code = os.waitstatus_to_exitcode(status)
+    if code != ENDED_WELL:
+        named = {int(number): number.name for number in signal.Signals}
+        how = f"killed by {named.get(-code, f'signal {-code}')}" if code < 0 else f"exit code {code}"
+        raise UserCodeError(f"{what}: ends the process ({how})")
+
+
+def _end_with(parent: int, leave: Callable[[int], NoReturn]) -> None:
+    """End this process, a fork, when the one that made it is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    leave(1)
 
 
 def failure(error: BaseException) -> str:

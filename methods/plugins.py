@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 from concord.data.code import ROOT, foreign_closure, is_installed, module_of
 from concord.data.content import memory_folder
 from concord.data.errors import ConcordError
-from concord.data.user_code import exits_are_errors, user_code
+from concord.data.files import read_bytes
+from concord.data.user_code import exits_are_errors, survives, user_code
 from concord.methods.base import registered
 from concord.methods.old_names import old_names
 
@@ -52,6 +55,8 @@ def load_plugin(path: Path) -> list[str]:
     spec = importlib.util.spec_from_file_location(private, path)
     assert spec is not None
     assert spec.loader is not None
+    if multiprocessing.parent_process() is None:  # a worker may be ended: its parent says so
+        _try_import(spec, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
     plugin = _PLUGINS.setdefault(path, Plugin(path))
@@ -65,6 +70,22 @@ def load_plugin(path: Path) -> list[str]:
     if not found and before == registered():
         raise ConcordError(f"--plugin {path}: no method was registered; decorate the class with @register")
     return found
+
+
+def _try_import(spec: ModuleSpec, path: Path) -> None:
+    """Raise UserCodeError where loading a plugin ends the process, as a fault in a compiled library does."""
+    assert spec.loader is not None
+    if b"torch" in read_bytes(path):
+        import torch  # noqa: F401  # here, so that it is not imported once more by the fork
+    trial = importlib.util.module_from_spec(spec)
+    loader = spec.loader
+
+    def load() -> None:
+        sys.modules[spec.name] = trial
+        with exits_are_errors():
+            loader.exec_module(trial)
+
+    survives(load, f"--plugin {path}: importing it")
 
 
 def plugin_modules(path: Path) -> list[Path]:

@@ -30,6 +30,7 @@ import numpy as np
 
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.data.npz import read_npz
 from concord.metrics.distribution.moments import Floats, Moments
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ class ReferenceCache:
         if path is None:
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
-                features = np.asarray(file["features"])
-                kept, digest = str(file["key"]), str(file["sha256"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            found = read_npz(path, names=("features", "key", "sha256"))
+            features, kept, digest = found["features"], str(found["key"]), str(found["sha256"])
+        except (ConcordError, KeyError):
             return None
         whole = digest == _digest_of(features)
         return features if whole and kept == key.digest and features.shape[:1] == (key.n,) else None
@@ -116,13 +116,14 @@ class Gaussian:
 
     mean: Floats
     covariance: Floats
+    source: str = ""  # what errors begin with: the file
 
     def distance(self, generated: np.ndarray) -> float:
         """FID of features (N, D) against this Gaussian: what `concord.metrics.distribution.fid.FID` computes against
         its features."""
         if generated.shape[1] != len(self.mean):
             raise ConcordError(
-                f"statistics of {len(self.mean)} dimensions beside features of {generated.shape[1]}: "
+                f"{self.source}statistics of {len(self.mean)} dimensions beside features of {generated.shape[1]}: "
                 "give statistics of the same network and layer"
             )
         if len(generated) <= generated.shape[1]:
@@ -174,12 +175,14 @@ def is_statistics(path: Path) -> bool:
 def read_statistics(path: Path) -> Statistics:
     """mu and sigma, or feats, of an .npz of clean-fid, pytorch-fid or ADM; ConcordError where they are neither."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: np.asarray(file[key]) for key in file.files if key in _KEYS}
-            kept = ", ".join(sorted(file.files)) or "nothing"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:90]
-        raise ConcordError(f"{path}: not a readable .npz ({reason}); write the statistics again") from None
+        found = read_npz(path, names=_KEYS)
+        with zipfile.ZipFile(path) as archive:
+            kept = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist())) or "nothing"
+    except ConcordError as error:
+        raise ConcordError(f"{error}; write the statistics again") from None
+    for name, array in found.items():
+        if array.dtype.kind not in "fiu":
+            raise ConcordError(f"{path}: {name} holds {array.dtype} values; expected floats")
     features = found.get("feats")
     if features is not None and (features.ndim != 2 or not np.isfinite(features).all()):
         raise ConcordError(f"{path}: feats of shape {features.shape}; expected finite features (N, D)")
@@ -203,7 +206,11 @@ def _gaussian(path: Path, suffix: str, mean: np.ndarray, covariance: np.ndarray)
     size = float(np.abs(covariance).max())
     if float(np.abs(covariance - covariance.T).max()) > 1e-6 * max(size, 1e-300):
         raise ConcordError(f"{path}: sigma{suffix} is not symmetric; expected a covariance matrix")
-    return Gaussian(mean, (covariance + covariance.T) / 2)
+    if float(covariance.diagonal().min(initial=0.0)) < -1e-9 * size:
+        raise ConcordError(
+            f"{path}: sigma{suffix} has a negative variance on its diagonal; expected a covariance matrix"
+        )
+    return Gaussian(mean, (covariance + covariance.T) / 2, f"{path}: ")
 
 
 def write_statistics(path: Path, pool: Gaussian, spatial: Gaussian | None = None) -> None:

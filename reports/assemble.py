@@ -30,6 +30,7 @@ from concord.reports.tables.measured import (
 )
 from concord.reports.tables.notes import (
     judge_cards,
+    machine_notes,
     missing_judges,
     not_scored_notes,
     notes_for,
@@ -37,7 +38,7 @@ from concord.reports.tables.notes import (
     provenance_of,
     warnings_for,
 )
-from concord.reports.tables.pairs import compare_rows, mark_rows
+from concord.reports.tables.pairs import compare_rows, is_many, many_note, mark_rows
 from concord.reports.tables.protocol import column_protocol, scored_by_own_guide
 from concord.reports.tables.table import MISSING, PAPER_ONLY, Cell, Column, ColumnKind, Cost, Kind, Row, Table
 from concord.reports.tables.words import decimals_for
@@ -68,6 +69,8 @@ def refusal_reason(rows: dict[str, Measured]) -> str:
     for name, measured in rows.items():
         if measured.requests != first.requests:
             return f"'{name}' and '{first_name}' answered different requests; run both again on the same data"
+        if _data(measured.run) != _data(first.run):
+            return f"'{name}' and '{first_name}' were made from different data; run both again on the same data"
         ours, theirs = _judges(measured.run), _judges(first.run)
         for network in ours.keys() & theirs.keys():
             if ours[network] != theirs[network]:
@@ -76,6 +79,12 @@ def refusal_reason(rows: dict[str, Measured]) -> str:
                     "run `concord score` for all rows again"
                 )
     return ""
+
+
+def _data(run: Run) -> tuple[str, str]:
+    """The data that a run answered: their files by name and size, and by content where the run kept that."""
+    parts = run.manifest.get("key_parts")
+    return run.manifest["data"]["fingerprint"], str(parts.get("data", "")) if isinstance(parts, dict) else ""
 
 
 def _judges(run: Run) -> dict[str, str]:
@@ -122,6 +131,11 @@ def build_table(suite: Suite, store: Store, profile: str, facts: dict[str, Metri
     registered = registered_claims(suite, store)
     comparisons = [] if refusal else _compared(rows, columns, measured, declared, profile, registered)
     rows = mark_rows(rows, columns, comparisons)
+    methods = sum(row.kind == "method" and row.name in measured for row in rows)
+    if is_many(methods):
+        lacking["Pairs"] = [many_note(methods)]
+    if made_on := machine_notes(runs):
+        lacking["Machines"] = made_on
     paper = load_paper(suite.paper) if suite.paper else None
     n_reference = {k: v for m in measured.values() for k, v in m.n_reference.items()}
     titles = {row.name: row.title for row in rows}
@@ -351,7 +365,8 @@ def _absent(suite: Suite, name: str, store: Store) -> str:
 def cost_of(manifest: dict[str, Any], paper_seconds: float | None = None) -> Cost:
     """What the runner measured; empty for rows that no network made."""
     evaluations = {str(k): float(v) for k, v in (manifest.get("evaluations_per_image") or {}).items()}
-    if not evaluations and not manifest.get("external"):
+    of_others = bool(manifest.get("method")) and manifest["method"] not in method_cards()  # a plugin may count nothing
+    if not evaluations and not manifest.get("external") and not of_others:
         return Cost(paper_seconds=paper_seconds)
     return Cost(manifest.get("seconds_per_image"), manifest.get("peak_memory_bytes"), evaluations, paper_seconds)
 

@@ -59,7 +59,7 @@ def first_commit(path: Path, text: str) -> tuple[str, str]:
     if not path.is_file():
         return "", ""
     try:
-        status, output = git(path.parent, "log", "--reverse", f"-S{text}", "--format=%cs %H", "--", path.name)
+        status, output, _ = git(path.parent, "log", "--reverse", f"-S{text}", "--format=%cs %H", "--", path.name)
     except ConcordError:
         return "", ""
     lines = output.decode("utf-8", "replace").split("\n")
@@ -81,7 +81,7 @@ def _younger(folder: Path, commit: str, rows: dict[str, str]) -> str:
     if not commit:
         return "it is not committed"
     for row, at in rows.items():
-        status, _ = git(folder, "merge-base", "--is-ancestor", commit, at.removesuffix("+dirty"))
+        status, _, _ = git(folder, "merge-base", "--is-ancestor", commit, at.removesuffix("+dirty"))
         if status:
             return f"younger than the images of {row}, made at {at[:7]}"
     return ""

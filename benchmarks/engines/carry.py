@@ -42,11 +42,11 @@ class NoFiles(Dataset[Item]):
         raise KeyError(item)
 
     @property
-    def fingerprint(self) -> str:
+    def listing(self) -> str:
         raise NotImplementedError("the driver keeps the records of data")
 
     @property
-    def content(self) -> str:
+    def fingerprint(self) -> str:
         raise NotImplementedError("the driver keeps the records of data")
 
     def with_items(self, items: Sequence[Item]) -> Self:

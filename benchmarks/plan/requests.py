@@ -69,13 +69,16 @@ class RequestSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the files and captions that these requests read: a tree may grow without changing a run's key."""
-        return self._read_items.fingerprint
+        """SHA-256 of the names and sizes of the files, and the captions, that these requests read.
+
+        A tree may grow without changing it.
+        """
+        return self._read_items.listing
 
     @cached_property
     def content(self) -> str:
         """SHA-256 of the bytes of the files, and the captions, that these requests read."""
-        return self._read_items.content
+        return self._read_items.fingerprint
 
     @property
     def _read_items(self) -> Dataset[Any]:

@@ -38,6 +38,9 @@ from concord.data.user_code import user_code
 Progress = Callable[[int, int], None]
 """progress(images done, images in all)"""
 
+OnBatch = Callable[[Sequence[str]], None]
+"""on_batch(ids of the requests that are made next)"""
+
 KINDS = ("load", "generate", "decode", "write")
 """Seconds of a run: loading code and weights, the method itself, reading the dataset, encoding and writing images."""
 
@@ -146,11 +149,12 @@ def generate_run(
     batch_size: int,
     grid: int = 0,
     progress: Progress | None = None,
+    on_batch: OnBatch | None = None,
 ) -> RunResult:
     """Make what is missing of a run.
 
     open_source: called only when there is something to make.
-    grid: the first so many requests keep the method's traces.
+    grid: the first so many requests keep the method's traces. on_batch: told the ids of every batch before it is made.
     Raises ConcordError when another process writes this run, or the folder cannot be written.
     """
     check_batch_size(batch_size)
@@ -160,7 +164,9 @@ def generate_run(
         if is_current(run, grid):  # another process has just finished it
             return RunResult(False)
         remove_leftovers(run.path)
-        return RunResult(True, Generation(run, open_source, batch_size, grid, progress).work())
+        generation = Generation(run, open_source, batch_size, grid, progress)
+        generation.on_batch = on_batch
+        return RunResult(True, generation.work())
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -198,7 +204,7 @@ class Generation:
         if _trace_is_missing(run, self.infos, grid):
             self.infos[0] = None
         self.begun = False
-        self.on_batch: Callable[[Sequence[str]], None] | None = None  # told the ids of every batch before it is made
+        self.on_batch: OnBatch | None = None
 
     def work(self) -> dict[str, float]:
         """Returns the seconds of this session by kind."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from concord.benchmarks.plan.runs import RunPlan
 from concord.benchmarks.plan.sources import method_file
-from concord.benchmarks.run.generate import RunResult, check_batch_size, generate_run, valid_shards
-from concord.benchmarks.run.workers import PRELOAD, how_it_ended
+from concord.benchmarks.run.generate import OnBatch, RunResult, check_batch_size, generate_run, valid_shards
+from concord.benchmarks.run.workers import PRELOAD, end_of
 from concord.data.errors import ConcordError
-from concord.data.user_code import failure
+from concord.data.user_code import UserCodeError, failure, traceback_of, watch_interrupts
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class _Worker:
     process: BaseProcess
     link: Connection
     job: RowJob | None = None
+    making: Sequence[str] = ()  # requests of the batch that it makes now
 
     @property
     def name(self) -> str:
@@ -61,15 +62,16 @@ def missing_shards(run: RunPlan) -> int:
 
 def generate_rows(
     jobs: Sequence[RowJob], devices: Sequence[str], done: Callable[[RunPlan, RunResult], None]
-) -> dict[str, str]:
+) -> dict[str, UserCodeError]:
     """Make rows on several devices at once, those with the most shards first; `done` is called after each.
 
-    Returns what went wrong: 'request set/row' -> one line. The other rows are made all the same.
+    Returns what went wrong: 'request set/row' -> whose code, at which request, and why. The other rows are made all the
+    same.
     """
     from concord.data.device import usable_cores
 
     waiting = sorted(jobs, key=lambda job: missing_shards(job.run))
-    problems: dict[str, str] = {}
+    problems: dict[str, UserCodeError] = {}
     # as many threads as one process takes: with fewer, sums are taken in another order, and images change
     context, threads = multiprocessing.get_context("forkserver"), usable_cores()
     context.set_forkserver_preload(PRELOAD)
@@ -89,7 +91,7 @@ def generate_rows(
                 _take(worker, problems, done)
                 _next(worker, waiting, problems)
         for job in waiting:  # no worker is left
-            problems[_name(job)] = "not made: every worker has ended"
+            problems[_name(job)] = UserCodeError("not made: every worker has ended; run the same command again")
     finally:
         for worker in workers:
             worker.link.close()
@@ -104,7 +106,7 @@ def _name(job: RowJob) -> str:
     return f"{job.run.requests.name}/{job.run.row.name}"
 
 
-def _next(worker: _Worker, waiting: list[RowJob], problems: dict[str, str]) -> None:
+def _next(worker: _Worker, waiting: list[RowJob], problems: dict[str, UserCodeError]) -> None:
     """Give a worker that lives its next row."""
     if not waiting or worker.job is not None or not worker.process.is_alive():
         return
@@ -112,10 +114,10 @@ def _next(worker: _Worker, waiting: list[RowJob], problems: dict[str, str]) -> N
     try:
         worker.link.send(worker.job)
     except OSError:
-        _take(worker, problems, lambda run, result: None)
+        _take(worker, problems, lambda run, result: None)  # it is gone: this says so
 
 
-def _take(worker: _Worker, problems: dict[str, str], done: Callable[[RunPlan, RunResult], None]) -> None:
+def _take(worker: _Worker, problems: dict[str, UserCodeError], done: Callable[[RunPlan, RunResult], None]) -> None:
     """What a worker says of its row."""
     job = worker.job
     assert job is not None
@@ -123,13 +125,17 @@ def _take(worker: _Worker, problems: dict[str, str], done: Callable[[RunPlan, Ru
         kind, value = worker.link.recv()
     except (EOFError, OSError):
         worker.process.join()
-        how = how_it_ended(worker.process.exitcode or 0)
-        kind, value = "error", f"{worker.name} {how}; what it had finished stays: run the same command again"
-    worker.job = None
+        how = end_of(worker.process.exitcode or 0, worker.making)
+        who = f"method '{job.run.row.method}' ({job.method}), {worker.name}"
+        kind, value = "error", (f"{who}: {how}; what it had finished stays: run the same command again", "")
+    if kind == "batch":
+        worker.making = value
+        return
+    worker.job, worker.making = None, ()
     if kind == "done":
         done(job.run, value)
     else:
-        problems[_name(job)] = str(value)
+        problems[_name(job)] = UserCodeError(*value)
 
 
 def work(device: str, threads: int, link: Connection) -> None:
@@ -137,6 +143,7 @@ def work(device: str, threads: int, link: Connection) -> None:
     from concord.benchmarks.run.workers import end_with_parent, share_cores
 
     end_with_parent()
+    watch_interrupts()
     share_cores(device, threads)
     while True:
         try:
@@ -144,18 +151,18 @@ def work(device: str, threads: int, link: Connection) -> None:
         except (EOFError, OSError):
             return  # the parent has no more, or is gone
         try:
-            answer: tuple[str, object] = ("done", _make(job, device))
+            answer: tuple[str, object] = ("done", _make(job, device, lambda ids: link.send(("batch", ids))))
         except ConcordError as error:
-            answer = ("error", str(error))
+            answer = ("error", (str(error), error.details))
         except BaseException as error:  # whatever it is, the other rows go on
-            answer = ("error", failure(error))
+            answer = ("error", (failure(error), traceback_of(error)))
         try:
             link.send(answer)
         except OSError:
             return
 
 
-def _make(job: RowJob, device: str) -> RunResult:
+def _make(job: RowJob, device: str, on_batch: OnBatch) -> RunResult:
     from concord.benchmarks.image_sources import open_image_source
     from concord.methods.base import all_methods
     from concord.methods.plugins import load_plugin
@@ -163,4 +170,5 @@ def _make(job: RowJob, device: str) -> RunResult:
     job.run.__dict__["parts"] = job.parts  # source that is edited meanwhile makes no run of two keys
     if job.run.row.method not in all_methods():
         load_plugin(job.method)
-    return generate_run(job.run, partial(open_image_source, job.run, device), job.batch_size, job.grid)
+    opener = partial(open_image_source, job.run, device)
+    return generate_run(job.run, opener, job.batch_size, job.grid, on_batch=on_batch)

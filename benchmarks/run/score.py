@@ -86,12 +86,12 @@ class Reference:
 
     @cached_property
     def fingerprint(self) -> str:
-        return replace(self.dataset, items=self.items).fingerprint
+        return replace(self.dataset, items=self.items).listing
 
     @cached_property
     def content(self) -> str:
         """SHA-256 of the bytes of the images."""
-        return replace(self.dataset, items=self.items).content
+        return replace(self.dataset, items=self.items).fingerprint
 
     @cached_property
     def large(self) -> LargeReference | None:

@@ -159,16 +159,16 @@ def _share(generation: Generation, missing: Sequence[int], devices: Sequence[str
                 worker.process.terminate()
                 worker.process.join()
             worker.link.close()
-    problems = [
-        worker.problem if worker.details else f"{generation.who}, {worker.name}: {worker.problem}"
-        for worker in workers
-        if worker.problem
-    ]
+    problems: dict[str, str] = {}  # reason -> who says so: two workers that fail alike are one line
+    for worker in workers:
+        if worker.problem:
+            said = worker.problem if worker.details else f"{generation.who}, {worker.name}: {worker.problem}"
+            problems.setdefault(said.partition(": ")[2] if worker.details else said, said)
     if problems:
         lost = sorted(index for worker in workers for index in worker.left)
         raise UserCodeError(
-            f"{'; '.join(problems)}; {len(missing) - len(lost)} of {len(missing)} shards were finished and stay, "
-            f"{len(lost)} are missing: run the same command again",
+            f"{'; '.join(problems.values())}; {len(missing) - len(lost)} of {len(missing)} shards were finished and "
+            f"stay, {len(lost)} are missing: run the same command again",
             "\n".join(worker.details for worker in workers if worker.details),
         )
 
@@ -212,7 +212,7 @@ def _listen(workers: Sequence[Worker], generation: Generation) -> None:
             kind, value = worker.link.recv()
         except (EOFError, OSError):
             worker.process.join()
-            worker.problem = _end_of(worker)
+            worker.problem = end_of(worker.process.exitcode or 0, worker.making)
             continue
         if kind == "ready":
             worker.is_ready = True
@@ -234,13 +234,12 @@ def how_it_ended(code: int) -> str:
     return f"was killed by {named.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
 
 
-def _end_of(worker: Worker) -> str:
+def end_of(code: int, making: Sequence[str]) -> str:
     """How a process ended that did not say why, and at which requests it was."""
-    how = how_it_ended(worker.process.exitcode or 0)
-    if not worker.making:
-        return f"{how} while it was loading"
-    more = f" and {len(worker.making) - 1} more of its batch" if len(worker.making) > 1 else ""
-    return f"{how} while it made request {worker.making[0]}{more}"
+    if not making:
+        return f"{how_it_ended(code)} while it was loading"
+    more = f" and {len(making) - 1} more of its batch" if len(making) > 1 else ""
+    return f"{how_it_ended(code)} while it made request {making[0]}{more}"
 
 
 def share_cores(device: str, threads: int) -> None:
@@ -274,6 +273,9 @@ def _say(link: Connection, problem: str, details: str) -> None:
         link.send(("error", (problem, details)))
 
 
+LEAVE = os._exit  # as it is now: while a plugin is imported, `os._exit` raises (data/user_code.py)
+
+
 def end_with_parent() -> None:
     """End this process as soon as the one that started it has ended, however that was."""
     parent = multiprocessing.parent_process()
@@ -283,7 +285,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         wait([sentinel])
-        os._exit(1)
+        LEAVE(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import re
 import subprocess
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from concord.benchmarks.settings import ROOT
 from concord.data.device import usable_cores
+from concord.data.git import ask, refusal
+from concord.data.notes import note
 
 if TYPE_CHECKING:
     import torch
@@ -23,24 +26,20 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow", "p
 def git_commit(root: Path = ROOT) -> str | None:
     """The commit of the checkout, with '+dirty' when tracked files differ from it; None outside git.
 
-    dvc.lock is left out: the pipeline itself writes it.
+    dvc.lock is left out: the pipeline itself writes it. A checkout in which git refuses to answer (in a container, that
+    of another user) is said, once.
     """
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=False
-        )
-        status = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        commit = ask(root, "rev-parse", "HEAD")
+        status = ask(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if commit.returncode:
+    if commit.status:
+        said = refusal(root)
+        if said and multiprocessing.parent_process() is None:  # not once more by every worker
+            note(f"{root}: results are stored without their git commit, as git says: {said}")
         return None
-    return commit.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+    return commit.output.decode().strip() + ("+dirty" if status.output.strip() else "")
 
 
 @cache

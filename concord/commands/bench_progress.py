@@ -85,8 +85,11 @@ class Overview:
 
         begun = time.perf_counter()
         try:
-            index = stored_report([], self.options).index
-            typer.echo(f"report so far: {index}")
+            report = stored_report([], self.options)
+            report.write()
+            typer.echo(f"report so far: {report.index}")
+            if report.unmade.parts:
+                typer.echo(report.unmade.line, err=True)
         except (ConcordError, OSError) as error:
             typer.echo(f"the report so far is not written: {error}", err=True)
         self.reported = time.perf_counter()

@@ -139,7 +139,7 @@ def import_(
     check_answers(known, folder, images or folder)
     from concord.benchmarks.external.transfer import import_folder, with_run
     from concord.benchmarks.opening import Additions, open_plan
-    from concord.commands.report import print_report
+    from concord.commands.report import show_report
     from concord.reports.report import plan_report
 
     additions = Additions(plugin or ())
@@ -155,6 +155,6 @@ def import_(
     print_summary(runs, [*made, *([run] if new else [])], scored)
     with session.measure("report"):
         report = plan_report(plan)
-    print_report(report)
+        problems = show_report(report)
     print_timing([session])
-    raise_failed([session])
+    raise_failed([session], problems, report.unmade.details)

@@ -62,23 +62,28 @@ def report(
 
     options = Options(profile, "default", limit, data, seed_set, results)
     names = [*(suites or []), *(suite or [])]
-    print_report(stored_report(names, options, data_set, write=not where), quiet or (brief and len(names) != 1), brief)
+    report = stored_report(names, options, data_set, write=not where)
+    problems = show_report(report, quiet or (brief and len(names) != 1), not where, brief)
+    raise_problems(problems, report.unmade.details)
 
 
-def print_report(report: Report, quiet: bool = False, brief: bool = False) -> None:
-    """Print the tables that were asked for, and end with an error where one had to be refused.
+def show_report(report: Report, quiet: bool = False, write: bool = True, brief: bool = False) -> list[str]:
+    """Print the tables that were asked for, then write the pages; returns what is wrong, a line each.
 
     brief: end with one screen of all suites.
     """
     from concord.reports.report import left_out
 
-    for note in report.notes:
-        typer.echo(note, err=True)
-    shown = [] if quiet else [report.tables[name] for name in report.asked or report.tables]
+    names = report.asked or list(report.tables)
+    shown = [] if quiet else [report.tables[name] for name in names if name in report.tables]
     for table in shown:
         print_table(table)
     for line in left_out(shown):
         typer.echo(line)
+    if write:
+        report.write()
+    for note in report.notes:
+        typer.echo(note, err=True)
     if brief:
         from concord.reports.brief import screen
 
@@ -86,9 +91,13 @@ def print_report(report: Report, quiet: bool = False, brief: bool = False) -> No
             typer.echo(line)
     else:
         typer.echo(f"report: {report.index}")
-    if report.refused:
-        raise ConcordError(report.refused)
-    check_whole(list(report.tables.values()))
+    return report.problems
+
+
+def raise_problems(problems: Sequence[str], details: Sequence[str] = ()) -> None:
+    """End with an error where something is missing that the rest was printed or written without."""
+    if problems:
+        raise ConcordError("; ".join(problems), "\n".join(details))
 
 
 def check_whole(tables: Sequence[Table]) -> None:

@@ -104,7 +104,7 @@ def run(
         raise ConcordError("a suite is missing: `concord run SUITE` (see `concord list`), or `concord run --all-stale`")
     from concord.benchmarks.opening import open_plan
     from concord.benchmarks.suite import read_suite
-    from concord.commands.report import print_report
+    from concord.commands.report import show_report
     from concord.reports.published import answer_mistakes
     from concord.reports.report import plan_report
 
@@ -128,9 +128,9 @@ def run(
     print_summary([run for run in runs if run.row.name not in session.failed], made, scored)
     with session.measure("report"):
         report = plan_report(plan)
-    print_report(report)
+        problems = show_report(report)
     print_timing([session])
-    raise_failed([session])
+    raise_failed([session], problems, report.unmade.details)
 
 
 def _register(plan: Plan, texts: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from concord.arguments import MachineOptions, MethodOptions, RequestOptions, open_session, spread
 from concord.data.errors import ConcordError
+from concord.data.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def run_stale(
     from concord.benchmarks.plan.requests import NothingToAskError
     from concord.benchmarks.suite import load_suites
     from concord.commands.bench_progress import overview
-    from concord.console import print_reasons, print_summary, print_timing
+    from concord.console import print_reasons, print_summary, print_timing, raise_failed
 
     sessions: list[Session] = []
     own: dict[str, list[RunPlan]] = {}
@@ -61,15 +62,19 @@ def run_stale(
         raise ConcordError(f"no suite of profile '{requests.profile}' is to be run; see `concord list`")
     told = overview(sessions, list(own.values()), requests.options(results))
     told.begin()
-    problems: dict[str, str] = {}
+    problems: dict[str, UserCodeError] = {}
     if machine.engine is not None:
         outcome = spread(machine, list(zip(sessions, own.values(), strict=True)))
-        made, scored, problems = outcome.made, outcome.scored, outcome.failed
+        made, scored = outcome.made, outcome.scored
+        problems = {name: UserCodeError(line) for name, line in outcome.failed.items()}
     else:
         problems = _share_rows(sessions, list(own.values()), made)
     for session, rows in zip(sessions, own.values(), strict=True):
-        failed = {name.partition("/")[2] for name in problems if name.startswith(f"{session.plan.requests.name}/")}
-        rows = [run for run in rows if run.row.name not in failed]
+        name = session.plan.requests.name
+        session.failed |= {
+            run.row.name: problems[f"{name}/{run.row.name}"] for run in rows if f"{name}/{run.row.name}" in problems
+        }
+        rows = [run for run in rows if run.row.name not in session.failed]
         if machine.engine is None:
             made += session.generate(rows)
             scored += session.score([run for run in rows if run.row.name not in session.not_run])
@@ -79,11 +84,13 @@ def run_stale(
             told.done()
     print_summary([run for run in runs if run in made or run in scored], made, scored)
     print_timing(sessions)
-    if problems:
-        raise ConcordError("; ".join(f"row '{name}': {line}" for name, line in problems.items()))
+    failed = {f"{session.plan.requests.name}/{row}" for session in sessions for row in session.failed}
+    raise_failed(sessions, [f"{name}: {error}" for name, error in problems.items() if name not in failed])
 
 
-def _share_rows(sessions: Sequence[Session], rows: Sequence[Sequence[RunPlan]], made: list[RunPlan]) -> dict[str, str]:
+def _share_rows(
+    sessions: Sequence[Session], rows: Sequence[Sequence[RunPlan]], made: list[RunPlan]
+) -> dict[str, UserCodeError]:
     """On several devices: rows too small to be shared between them are made side by side. Returns what went wrong."""
     from concord.benchmarks.run.row_workers import generate_rows
 

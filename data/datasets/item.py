@@ -104,13 +104,13 @@ class Dataset(ABC, Generic[I]):
 
     @property
     @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256 over what the items read."""
+    def listing(self) -> str:
+        """SHA-256 over what the items are called and say, and the names and sizes of their files: nothing is read."""
 
     @property
     @abstractmethod
-    def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of every file that the items read."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the listing and the bytes of every file that the items read."""
 
     @abstractmethod
     def with_items(self, items: Sequence[I]) -> Self:

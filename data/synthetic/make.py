@@ -55,7 +55,7 @@ def make_faces(
             )
         shutil.rmtree(out)
     write_tree(out, faces, workers=workers, references=references)
-    write_json(out / FINGERPRINT, {"fingerprint": open_faces(out, "all").fingerprint})
+    write_json(out / FINGERPRINT, {"fingerprint": open_faces(out, "all").listing})
     return f"{out}: {len(faces):,} {what} written"
 
 
@@ -78,7 +78,7 @@ def _difference(out: Path, faces: range, references: bool) -> str | None:
         return f"holds {len(dataset):,} other faces, from {dataset.items[0].id} to {dataset.items[-1].id}"
     if references and not world.get("identity_references"):
         return "has no identity references"
-    return None if kept.get("fingerprint") == dataset.fingerprint else "is damaged: files are missing or have changed"
+    return None if kept.get("fingerprint") == dataset.listing else "is damaged: files are missing or have changed"
 
 
 def ensure_faces(

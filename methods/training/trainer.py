@@ -6,8 +6,8 @@ can be trained further: steps are counted on from where the card says that they 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from concord.data.checkpoints import EMBEDDED, card_path, load_weights, packed, save_weights, unpacked, weight_path
 from concord.data.errors import ConcordError, warn
 from concord.data.files import atomic_path, read_json
+from concord.data.git import ask
+from concord.data.lock import Held, hold
 from concord.data.progress import bar
+from concord.data.user_code import failure
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -103,7 +106,30 @@ def train(
 
     steps, lr: override the recipe's numbers. A checkpoint is written every `every_seconds`; with `resume` the newest
     one of the same recipe is taken up. further: begin with the weights that are there, not anew.
+    Raises ConcordError where another process trains the same network: both would write its checkpoint and weights.
     """
+    with contextlib.ExitStack() as stack:
+        place = checkpoints / f".{task.name}.lock"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(place))
+        except Held as held:
+            raise ConcordError(f"{task.name}: {held.holder} is training it; wait for it, or end it first") from None
+        except OSError as error:
+            raise ConcordError(f"{checkpoints}: cannot be written ({error.strerror}); free space there") from None
+        return _train(task, steps, resume, checkpoints, every_seconds, progress, further, lr)
+
+
+def _train(
+    task: Task,
+    steps: int | None,
+    resume: bool,
+    checkpoints: Path,
+    every_seconds: float,
+    progress: bool,
+    further: bool,
+    lr: float | None,
+) -> list[dict[str, Any]]:
     changes = {"steps": steps, "lr": lr}
     recipe = Recipe(**{**asdict(task.recipe), **{k: v for k, v in changes.items() if v is not None}})
     earlier = _earlier(task) if further else []
@@ -116,7 +142,7 @@ def train(
     first, seconds, loss_ema = 0, 0.0, 0.0
     curve: list[dict[str, object]] = []
     if resume and state_file.is_file():
-        saved = _renamed(torch.load(state_file, map_location=task.device, weights_only=True), state_file)
+        saved = _renamed(_saved(state_file, task.device), state_file)
         if saved["recipe"] != asdict(recipe) or saved["before"] != before:
             remedy = "pass --restart to begin anew, or the same --steps"
             raise ConcordError(f"{state_file}: made by another recipe; {remedy}")
@@ -275,6 +301,20 @@ def _save(
         torch.save(state, temporary)
 
 
+STATE = {"model", "optimizer", "step", "seconds", "recipe", "before"}
+
+
+def _saved(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `_save` wrote; ConcordError where it cannot be read."""
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # of a damaged file, whatever the unpickler meets in it
+        raise ConcordError(f"{path}: not a readable checkpoint ({failure(error)}); pass --restart") from None
+    if not isinstance(saved, dict) or STATE - saved.keys():
+        raise ConcordError(f"{path}: not a checkpoint of a training; pass --restart to begin anew")
+    return saved
+
+
 def _log(path: Path, row: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
@@ -297,14 +337,10 @@ def _world_seed(world: str) -> int:
 def _commit() -> str:
     """The commit of the checkout, with '+' where files differ from it; 'unknown' outside git."""
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], check=True, cwd=root, capture_output=True, text=True, env=environment)
-        return done.stdout.strip()
-
     try:
-        head, dirty = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
-    except (OSError, subprocess.CalledProcessError):
+        head, changed = ask(root, "rev-parse", "HEAD"), ask(root, "status", "--porcelain", "-uno")
+    except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return head + ("+" if dirty else "")
+    if head.status:
+        return "unknown"
+    return head.output.decode().strip() + ("+" if changed.output.strip() else "")

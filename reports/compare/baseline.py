@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, write_json
+from concord.data.files import atomic_path, read_json, write_json
 from concord.data.own_files import refuse_links, remove_own
 from concord.reports import statistics as st
 from concord.reports.compare.comparison import Result, compare_sides
 from concord.reports.compare.costs import packed
 from concord.reports.compare.margins import Margins
-from concord.reports.compare.sides import FILES, FORMAT, Side, SideRun, baseline_folder, protocols
+from concord.reports.compare.sides import FILES, FORMAT, Side, SideRun, baseline_folder, protocols, seal
 from concord.reports.tables.measured import MetricFacts
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _nothing_new(result: Result, old: Side, new: Side, folder: Path, dropped: li
 
     same = all(change.identical for change in result.changes) and not result.incomparable and not dropped
     whole = all((folder / name).is_file() for name in FILES) and old.protocols == new.protocols
+    same = same and read_json(folder / "baseline.json").get("format") == FORMAT
     return same and whole and {n: facts(r) for n, r in old.runs.items()} == {n: facts(r) for n, r in new.runs.items()}
 
 
@@ -158,7 +159,8 @@ def write_side(side: Side, folder: Path) -> None:
         # whose scores are of whole sets, so that no score of theirs names a request
         "requests": {name: list(map(str, run.requests)) for name, run in side.runs.items() if not run.values},
     }
-    write_json(folder / "baseline.json", content)
+    files = {name: (folder / name).read_bytes() for name in FILES[1:]}
+    write_json(folder / "baseline.json", seal(content, files))
 
 
 # --------------------------------------------------------------------------------------------- dvc metrics, dvc plots

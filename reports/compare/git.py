@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.data.errors import ConcordError
+from concord.data.git import OUTSIDE, SECONDS, Answer, ask
 
-SECONDS = 60
 SEPARATOR = "\x1f"
 
 
@@ -24,37 +24,39 @@ class Commit:
     subject: str
 
 
-def git(root: Path, *arguments: str) -> tuple[int, bytes]:
-    """Exit status and output of a git command in `root`; ConcordError where there is no git."""
+def git(root: Path, *arguments: str) -> Answer:
+    """What git answers in `root`; ConcordError where there is no git."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=SECONDS, check=False)
+        return ask(root, *arguments)
     except FileNotFoundError:
         raise ConcordError("git is not installed, so no revision can be looked up; give a results folder") from None
     except subprocess.TimeoutExpired:
         raise ConcordError(f"git {arguments[0]} took more than {SECONDS} seconds in {root}; try again") from None
-    return done.returncode, done.stdout
 
 
-def is_repository(root: Path) -> bool:
-    """Whether `root` lies in a git repository."""
-    return git(root, "rev-parse", "--is-inside-work-tree") == (0, b"true\n")
+def outside(root: Path) -> str:
+    """Why no revision can be looked up in `root`, in git's own words; '' in a repository that answers."""
+    answer = git(root, "rev-parse", "--is-inside-work-tree")
+    if (answer.status, answer.output) == (0, b"true\n"):
+        return ""
+    return answer.said or f"{root} is {OUTSIDE}"
 
 
 def is_shallow(root: Path) -> bool:
     """Whether the clone holds only the newest commits."""
-    return git(root, "rev-parse", "--is-shallow-repository")[1].strip() == b"true"
+    return git(root, "rev-parse", "--is-shallow-repository").output.strip() == b"true"
 
 
 def resolve(root: Path, revision: str) -> str:
     """The full commit hash of a revision; ConcordError where there is none."""
-    if not is_repository(root):
+    if said := outside(root):
         raise ConcordError(
-            f"'{revision}': no such folder, and {root} is not a git repository in which a revision could be looked up; "
-            "give a results folder, or 'baseline'"
+            f"'{revision}': no such folder, and no revision can be looked up in {root}, as git says: {said}; give a "
+            "results folder, or 'baseline'"
         )
-    status, output = (1, b"")
+    status, output, _ = Answer(1, b"", "")
     if revision and not revision.startswith("-"):
-        status, output = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        status, output, _ = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if status:
         hint = "; this clone is shallow: `git fetch --unshallow` brings the rest" if is_shallow(root) else ""
         raise ConcordError(
@@ -66,16 +68,16 @@ def resolve(root: Path, revision: str) -> str:
 
 def show(root: Path, commit: str, path: str) -> bytes | None:
     """The content of `path` (relative to root) at a commit; None where it had no such file."""
-    status, output = git(root, "show", f"{commit}:./{path}")
+    status, output, _ = git(root, "show", f"{commit}:./{path}")
     return None if status else output
 
 
 def commits_of(root: Path, path: str) -> list[Commit]:
     """The commits that changed `path`, oldest first; ConcordError outside a repository."""
-    if not is_repository(root):
-        raise ConcordError(f"{root}: not a git repository, so there is no history to read")
+    if said := outside(root):
+        raise ConcordError(f"{root}: there is no history to read, as git says: {said}")
     layout = f"%H{SEPARATOR}%cs{SEPARATOR}%s"
-    status, output = git(root, "log", "--first-parent", f"--format={layout}", "--", path)
+    status, output, _ = git(root, "log", "--first-parent", f"--format={layout}", "--", path)
     if status:  # a repository without a commit
         return []
     lines = output.decode("utf-8", "replace").splitlines()

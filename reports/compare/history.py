@@ -106,14 +106,14 @@ def _states(
     for commit in commits:
 
         def read(name: str, sha: str = commit.sha) -> bytes | None:
-            return None if name == "features.npz" else git.show(root, sha, f"{place}/{name}")
+            return git.show(root, sha, f"{place}/{name}")
 
         newest = read("baseline.json")
         if newest is None:
             notes.append(f"{commit.sha[:12]}: the baseline was removed there")
             continue
         try:
-            states.append((commit, sides.read_side(read, f"{commit.sha[:12]}:{place}")))
+            states.append((commit, sides.read_side(read, f"{commit.sha[:12]}:{place}", without=("features.npz",))))
         except ConcordError as error:
             notes.append(f"left out: {error}")
     here = root / place / "baseline.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class Margins:
 
 def same_for_all(share: float) -> Margins:
     """One share of the base's value for every metric."""
+    if not math.isfinite(share) or share < 0:
+        raise ConcordError(f"--tolerance {share:g}: expected a share of the base's value, such as 0.05")
     return Margins(Margin(relative=share))
 
 

@@ -7,15 +7,17 @@ facts that must agree before two runs may be compared. A baseline (reports/basel
     scores.parquet    run, request, metric, value, status      sets.parquet    run, metric, value, n, n_reference, ...
     features.npz      float16 (n, D) features by run            metrics.json    means alone, for `dvc metrics`
 
-Baselines of format 1 (without features and protocols) are read too.
+baseline.json names the other files by SHA-256, and carries a digest of its own. Baselines of format 1 (without features
+and protocols) and 2 (without digests) are read too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import zipfile
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concord.data.errors import ConcordError
+from concord.data.files import parse_json, path_kind, read_bytes
+from concord.data.npz import read_npz
 from concord.metrics.base import all_metrics, metric_name
 from concord.reports.compare import git as history
 from concord.reports.compare.costs import cost_facts, made_from, unpacked
@@ -31,7 +35,9 @@ from concord.reports.tables.measured import MetricFacts, metric_facts, read_meas
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run, Store
 
-FORMAT = 2
+FORMAT = 3
+WITH_DIGESTS = 3  # from this format on, baseline.json vouches for itself and for the other files
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError)
 FIRST = "version 1"  # of a suite or a metric that says nothing of it
 BASELINE = Path(__file__).resolve().parents[1] / "baseline"
 FILES = ("baseline.json", "scores.parquet", "sets.parquet", "features.npz", "metrics.json")
@@ -90,7 +96,7 @@ def open_side(name: str, profile: str, root: Path, results: Path, baseline: Path
         if not folder.is_dir():
             raise ConcordError(f"{folder}: no such folder; run `concord run SUITE` first")
         for inside in (folder, folder / profile):
-            if (inside / "baseline.json").is_file():
+            if any(os.path.lexists(inside / name) for name in FILES[:3]):  # one of them alone is half a baseline
                 return baseline_folder(inside, str(inside))
         inside = folder / profile if (folder / profile).is_dir() else folder
         return store_side(Store(inside), profile)
@@ -112,11 +118,14 @@ def revision_side(root: Path, commit: str, profile: str, label: str = "") -> Sid
 
 def baseline_folder(folder: Path, label: str) -> Side:
     """A baseline on disk; ConcordError when there is none."""
-    if not (folder / "baseline.json").is_file():
-        raise ConcordError(f"{folder}: no baseline yet: run `concord compare --accept`")
+    kind = path_kind(folder / "baseline.json")
+    if kind != "file":
+        what = "no baseline yet" if kind == "none" else "baseline.json is no file"
+        raise ConcordError(f"{folder}: {what} ({folder / 'baseline.json'}): run `concord compare --accept`")
 
     def read(name: str) -> bytes | None:
-        return (folder / name).read_bytes() if (folder / name).is_file() else None
+        path = folder / name
+        return read_bytes(path) if path_kind(path) != "none" else None
 
     return read_side(read, str(folder), label)
 
@@ -124,25 +133,66 @@ def baseline_folder(folder: Path, label: str) -> Side:
 # ------------------------------------------------------------------------------------------------------------ baseline
 
 
-def read_side(read: Reader, where: str, label: str = "") -> Side:
-    """A baseline from its files; ConcordError when it is damaged or of a format that is not known here."""
+def read_side(read: Reader, where: str, label: str = "", without: Collection[str] = ()) -> Side:
+    """A baseline from its files; ConcordError when it is damaged or of a format that is not known here.
+
+    without: files that are not read, as features by a history.
+    """
+    import pyarrow as pa
+
     try:
-        content = json.loads(read("baseline.json") or b"")
+        content = parse_json((read("baseline.json") or b"").decode("utf-8"), "baseline.json")
         version = int(content.get("format", 1))
         if version <= FORMAT:
-            return _side(content, read, label or where)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        reason = f"damaged baseline ({' '.join(str(error).split())[:120]})"
+            files = {name: found for name in FILES[1:] if name not in without and (found := read(name)) is not None}
+            if version >= WITH_DIGESTS:
+                _check_digests(content, files, without)
+            return _side(content, files, label or where)
+    except (
+        ConcordError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        pa.ArrowException,
+    ) as error:
+        reason = f"damaged baseline ({' '.join(str(error).split())[:200]})"
         raise ConcordError(f"{where}: {reason}; renew it with `concord compare --accept`") from None
     raise ConcordError(
         f"{where}: a baseline of format {version}, this Concord reads up to {FORMAT}; use the version that wrote it"
     )
 
 
-def _side(content: dict[str, Any], read: Reader, label: str) -> Side:
-    features = _features(read("features.npz"))
-    requests, values, failed = _samples(read("scores.parquet") or b"")
-    sets, n_reference = _sets(read("sets.parquet") or b"")
+def seal(content: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The content of baseline.json with the SHA-256 of the other files, and one of its own."""
+    found = {**content, "files": {name: hashlib.sha256(one).hexdigest() for name, one in sorted(files.items())}}
+    return {**found, "sha256": _own_digest(found)}
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _check_digests(content: Mapping[str, Any], files: Mapping[str, bytes], without: Collection[str]) -> None:
+    """Raise ValueError unless every file is the one that was written."""
+    if content["sha256"] != _own_digest(content):
+        raise ValueError("baseline.json has changed since it was written")
+    for name, digest in content["files"].items():
+        if name in without:
+            continue
+        if name not in files:
+            raise ValueError(f"{name} is missing")
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ValueError(f"{name} has changed since it was written")
+
+
+def _side(content: dict[str, Any], files: Mapping[str, bytes], label: str) -> Side:
+    features = _features(files.get("features.npz"))
+    requests, values, failed = _samples(files.get("scores.parquet", b""))
+    sets, n_reference = _sets(files.get("sets.parquet", b""))
     runs = {}
     for name, facts in dict(content["runs"]).items():
         if {"n", "data", "device", "networks"} - set(facts):
@@ -212,8 +262,7 @@ def _sets(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 def _features(content: bytes | None) -> dict[str, np.ndarray]:
     if content is None:
         return {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {name: np.asarray(file[name], np.float32) for name in file.files}
+    return {name: array.astype(np.float32) for name, array in read_npz(content, "features.npz").items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -313,7 +362,7 @@ def _bare(name: str, is_set: bool) -> MetricFacts:
 def _pool(run: Run) -> np.ndarray | None:
     try:
         requests, features = run.features(POOL)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError):
         return None  # they only rank the samples of a set metric
     return features if requests == run.ids and features.ndim == 2 else None
 

@@ -5,18 +5,21 @@ A report is made from the store; the store keeps images and scores, not the mask
 
 from __future__ import annotations
 
+import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concord.benchmarks.store.digests import check_regular, make_way
 from concord.data.conditions.base import Condition, get_condition, make_conditions
 from concord.data.datasets.item import Dataset, Item
 from concord.data.errors import ConcordError
 from concord.data.files import atomic_path
+from concord.data.notes import note
+from concord.data.npz import read_npz
 from concord.data.request import Conditions, read_conditions
 
 if TYPE_CHECKING:
@@ -65,7 +68,9 @@ def dataset_conditions(
     conditions = make_conditions(names, options)
     parts = {part for condition in conditions.values() for part in condition.reads}
     answered = [dataset[request.rsplit("-", 1)[0]].restricted_to(parts) for request in run.ids]
-    if dataset.with_items(answered).fingerprint != run.manifest["data"]["fingerprint"]:
+    now = dataset.with_items(answered)
+    made_from = run.manifest.get("key_parts", {}).get("data", "")  # by bytes; older runs know names and sizes alone
+    if now.listing != run.manifest["data"]["fingerprint"] or (made_from and now.fingerprint != made_from):
         raise ConcordError(f"{dataset.root}: has changed since the images were made; run the suite again")
     return DatasetConditions(run, answered, grid, conditions)
 
@@ -78,27 +83,43 @@ def keep_conditions(folder: Path, request_set: str, conditions: Mapping[str, Con
             packed = get_condition(name).pack(value)
             arrays.update({f"{index}/{name}/{part}": array for part, array in packed.items()})
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays, sha256=np.array(_digest(arrays)))
     path = folder / f"conditions-{request_set}.npz"
-    if not path.is_file() or path.read_bytes() != content.getvalue():
+    make_way(path)
+    if path.is_symlink() or not path.is_file() or path.read_bytes() != content.getvalue():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content.getvalue())
 
 
 def kept_conditions(folder: Path, request_set: str, ids: Sequence[str]) -> Mapping[str, Conditions]:
     """What `keep_conditions` wrote, for these requests; empty when it is missing, broken or about other requests."""
+    path = folder / f"conditions-{request_set}.npz"
+    if not path.exists():
+        return {}
     packed: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     try:
-        with np.load(folder / f"conditions-{request_set}.npz", allow_pickle=False) as file:
-            requests = [str(request) for request in file["requests"]]
-            for key in file.files:
-                if key != "requests":
-                    index, name, part = key.split("/")
-                    packed.setdefault(int(index), {}).setdefault(name, {})[part] = file[key]
+        check_regular(path)
+        arrays = read_npz(path)
+        if str(arrays.pop("sha256", "")) != _digest(arrays):
+            raise ConcordError(f"{path}: another digest")
+        requests = [str(request) for request in arrays.pop("requests")]
+        for key, array in arrays.items():
+            index, name, part = key.split("/")
+            packed.setdefault(int(index), {}).setdefault(name, {})[part] = array
         found = {
-            requests[index]: Conditions(**{name: get_condition(name).unpack(arrays) for name, arrays in named.items()})
+            requests[index]: Conditions(**{name: get_condition(name).unpack(parts) for name, parts in named.items()})
             for index, named in packed.items()
         }
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, ConcordError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, ConcordError):
+        note(f"{path}: was broken; it is made anew where the dataset can be read")
         return {}
     return {request: found[request] for request in ids if request in found}
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and contents."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype.str} {array.shape}\0".encode() + array.tobytes())
+    return found.hexdigest()

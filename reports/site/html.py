@@ -30,6 +30,7 @@ from concord.reports.site.files import write_bytes
 from concord.reports.site.methods import draw_histories, method_file, method_pages
 from concord.reports.site.page import FigureLink, Page, Sample
 from concord.reports.site.papers import listed_papers
+from concord.reports.site.parts import Unmade, part_or_error
 from concord.reports.site.samples import shown_requests, write_samples
 from concord.reports.site.viewer import write_viewer
 from concord.reports.tables import export, notes, words
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from concord.benchmarks.store.run import Store
     from concord.benchmarks.suite import Suite
     from concord.data.request import Conditions
+    from concord.reports.figures.grid import GridRow
 
 __all__ = ["FigureLink", "Page", "Sample", "describe_methods", "method_cards", "write_report"]
 
@@ -57,6 +59,8 @@ def write_report(
     profile: str,
     conditions: Mapping[str, Mapping[str, Conditions]] | None = None,
     facts: dict[str, MetricFacts] | None = None,
+    tables: Mapping[str, Table] | None = None,
+    unmade: Unmade | None = None,
 ) -> list[Page]:
     """Write the report of the given suites under <store>/report; returns its pages.
 
@@ -65,28 +69,43 @@ def write_report(
     viewer
     shows them too.
     facts: facts of the metrics, where they are not those of the registry.
+    tables: the suites' tables, where they are built already.
+    unmade: where a figure, a file or a page cannot be made, it is written down there and said on the pages, and the
+    others are made all the same; without it, the first failure is raised.
     """
+    part = part_or_error if unmade is None else unmade.part
     folder = store.root / "report"
     suites = [suite.in_profile(profile) for suite in suites]
     pages = []
     for suite in suites:
-        table = describe_methods(build_table(suite, store, profile, facts))
+        table = tables[suite.name] if tables is not None else report_table(suite, store, profile, facts)
         page = Page(suite.name, suite.title, table, paper=suite.paper, paper_table=suite.table)
         given = (conditions or {}).get(suite.request_set, {})
-        shown = shown_requests(suite, store, given)
-        if shown:
-            write_samples(page, suite, shown, folder)
-        draw_figures(page, suite, store, shown, folder)
-        known = facts or metric_facts(suite.metrics, profile)
-        write_viewer(page, suite, store, {name: known[name] for name in suite.metrics}, given, folder)
+        shown: list[GridRow] = []
+        with part(f"{suite.name}: samples"):
+            shown = shown_requests(suite, store, given)
+            if shown:
+                write_samples(page, suite, shown, folder)
+        with part(f"{suite.name}: figures"):
+            draw_figures(page, suite, store, shown, folder, part)
+        with part(f"{suite.name}: viewer"):
+            known = facts or metric_facts(suite.metrics, profile)
+            write_viewer(page, suite, store, {name: known[name] for name in suite.metrics}, given, folder)
         pages.append(page)
     alone = unanswered_tables(profile)
     for page in pages:
         images = [("The same requests across methods", page.grid)] if page.grid else []
-        export.write_table(page.table, folder, [*images, *((one.title, one.file) for one in page.figures)])
-    export.write_tables([page.table for page in pages], alone, folder)
-    _render(pages, alone, suites, store, profile, folder)
+        with part(f"{page.name}.md, .csv and .parquet"):
+            export.write_table(page.table, folder, [*images, *((one.title, one.file) for one in page.figures)])
+    with part("tables.csv and .parquet"):
+        export.write_tables([page.table for page in pages], alone, folder)
+    _render(pages, alone, suites, store, profile, folder, unmade)
     return pages
+
+
+def report_table(suite: Suite, store: Store, profile: str, facts: dict[str, MetricFacts] | None = None) -> Table:
+    """A suite's table as the report shows it."""
+    return describe_methods(build_table(suite.in_profile(profile), store, profile, facts))
 
 
 def describe_methods(table: Table) -> Table:
@@ -152,13 +171,22 @@ def judge_parts(judge: Mapping[str, Any]) -> tuple[str, dict[str, str], dict[str
 
 
 def _render(
-    pages: Sequence[Page], alone: Sequence[Table], suites: Sequence[Suite], store: Store, profile: str, folder: Path
+    pages: Sequence[Page],
+    alone: Sequence[Table],
+    suites: Sequence[Suite],
+    store: Store,
+    profile: str,
+    folder: Path,
+    unmade: Unmade | None,
 ) -> None:
+    part = part_or_error if unmade is None else unmade.part
     environment = _environment()
     for name in ASSETS:
-        write_bytes(folder / "assets" / name, (TEMPLATES / name).read_bytes())
+        with part(f"assets/{name}"):
+            write_bytes(folder / "assets" / name, (TEMPLATES / name).read_bytes())
     methods = method_pages(pages)
-    draw_histories(methods, store, profile, folder)
+    with part("history of methods"):
+        draw_histories(methods, store, profile, folder)
     runs = runs_of(suites, store)
     claims = claims_of(pages)
     common: dict[str, object] = {
@@ -170,9 +198,23 @@ def _render(
     }
 
     def write(file: str, template: str, **values: object) -> None:
-        text = environment.get_template(template).render(here=file, **common, **values)
-        write_bytes(folder / file, text.encode())
+        lacking = {} if unmade is None else unmade.parts
+        with part(file):
+            text = environment.get_template(template).render(here=file, lacking=lacking, **common, **values)
+            write_bytes(folder / file, text.encode())
 
+    for page in pages:
+        names = {row.name: row.title for row in page.table.rows}
+        write(f"{page.name}.html", "suite.html", page=page, names=names)
+    for table in alone:
+        write(f"{table.name}.html", "paper.html", table=table)
+    for method in methods:
+        write(method.file, "method.html", method=method)
+    write("methods.html", "methods.html", methods=methods)
+    with part("simulations"):
+        simulated = {name: read_table(name) for name in ("families", "set_metrics")}
+        write("methodology.html", "methodology.html", **simulated)
+    write("papers.html", "papers.html", papers=listed_papers(pages, alone))
     write(
         "index.html",
         "index.html",
@@ -183,14 +225,3 @@ def _render(
         machine=machine_facts(runs),
         weights=weights_of(runs),
     )
-    write("methods.html", "methods.html", methods=methods)
-    simulated = {name: read_table(name) for name in ("families", "set_metrics")}
-    write("methodology.html", "methodology.html", **simulated)
-    write("papers.html", "papers.html", papers=listed_papers(pages, alone))
-    for page in pages:
-        names = {row.name: row.title for row in page.table.rows}
-        write(f"{page.name}.html", "suite.html", page=page, names=names)
-    for table in alone:
-        write(f"{table.name}.html", "paper.html", table=table)
-    for method in methods:
-        write(method.file, "method.html", method=method)

@@ -14,6 +14,7 @@ from concord.data.request import Conditions
 from concord.reports.figures import grid as figures
 from concord.reports.figures.grid import GridRow
 from concord.reports.site.files import write_bytes
+from concord.reports.site.kept import Kept
 from concord.reports.site.page import Page, Sample
 from concord.reports.tables.table import Table
 
@@ -68,7 +69,7 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Pa
     truth = [("truth", "Ground truth")] if any(s.truth is not None for s in shown) else []
     page.sample_columns = [*conditions, *truth, *method_columns(page.table, shown)]
     page.legend = figures.legend(shown)
-    kept: set[str] = set()
+    kept = Kept(folder, folder / suite.name / "samples.json")
     for request in shown:
         sample = Sample(request.id, request.caption or ("(no caption)" if "text" in used_conditions(suite) else ""))
         given = {
@@ -82,24 +83,27 @@ def write_samples(page: Page, suite: Suite, shown: Sequence[GridRow], folder: Pa
             if image is not None:
                 kind = figures.drawn_conditions().get(name)
                 exact = kind is not None and kind.drawing != "image"
-                sample.files[name] = _thumbnail(folder, suite.name, image, exact)
-        kept.update(Path(file).name for file in sample.files.values())
+                sample.files[name] = _thumbnail(kept, suite.name, image, exact)
         page.samples.append(sample)
-    remove_own(folder / suite.name / "samples", THUMBNAIL_NAME, kept)
+    shown_files = {file for sample in page.samples for file in sample.files.values()}
+    kept.entries = {file: entry for file, entry in kept.entries.items() if file in shown_files}
+    kept.write()
+    remove_own(folder / suite.name / "samples", THUMBNAIL_NAME, {Path(file).name for file in shown_files})
 
 
-def _thumbnail(folder: Path, suite: str, pixels: np.ndarray, exact: bool) -> str:
+def _thumbnail(kept: Kept, suite: str, pixels: np.ndarray, exact: bool) -> str:
     """A small image file; its name follows from its content, so that it is written only when it is new."""
     from PIL import Image
 
     digest = hashlib.sha256(pixels.tobytes() + f"{pixels.shape}{exact}{THUMBNAIL}".encode()).hexdigest()[:16]
     place = f"{suite}/samples/{digest}.{'png' if exact else 'webp'}"
-    if not (folder / place).is_file():
+    if kept.files(place, digest) is None:
         image = Image.fromarray(pixels)
         content = io.BytesIO()
         if exact:  # enlarged by the browser without smoothing
             image.save(content, "PNG", optimize=True)
         else:
             image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS).save(content, "WEBP", quality=90)
-        write_bytes(folder / place, content.getvalue())
+        write_bytes(kept.folder / place, content.getvalue())
+        kept.keep(place, digest, [place], write=False)
     return place

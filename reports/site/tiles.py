@@ -1,8 +1,8 @@
 """Image sheets of the viewer: 64 requests side by side in one file, so that 10,000 samples are 157 files a row.
 
 A sheet is drawn once: tiles.json holds, for each column of a request set, what its sheets were drawn from (the
-SHA-256 of the shards, or the bytes of the data, and the code that draws), and a column that has not changed is left as
-it is.
+SHA-256 of the shards, or the bytes of the data, and the code that draws) and what they became; a column that has not
+changed is left as it is.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from concord.benchmarks.plan.sources import versions
+from concord.benchmarks.store.digests import check_regular, digest_of, make_way
 from concord.benchmarks.store.shards import tar_path
 from concord.data.code import code_hash
 from concord.data.conditions.base import get_condition
 from concord.data.errors import ConcordError
-from concord.data.files import atomic_path, read_json, write_json
+from concord.data.files import atomic_path, read_json
+from concord.data.notes import note
 from concord.data.own_files import remove_own
 from concord.reports.figures import grid as figures
 from concord.reports.site.files import script_json, write_bytes
+from concord.reports.site.kept import Kept
 
 if TYPE_CHECKING:
     from concord.benchmarks.store.run import Run
@@ -54,8 +57,7 @@ class Sheets:
 
     def __init__(self, folder: Path, request_set: str) -> None:
         self.folder, self.request_set = folder, request_set
-        self.index = folder / request_set / "tiles.json"
-        self.known = _read(self.index)
+        self.kept = Kept(folder, folder / request_set / "tiles.json")
 
     def of_run(self, run: Run) -> Tiles | None:
         """The images of one row; None where the store has no images of it."""
@@ -80,42 +82,39 @@ class Sheets:
 
     def texts(self, run: Run, given: Mapping[str, Conditions]) -> list[str]:
         """The caption of every request; kept beside the sheets, as the dataset may not be read the next time."""
-        path = self.index.with_name("texts.json")
+        path = self.kept.path.with_name("texts.json")
         key = condition_key(run, "text")
         every = getattr(given, "texts", None)
         if every is not None:
             texts: list[str] = every()
-            write_bytes(path, script_json({"key": key, "texts": texts}).encode())
+            content = {"key": key, "texts": texts, "sha256": digest_of({"texts": script_json(texts)})}
+            write_bytes(path, script_json(content).encode())
             return texts
-        kept = _read(path)
-        if kept.get("key") == key:
-            return list(kept["texts"])
+        kept = kept_texts(path, key)
+        if kept is not None:
+            return kept
         return [(given[name].text or "") if name in given else "" for name in run.ids]
 
     def _kept(self, name: str, key: str, size: int) -> Tiles | None:
-        entry = self.known.get(name)
-        if not isinstance(entry, dict) or entry.get("key") != key:
+        files = self.kept.files(name, key)
+        if files is None or not all(file.startswith(f"{self.request_set}/tiles/{name}-") for file in files):
             return None
-        kind = "png" if _is_exact(name) else "webp"
-        files = [f"{self.request_set}/tiles/{name}-{n:04d}.{kind}" for n in range(int(entry["sheets"]))]
-        whole = all((self.folder / file).is_file() for file in files)
-        return Tiles(files, size, _is_exact(name)) if whole else None
+        return Tiles(files, size, _is_exact(name))
 
     def _column(self, name: str, key: str, size: int, images: Iterable[np.ndarray | None]) -> Tiles | None:
         kept = self._kept(name, key, size)
         if kept is not None:
             return kept
-        kind, count = "png" if _is_exact(name) else "webp", 0
-        for count, sheet in enumerate(_sheets(images, size, _is_exact(name)), start=1):
-            file = f"{self.request_set}/tiles/{name}-{count - 1:04d}.{kind}"
-            with atomic_path(self.folder / file) as temporary:
+        kind, files = "png" if _is_exact(name) else "webp", list[str]()
+        for sheet in _sheets(images, size, _is_exact(name)):
+            files.append(f"{self.request_set}/tiles/{name}-{len(files):04d}.{kind}")
+            make_way(self.folder / files[-1])
+            with atomic_path(self.folder / files[-1]) as temporary:
                 temporary.write_bytes(_encode(sheet, kind))
-        sheets = {f"{name}-{n:04d}.{kind}" for n in range(count)}
         own = re.compile(rf"{re.escape(name)}-[0-9]{{4}}\.(png|webp)")
-        remove_own(self.folder / self.request_set / "tiles", own, sheets)
-        self.known[name] = {"key": key, "sheets": count}
-        write_json(self.index, self.known)
-        return self._kept(name, key, size)
+        remove_own(self.folder / self.request_set / "tiles", own, {Path(file).name for file in files})
+        self.kept.keep(name, key, files)
+        return Tiles(files, size, _is_exact(name))
 
 
 def _is_exact(column: str) -> bool:
@@ -124,12 +123,19 @@ def _is_exact(column: str) -> bool:
     return name != column and get_condition(name).drawing == "classes"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def kept_texts(path: Path, key: str) -> list[str] | None:
+    """The captions that `Sheets.texts` kept, where they follow from `key` and are as they were written."""
+    if not path.exists():
+        return None
     try:
+        check_regular(path)
         known = read_json(path)
-    except ConcordError:
-        return {}
-    return known if isinstance(known, dict) else {}
+        if known["sha256"] != digest_of({"texts": script_json(known["texts"])}):
+            raise ConcordError(f"{path}: another digest")
+        return list(known["texts"]) if known["key"] == key else None
+    except (ConcordError, KeyError, TypeError, ValueError):
+        note(f"{path}: was broken; it is made anew where the dataset can be read")
+        return None
 
 
 def condition_key(run: Run, name: str) -> str:
@@ -142,7 +148,8 @@ def condition_key(run: Run, name: str) -> str:
 def conditions_drawn(folder: Path, run: Run, names: Sequence[str]) -> bool:
     """Whether the report already has the sheets of these conditions, so that the dataset need not be read."""
     sheets = Sheets(folder, run.request_set)
-    if "text" in names and _read(sheets.index.with_name("texts.json")).get("key") != condition_key(run, "text"):
+    texts = sheets.kept.path.with_name("texts.json")
+    if "text" in names and kept_texts(texts, condition_key(run, "text")) is None:
         return False
     return all(
         sheets.of_condition(name, run, None, None) is not None for name in names if name in figures.drawn_conditions()

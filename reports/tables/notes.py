@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from concord.benchmarks.calibrate import calibration_notes
@@ -277,38 +277,15 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
     """What made the rows, one line a fact; facts that differ between rows are listed with their rows."""
-    facts: dict[str, str] = {}
     methods = {name: run for name, run in runs.items() if _is_method(run)} or dict(runs)
-    for key, label in (
-        ("git_commit", "Commit"),
-        ("device", "Device"),
-        ("gpu", "GPU"),
-        ("cpu", "Processor"),
-        ("dtype", "Number format"),
-        ("python", "Python"),
-        ("platform", "Platform"),
-    ):
-        by_value: dict[str, list[str]] = {}
-        for name, run in methods.items():
-            value = _provenance(run).get(key)
-            if value is not None:
-                by_value.setdefault(_short(str(value)), []).append(name)
-        if len(by_value) == 1:
-            facts[label] = next(iter(by_value))
-        elif by_value:
-            facts[label] = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
-    for run in list(methods.values())[:1]:
-        packages = _provenance(run).get("packages") or {}
-        if packages:
-            facts["Packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
-        if run.manifest.get("batch_size"):
-            facts["Batch size"] = str(run.manifest["batch_size"])
-    weights: dict[str, str] = {}
+    facts = {label: _each(found) for label in MADE_ON if (found := _by_value(methods, label))}
+    weights: dict[str, dict[str, None]] = {}
     for run in methods.values():
-        weights.update(run.manifest.get("weights") or {})
+        for name, digest in (run.manifest.get("weights") or {}).items():
+            weights.setdefault(str(name), {})[str(digest)[:12]] = None
     if weights:
         facts["Generator weights (SHA-256)"] = ", ".join(
-            f"{name} {digest[:12]}" for name, digest in sorted(weights.items())
+            f"{name} {' and '.join(digests)}" for name, digests in sorted(weights.items())
         )
     judges: dict[str, str] = {}
     for run in runs.values():
@@ -322,6 +299,54 @@ def provenance_of(runs: Mapping[str, Run]) -> dict[str, str]:
         if data:
             facts["Data"] = f"{data.get('name', '')} (fingerprint {str(data.get('fingerprint', ''))[:12]})".strip()
     return facts
+
+
+MADE_ON: dict[str, Callable[[Run], object]] = {
+    "Commit": lambda run: _provenance(run).get("git_commit"),
+    "Device": lambda run: _provenance(run).get("device"),
+    "GPU": lambda run: _provenance(run).get("gpu"),
+    "Processor": lambda run: _provenance(run).get("cpu"),
+    "Threads": lambda run: _provenance(run).get("threads"),
+    "Batch size": lambda run: run.manifest.get("batch_size"),
+    "Number format": lambda run: run.manifest.get("dtype") or _provenance(run).get("dtype"),
+    "Python": lambda run: _provenance(run).get("python"),
+    "Platform": lambda run: _provenance(run).get("platform"),
+    "Packages": lambda run: ", ".join(
+        f"{name} {number}" for name, number in (_provenance(run).get("packages") or {}).items()
+    ),
+}
+"""What a row was made on, by what it is called."""
+CHANGE_ROUNDING = ("Device", "GPU", "Processor", "Threads", "Batch size", "Number format", "Packages")
+
+
+def _by_value(runs: Mapping[str, Run], label: str) -> dict[str, list[str]]:
+    """Value of a fact -> the rows that have it; rows that do not know it are left out."""
+    found: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        value = MADE_ON[label](run)
+        if value not in (None, ""):
+            found.setdefault(_short(str(value)), []).append(name)
+    return found
+
+
+def _each(by_value: Mapping[str, Sequence[str]]) -> str:
+    """One value as it is; several with the rows of each."""
+    if len(by_value) == 1:
+        return next(iter(by_value))
+    return "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+
+
+def machine_notes(runs: Mapping[str, Run]) -> list[str]:
+    """What a table says whose rows were not all made on one machine, with equal threads and batches."""
+    methods = {name: run for name, run in runs.items() if _is_method(run)}
+    unlike = [label.lower() for label in CHANGE_ROUNDING if len(_by_value(methods, label)) > 1]
+    if not unlike:
+        return []
+    return [
+        f"The rows differ in {', '.join(unlike)} (see Provenance). An image follows from its request alone up to the "
+        "rounding of the machine: beside one with other threads, batches or processors it is off by at most one grey "
+        "level here and there."
+    ]
 
 
 def judge_cards(runs: Mapping[str, Run], facts: Mapping[str, MetricFacts]) -> list[dict[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 
@@ -14,9 +14,10 @@ from concord.reports.compare.margins import Margins
 from concord.reports.families import ALPHA, family_of
 from concord.reports.published import PublishedTable
 from concord.reports.tables.comparisons import Comparisons
-from concord.reports.tables.measured import Measured, sample_interval
+from concord.reports.tables.measured import BOOTSTRAP_FAILURES, Measured, sample_interval
 from concord.reports.tables.table import BEST, SECOND, TIED, Column, Comparison, Row
 
+EXACT_PAIRS = 20_000  # of a column: those of 200 rows
 BLOCK = 1_000  # pairs whose differences are in memory at once
 Tested = tuple[float, float, float, float, str]
 
@@ -36,56 +37,86 @@ def compare_rows(
     margins = margins or Margins()
     named = {(claim.metric, frozenset((claim.winner, claim.loser))) for claim in registered}
     names = [row.name for row in rows if row.kind == "method" and row.name in measured]
+    many = is_many(len(names))
     found = Comparisons(max((len(measured[name].requests) for name in names), default=0))
     for column in columns:
         if column.part:
             continue
         able = [name for name in names if column.name in measured[name].values or column.name in measured[name].sets]
+        cells = {row.name: row.cells[column.name].value for row in rows if column.name in row.cells}
+        values = {name: value for name, value in cells.items() if value is not None}
         pairs = combinations([name for name in able if column.name not in measured[name].refused], 2)
         while block := list(islice(pairs, BLOCK)):
-            for (a, b), (value, low, high, p, test) in zip(block, _test_pairs(column, block, measured), strict=True):
+            tested = _test_pairs(column, block, measured, many)
+            for (a, b), (value, low, high, p, test) in zip(block, tested, strict=True):
                 first, second = declared.value(a, column.paper_label), declared.value(b, column.paper_label)
                 paper = first - second if first is not None and second is not None else None
                 family = family_of(declared, column.paper_label, a, b)
                 if (column.name, frozenset((a, b))) in named:
                     family = "claims"
-                margin = margins.of(column.name.partition("@")[0]).at(_mean_value(rows, column, a, b))
+                margin = margins.of(column.name.partition("@")[0]).at(_mean_value(values, a, b))
                 found.add(column.name, a, b, value, low, high, p, test, paper, family, margin)
     found.correct()
     return found
 
 
-def _mean_value(rows: list[Row], column: Column, first: str, second: str) -> float:
+def _mean_value(values: Mapping[str, float], first: str, second: str) -> float:
     """What a relative margin is a share of: the mean of the two rows' values."""
-    cells = [row.cells.get(column.name) for row in rows if row.name in (first, second)]
-    values = [cell.value for cell in cells if cell is not None and cell.value is not None]
-    return float(np.mean(values)) if values else 0.0
+    known = [values[name] for name in (first, second) if name in values]
+    return float(np.mean(known)) if known else 0.0
 
 
-def _test_pairs(column: Column, pairs: list[tuple[str, str]], measured: dict[str, Measured]) -> list[Tested]:
+def is_many(rows: int) -> bool:
+    """Whether a table has so many rows that its pairs are tested by what costs a hundredth of the exact tests."""
+    return rows * (rows - 1) // 2 > EXACT_PAIRS
+
+
+def many_note(rows: int) -> str:
+    """What a table says of that."""
+    return (
+        f"{rows} methods are {rows * (rows - 1) // 2:,} pairs a column: from {st.APPROXIMATE_FROM} items on, sign "
+        "flips are by the saddlepoint approximation (p within a few per cent), intervals of differences by "
+        "Student's t."
+    )
+
+
+def _test_pairs(
+    column: Column, pairs: list[tuple[str, str]], measured: dict[str, Measured], many: bool = False
+) -> list[Tested]:
     name = column.name
     if column.kind == "set":
         tested = [st.paired_jackknife(*measured[a].sets[name], *measured[b].sets[name]) for a, b in pairs]
         return [(t.value, t.low, t.high, t.p, "paired jackknife t") for t in tested]
     items = measured[pairs[0][0]].items
-    differences = [measured[a].values[name] - measured[b].values[name] for a, b in pairs]
-    intervals = [
-        sample_interval(
-            difference,
-            items,
-            failed=_either_failed(name, measured[a], measured[b]),
-            weights=measured[a].weights.get(name),
-        )
-        for (a, b), difference in zip(pairs, differences, strict=True)
-    ]
+    differences = np.stack([measured[a].values[name] - measured[b].values[name] for a, b in pairs])
+    weights = measured[pairs[0][0]].weights.get(name)
+    intervals = _intervals(name, pairs, differences, items, measured, many)
     if column.kind == "rate":
         p_values = [st.paired_rate(measured[a].values[name], measured[b].values[name], items) for a, b in pairs]
         test = "McNemar, exact" if len(set(items)) == len(items) else "sign flips over items"
     else:
-        weights = measured[pairs[0][0]].weights.get(name, np.ones(len(items)))
-        weighted = np.stack([weights * difference for difference in differences], axis=1)
-        p_values, test = [float(p) for p in st.sign_flip(weighted, items)], "sign flips"
+        weighted = differences if weights is None else weights * differences
+        p_values, test = [float(p) for p in st.sign_flip(weighted.T, items, many)], "sign flips"
     return [(i.value, i.low, i.high, p, test) for i, p in zip(intervals, p_values, strict=True)]
+
+
+def _intervals(
+    name: str,
+    pairs: list[tuple[str, str]],
+    differences: np.ndarray,
+    items: list[str],
+    measured: dict[str, Measured],
+    many: bool,
+) -> list[st.Interval]:
+    """Of each pair's mean difference: by the bootstrap where many measurements failed, else by Student's t."""
+    weights = measured[pairs[0][0]].weights.get(name)
+    failed = [None if many else _either_failed(name, measured[a], measured[b]) for a, b in pairs]
+    if weights is not None or any(one is not None and one.sum() >= BOOTSTRAP_FAILURES for one in failed):
+        return [
+            sample_interval(difference, items, failed=one, weights=weights)
+            for difference, one in zip(differences, failed, strict=True)
+        ]
+    return st.mean_intervals(differences, items)
 
 
 def _either_failed(name: str, first: Measured, second: Measured) -> np.ndarray | None:

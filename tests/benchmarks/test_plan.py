@@ -219,7 +219,7 @@ def test_trials_get_folders_of_their_own(toy_tree: Path) -> None:
     assert results_root(Options(), dataset) == base
     assert results_root(Options(limit=4), dataset) == base / "limit-4"
     assert results_root(Options(seed_set=2), dataset) == base / "seeds-2"
-    own = f"data-tree-{dataset.fingerprint[:8]}"
+    own = f"data-tree-{dataset.listing[:8]}"
     assert results_root(Options(data=toy_tree, limit=4, profile="paper"), dataset) == Path(
         f"results/paper/{own}+limit-4"
     )

@@ -170,6 +170,15 @@ FACTS: dict[str, tuple[dict[str, str], str]] = {
     "Params that are none": ({"facts": "pass", "params": "pass\n    Params = 3"}, "'Params' is 3"),
     "an exit at import": ({"imports": "sys.exit(0)"}, r"ended the process \(SystemExit 0\)"),
     "a hard exit at import": ({"imports": "os._exit(0)"}, r"ended the process \(SystemExit 0\)"),
+    "a fault of the machine at import": (
+        {"imports": "import ctypes; ctypes.string_at(0)"},
+        r"importing it: ends the process \(killed by SIGSEGV\)",
+    ),
+    "a kill at import": ({"imports": "os.kill(os.getpid(), 9)"}, "killed by SIGKILL"),
+    "an exit of the C library at import": (
+        {"imports": "import ctypes; ctypes.CDLL(None).exit(0)"},
+        r"ends the process \(exit code 0\)",
+    ),
     "an interrupt at import": ({"imports": "raise KeyboardInterrupt"}, "by itself"),
     "an error at import": ({"imports": "1 / 0"}, "ZeroDivisionError"),
     "a module that is not there": ({"imports": "import no_such_module_here"}, "ModuleNotFoundError"),

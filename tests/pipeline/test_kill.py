@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import toy_world
 
@@ -98,7 +99,13 @@ def assert_same(results: Path, undisturbed: Path) -> None:
     assert not list(only(results).rglob("*.part"))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
+def assert_gone(family: list[psutil.Process]) -> None:
+    """Workers, and the server that they are forks of, end within two seconds of their parent."""
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
 def test_kills_change_nothing(start: Start, undisturbed: tuple[Path, float], tmp_path: Path, kills: int) -> None:
     whole, duration = undisturbed
     moments = random.Random(20)
@@ -110,9 +117,11 @@ def test_kills_change_nothing(start: Start, undisturbed: tuple[Path, float], tmp
         process.join(moments.uniform(0, 0.6) * duration)
         if process.is_alive():
             assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
+            family = psutil.Process(process.pid).children(recursive=True)
+            os.kill(process.pid, signal.SIGTERM if killed % 3 == 2 else signal.SIGKILL)
             process.join()
             killed += 1
+            assert_gone(family)
         else:  # done between two kills: compare it, and go on in a fresh folder with less patience
             finish(process)
             assert_same(results, whole)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from concord.fork_server import SOCKET, VERBS, submit
+from concord.guardian import UNDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCORD = f"{sys.executable} -m concord"
@@ -54,6 +55,52 @@ def test_a_stage_is_as_a_process_of_its_own_and_ends_with_the_client_that_asked_
     assert "client ended with 137" in out
     with pytest.raises(ProcessLookupError):
         os.kill(stage, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_all_that_it_started_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    """Also what left its group, as a daemon does; and nothing is left in the temporary folder."""
+    (tmp_path / "plugin.py").write_text(PLUGIN.format(seconds=100))
+    call = f"{CONCORD} generate x --plugin plugin.py"
+    script = (
+        f"setsid sleep 100 & echo $! > away; ls -d {tmp_path}/temporary/concord-* > folder; echo $$ > shell; {call}"
+    )
+    command = [sys.executable, "-m", "concord", "warm", "sh", "-c", script]
+    (tmp_path / "temporary").mkdir()
+    given = {**environment(), "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, cwd=tmp_path, env=given, stdout=subprocess.DEVNULL) as process:
+        ids = [int(wait_for_text(tmp_path / name)) for name in ("pid", "away", "shell")]
+        assert Path((tmp_path / "folder").read_text().strip()).is_dir()
+        process.send_signal(number)
+        process.wait(10)
+        end = time.monotonic() + 2
+        while any(map(is_alive, ids)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert [is_alive(one) for one in ids] == [False] * 3
+    end = time.monotonic() + 5
+    while list((tmp_path / "temporary").glob("concord-*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not list((tmp_path / "temporary").glob("concord-*"))
+
+
+def is_alive(process: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_bench_ends_with_the_make_that_started_it(tmp_path: Path) -> None:
+    code = (
+        f"import os, time; from concord.guardian import end_with; end_with(int(os.environ['{UNDER}'])); time.sleep(60)"
+    )
+    with subprocess.Popen(["sleep", "60"]) as make:
+        given = {**environment(), UNDER: str(make.pid)}
+        with subprocess.Popen([sys.executable, "-c", code], env=given) as bench:
+            with pytest.raises(subprocess.TimeoutExpired):
+                bench.wait(3)
+            make.kill()
+            make.wait()
+            assert bench.wait(2) == 137
 
 
 def wait_for_text(path: Path, seconds: float = 90) -> str:

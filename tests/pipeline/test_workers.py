@@ -119,7 +119,7 @@ def test_rows_side_by_side_are_the_rows_one_after_another(
     problems = generate_rows(jobs, ["cpu", "cpu"], lambda run, result: made.append(run.row.name))
     assert set(made) == {"toy", "more"}
     assert list(problems) == ["toys/broken"]
-    assert "parameter 'steps'" in problems["toys/broken"]
+    assert "parameter 'steps'" in str(problems["toys/broken"])
     for row in ("toy", "more"):
         assert contents(alone.run(row).path) == contents(shared.run(row).path)
         assert is_current(shared.run(row), GRID)
@@ -142,8 +142,33 @@ def test_a_row_worker_that_dies_is_named(toy: str, toy_suite: Path, tree: Path, 
     killer.start()
     problems = generate_rows([row_job(run, 32, GRID)], ["cpu"], lambda run, result: pytest.fail("it was killed"))
     killer.join()
-    assert "was killed by SIGKILL" in problems["toys/toy"]
+    assert "was killed by SIGKILL while it" in str(problems["toys/toy"])
     assert not is_current(run, GRID)
+
+
+def test_what_a_method_did_is_said_with_its_request(toy_suite: Path, tree: Path, tmp_path: Path, toy: str) -> None:
+    """By workers of one row, where two fail alike, and by workers of many rows."""
+    from concord.methods.plugins import load_plugin
+
+    plugin = tmp_path / "bad.py"
+    text = (
+        toy_world.TOY.read_text()
+        .replace('"toy"', '"bad"')
+        .replace("def sample(", "def sample(*_):\n        1 / 0\n\n    def other(")
+    )
+    plugin.write_text(text)
+    load_plugin(plugin)
+    toy_suite.write_text(toy_suite.read_text().replace("{name: toy, method: toy}", "{name: bad, method: bad}"))
+    run = planned(tree, toy_suite, tmp_path / "results").run("bad")
+    with pytest.raises(ConcordError) as error:
+        generate_with_workers(run, ["cpu", "cpu"], 32, GRID)
+    said = str(error.value)
+    assert said.count("ZeroDivisionError") == 1, said
+    assert said.startswith(f"method 'bad' ({plugin}), request ")
+    (problem,) = generate_rows([row_job(run, 32, GRID)], ["cpu"], lambda run, result: None).values()
+    assert str(problem).startswith(f"method 'bad' ({plugin}), request {run.requests.shards[0][0].id} and 31 more")
+    assert "ZeroDivisionError" in str(problem)
+    assert "Traceback" in problem.details
 
 
 def test_what_a_worker_cannot_do_is_its_line(toy: str, toy_suite: Path, tree: Path, tmp_path: Path) -> None:

@@ -231,3 +231,31 @@ def test_memory_of_a_table_grows_with_its_numbers_not_with_its_draws() -> None:
     shown, others = listed(found[0])
     assert len(shown) == LISTED
     assert "16 of the 2,016 pairs are not listed" in others
+
+
+def test_intervals_of_many_rows_are_those_of_each() -> None:
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(40, 60)) * rng.uniform(0.1, 100, (40, 1))
+    for clusters in (None, [str(i // 3) for i in range(60)]):
+        one_by_one = [st.mean_interval(row, clusters) for row in table]
+        assert st.mean_intervals(table, clusters) == one_by_one
+    assert np.isnan(st.mean_intervals(table[:, :1])[0].low)
+
+
+def test_fast_sign_flips_are_the_exact_ones_within_half_a_percent() -> None:
+    rng = np.random.default_rng(5)
+    moved = rng.normal(size=(64, 60)) + rng.uniform(0, 1.2, 60)
+    moved[rng.random(moved.shape) < 0.05] = 0  # items that differ nowhere
+    exact, fast = st.sign_flip(moved), st.sign_flip(moved, approximate=True)
+    assert exact.min() < 1e-9
+    assert exact.max() > 0.1
+    np.testing.assert_allclose(fast, exact, rtol=0.012)  # half a percent, and the grid's own percent
+    # what the saddlepoint is not right for keeps the exact test: one sign, few levels, few items
+    special = np.stack([np.abs(moved[:, 0]), np.sign(moved[:, 1] + 0.1), np.r_[moved[:20, 2], np.zeros(44)]], axis=1)
+    assert (st.sign_flip(special, approximate=True) == st.sign_flip(special)).all()
+
+
+def test_fast_sign_flips_of_nearly_one_sign() -> None:
+    moved = np.r_[np.linspace(1, 2, 63), -1e-3][:, None] + np.random.default_rng(1).normal(size=(64, 1)) * 1e-5
+    fast, exact = st.sign_flip(moved, approximate=True)[0], st.sign_flip(moved)[0]
+    assert max(fast, exact) < 1e-15  # two patterns of 2^64: no approximation counts them, and none needs to

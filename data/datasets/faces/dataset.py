@@ -177,7 +177,7 @@ class FaceDataset(Dataset[FaceItem]):
         return replace(self, items=list(items))
 
     @cached_property
-    def fingerprint(self) -> str:
+    def listing(self) -> str:
         """SHA-256 over the names and sizes of the faces' files, their captions and landmarks; decodes no image."""
         digest = hashlib.sha256()
         for face in self.items:
@@ -196,13 +196,13 @@ class FaceDataset(Dataset[FaceItem]):
         return digest.hexdigest()
 
     @cached_property
-    def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of every file of the faces; unchanged files are not read again."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the listing and the bytes of every file of the faces; unchanged files are not read again."""
         files: dict[str, None] = {}
         for face in self.items:
             files |= dict.fromkeys(file for file in (face.image_file, face.identity_file) if file)
             files |= dict.fromkeys(file for _, file in face.mask_files)
-        return content_digest(self.fingerprint, self.root, files)
+        return content_digest(self.listing, self.root, files)
 
     def summary(self) -> str:
         """One line: how many faces, and of what."""

@@ -83,7 +83,7 @@ class Prepared(FaceDataset):
         return replace(self, items=list(items))
 
     @cached_property
-    def fingerprint(self) -> str:
+    def listing(self) -> str:
         """SHA-256 over the faces, their captions and landmarks, and the hashes of the shards."""
         digest = hashlib.sha256(repr(self.shards).encode())
         for face in self.items:
@@ -93,10 +93,10 @@ class Prepared(FaceDataset):
         return digest.hexdigest()
 
     @cached_property
-    def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of the shards that hold these faces."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the listing and the bytes of the shards that hold these faces."""
         shards = dict.fromkeys(face.shard for face in self.items if isinstance(face, PreparedItem))
-        return content_digest(self.fingerprint, self.root, [f"{shard}.tar" for shard in shards])
+        return content_digest(self.listing, self.root, [f"{shard}.tar" for shard in shards])
 
 
 def open_prepared(root: Path, split: str = "test", captions: str = "auto") -> Prepared:

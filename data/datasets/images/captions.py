@@ -32,6 +32,10 @@ CAPTION_KEYS = ("caption", "text", "prompt")
 Rows = list[tuple[int, Mapping[str, Any]]]  # (line, record)
 
 
+LINES = ("", ".txt", ".text", ".caption", ".captions")
+"""How files are called that hold a caption a line."""
+
+
 def read_captions(path: Path, images: ImageSet) -> list[str]:
     """One caption for each image, in its order; ConcordError naming the image with none, several or an empty one."""
     kind = path.suffix.lower()
@@ -48,6 +52,10 @@ def read_captions(path: Path, images: ImageSet) -> list[str]:
         return _of_records(path, _json_records(path), images)
     if kind == ".csv":
         return _of_records(path, _csv_records(path), images)
+    if kind not in LINES:
+        raise ConcordError(
+            f"{path}: captions in a {kind} file; expected .json, .jsonl, .csv, or .txt with a caption a line"
+        )
     return _in_order(path, text_lines(read_text(path, "a file of captions")), images)
 
 

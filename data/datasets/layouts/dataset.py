@@ -101,7 +101,7 @@ class LayoutDataset(Dataset[LayoutItem]):
         return replace(self, items=list(items))
 
     @cached_property
-    def fingerprint(self) -> str:
+    def listing(self) -> str:
         """SHA-256 over the layouts with their interactions, and the names and sizes of their images."""
         digest = hashlib.sha256()
         for item in self.items:
@@ -120,10 +120,10 @@ class LayoutDataset(Dataset[LayoutItem]):
         return digest.hexdigest()
 
     @cached_property
-    def content(self) -> str:
-        """SHA-256 over the fingerprint and the bytes of every image; unchanged files are not read again."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the listing and the bytes of every image; unchanged files are not read again."""
         files = [name for item in self.items for name in (item.image_file, item.style_file) if name is not None]
-        return content_digest(self.fingerprint, self.root, files)
+        return content_digest(self.listing, self.root, files)
 
 
 def open_layout_items(path: Path | str, bench: str | None = None) -> LayoutDataset:

@@ -463,6 +463,13 @@ def test_the_fingerprint_changes_with_names_sizes_and_captions(face_tree, tmp_pa
     root, twin = face_tree(name="one"), face_tree(name="two")
     first = open_faces(root).fingerprint
     assert open_faces(twin).fingerprint == first  # the place of the tree does not matter
+    mask = twin / "CelebAMask-HQ-mask-anno/0/00000_hair.png"
+    content = mask.read_bytes()
+    mask.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert open_faces(twin).listing == open_faces(root).listing
+    assert open_faces(twin).fingerprint != first  # though no name and no size has changed
+    mask.write_bytes(content)
+    assert open_faces(twin).fingerprint == first
     picture = twin / "CelebA-HQ-img/0.jpg"
     picture.write_bytes(picture.read_bytes() + b"\x00")
     longer = open_faces(twin).fingerprint

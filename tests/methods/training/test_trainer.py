@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from concord.data.checkpoints import load_weights, packed, save_weights, unpacked, weight_path
 from concord.data.errors import ConcordError
+from concord.data.lock import hold
 from concord.methods.training import all_tasks, get_task
 from concord.methods.training.trainer import Recipe, Task, train
 
@@ -248,3 +249,25 @@ def test_a_curve_is_of_the_averaged_weights_and_changes_nothing(tmp_path: Path) 
         progress=False,
     )
     assert [point["step"] for point in longer["held_out"]["curve"]] == [160, 200]
+
+
+def test_two_trainings_of_one_network_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    with (
+        hold(tmp_path / "c" / ".line.lock"),
+        pytest.raises(ConcordError, match=r"line: process \d+ on .* is training it; wait for it"),
+    ):
+        train(task(tmp_path / "a"), checkpoints=tmp_path / "c", progress=False)
+    assert not weight_path("line", tmp_path / "a").exists()
+    train(task(tmp_path / "a"), checkpoints=tmp_path / "c", progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"half", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "line.pt").write_bytes(content)
+    with pytest.raises(ConcordError, match=r"line\.pt: not a .*checkpoint.*pass --restart"):
+        train(task(tmp_path / "a"), checkpoints=tmp_path / "c", progress=False)
+    torch.save([1], tmp_path / "c" / "line.pt")
+    with pytest.raises(ConcordError, match="not a checkpoint of a training"):
+        train(task(tmp_path / "a"), checkpoints=tmp_path / "c", progress=False)

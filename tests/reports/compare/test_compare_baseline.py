@@ -1,6 +1,8 @@
 """The committed baseline: small, whole, renewed with a word on what changed; the margins of the verdicts."""
 
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 from compare_world import METRICS, ROW, SHARE, compared
 from fake_store import LEVELS, unscore, write_run, write_store
+from typer.testing import CliRunner
 
 from concord.benchmarks.settings import ROOT
 from concord.benchmarks.store.run import Store
+from concord.cli import app
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
 from concord.metrics.base import all_metrics
@@ -123,15 +127,59 @@ def test_an_empty_folder_and_a_damaged_baseline_are_errors_that_name_them(
 def test_a_half_written_baseline_is_damage(store: Store, baseline: Path) -> None:
     content = read_json(baseline / "baseline.json")
     content["runs"][ROW]["n"] = 65
-    write_json(baseline / "baseline.json", content)
+    write_json(baseline / "baseline.json", {**content, "format": 2})  # the last one without digests
     with pytest.raises(ConcordError, match="has scores of 64 of 65 requests"):
+        baseline_folder(baseline, "b")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [flip, empty, Path.unlink, folder, pipe])
+@pytest.mark.parametrize("name", FILES)
+def test_a_baseline_that_changed_is_refused(
+    name: str, damage: Callable[[Path], None], store: Store, baseline: Path, tmp_path: Path
+) -> None:
+    damage(baseline / name)
+    with pytest.raises(ConcordError) as error:
+        compared(store, baseline)
+    assert name in str(error.value)
+    asked = ["compare", str(baseline), str(store.root.parent)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2, done.output
+    assert name in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_number_of_a_baseline_that_was_edited_is_refused(store: Store, baseline: Path) -> None:
+    content = read_json(baseline / "baseline.json")
+    content["commit"] = "f" * 40
+    write_json(baseline / "baseline.json", content)
+    with pytest.raises(ConcordError, match=r"baseline\.json has changed since it was written"):
         baseline_folder(baseline, "b")
 
 
 def test_a_baseline_of_a_later_format_is_refused_and_of_the_first_is_read(store: Store, baseline: Path) -> None:
     content = read_json(baseline / "baseline.json")
     write_json(baseline / "baseline.json", {**content, "format": 99})
-    with pytest.raises(ConcordError, match="a baseline of format 99, this Concord reads up to 2"):
+    with pytest.raises(ConcordError, match="a baseline of format 99, this Concord reads up to 3"):
         baseline_folder(baseline, "b")
     old = {key: value for key, value in content.items() if key in ("profile", "commit", "runs")}
     old["runs"] = {

@@ -12,10 +12,12 @@ from click.testing import Result
 from fake_store import LEVELS, write_run, write_store
 from typer.testing import CliRunner
 
+from concord.benchmarks.store.provenance import git_commit
 from concord.benchmarks.store.run import Store
 from concord.cli import app
 from concord.data.errors import ConcordError
 from concord.data.files import read_json, write_json
+from concord.data.notes import Note
 from concord.reports.compare import git as git
 from concord.reports.compare.baseline import renew
 from concord.reports.compare.history import UNCOMMITTED, draw, read_history, to_markdown
@@ -144,6 +146,19 @@ def test_outside_a_repository_is_one_line(repository: Path) -> None:
         assert "not a git repository" in found.stderr
         assert len(found.stderr.strip().splitlines()) == 1
     assert call("compare", "baseline", "--results", str(repository / "results")).exit_code == 0  # no git is needed
+
+
+def test_what_git_says_is_passed_on(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that belongs to another user, as in a container."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for verb in (["compare", "v1"], ["history", "collaborative"]):
+        found = call(*verb)
+        assert found.exit_code == 2
+        assert "detected dubious ownership" in found.stderr
+        assert "safe.directory" in found.stderr
+        assert len(found.stderr.strip().splitlines()) == 1
+    with pytest.warns(Note, match=r"without their git commit, as git says: .*dubious ownership"):
+        assert git_commit(repository.resolve()) is None
 
 
 def test_without_git_is_one_line(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
