@@ -84,7 +84,7 @@ def run(plugin: Path, folder: Path, path: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("place", ["repository", "elsewhere", "checkout"])
+@pytest.mark.parametrize("place", ["repository", pytest.param("elsewhere", marks=pytest.mark.long), "checkout"])
 def test_a_users_own_folders_are_his(repository: Path, path: str, place: str, tmp_path: Path) -> None:
     names = "\n".join(f"import {name}.loader" for name in FOLDERS)
     told = f"[{', '.join(f'{name}.WHO, {name}.loader.X' for name in FOLDERS)}, beside.Y]"
@@ -100,7 +100,7 @@ def test_a_users_own_folders_are_his(repository: Path, path: str, place: str, tm
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("place", ["repository", "checkout"])
+@pytest.mark.parametrize("place", ["repository", pytest.param("checkout", marks=pytest.mark.long)])
 def test_old_names_work_with_one_warning(path: str, place: str, tmp_path: Path) -> None:
     old = (
         "import data, metrics.fid\nfrom data.requests import Conditions as C\nfrom methods.core.noise import draw_noise"

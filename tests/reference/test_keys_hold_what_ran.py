@@ -108,9 +108,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunPlan]:
     return {f"{run.requests.name}/{run.row.name} ({', '.join(run.conditions)})": run for run in found}
 
 
-@pytest.fixture(scope="module")
-def traces(runs: dict[str, RunPlan]) -> dict[str, tuple[RunPlan, set[str]]]:
-    return {name: (run, trace_of(run)) for name, run in runs.items()}
+def fullest(runs: dict[str, RunPlan]) -> dict[str, RunPlan]:
+    """Of each method, or reference row, the run with the most conditions: it has the others' code too, or nearly."""
+    found: dict[str, str] = {}
+    for name in sorted(runs, key=lambda name: len(runs[name].conditions)):
+        found[runs[name].row.method or runs[name].row.name] = name
+    return {name: runs[name] for name in found.values()}
+
+
+@pytest.fixture(scope="module", params=[fullest, pytest.param(dict, marks=pytest.mark.long)], ids=["fullest", "every"])
+def traces(request: pytest.FixtureRequest, runs: dict[str, RunPlan]) -> dict[str, tuple[RunPlan, set[str]]]:
+    return {name: (run, trace_of(run)) for name, run in request.param(runs).items()}
 
 
 def test_a_change_of_a_file_makes_those_rows_stale_that_stand_on_it(

@@ -1,6 +1,7 @@
 """The report folder: whole, self-contained, escaped, and written from the store alone."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -383,8 +384,10 @@ def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
     assert "face-generation" in unknown.stderr
 
 
-def test_an_unequal_n_writes_the_pages_and_ends_with_two(tmp_path: Path) -> None:
-    write_store(tmp_path / "embedded", n=3)
+def test_an_unequal_n_writes_the_pages_and_ends_with_two(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "embedded", tmp_path / "embedded")  # its figures with it: most are not drawn again
+    for page in (tmp_path / "embedded/report").glob("*.html"):
+        page.unlink()
     write_run(tmp_path / "embedded", "composable", n=2)
     found = call("--results", tmp_path)
     assert found.exit_code == 2
