@@ -36,7 +36,7 @@ atexit.register(shutil.rmtree, os.environ["CONCORD_HASHES"], ignore_errors=True)
 # (.ci/run), so a skip there means that a part of the repository is no longer tested: it fails.
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-MAY_SKIP = {"gpu", "own_files"}  # markers of what no continuous integration has
+MAY_SKIP = {"gpu", "own_files", "root"}  # markers of what no continuous integration has
 
 
 @pytest.hookimpl(wrapper=True)

@@ -217,6 +217,7 @@ def peak_of(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_of_a_table_grows_with_its_numbers_not_with_its_draws() -> None:
     """64 rows are 2,016 pairs: all sign flips of them at once took 230 MB, now a block at a time."""
     rng, requests = np.random.default_rng(0), [f"{k}-0" for k in range(24)]
