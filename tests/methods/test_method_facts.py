@@ -12,6 +12,7 @@ import pytest
 
 import concord.methods.base as base
 from concord.data.errors import ConcordWarning
+from concord.data.networks import Networks
 from concord.methods.plugins import load_plugin
 
 OLD = """
@@ -58,7 +59,7 @@ def plugin(tmp_path: Path, registry: None) -> Path:
 def test_a_plugin_that_lists_its_networks_by_the_old_name_is_counted(plugin: Path) -> None:
     with pytest.warns(ConcordWarning, match=r"Old: method networks\(\) is now called denoisers\(\); rename it"):
         load_plugin(plugin)
-    method = base.make_method("old", {"steps": 5}, object)  # type: ignore[arg-type]
+    method = base.make_method("old", {"steps": 5}, Networks.of({}))
     assert set(method.denoisers()) == {"mixer"}
     assert method.params.model_dump() == {"preset": "paper", "steps": 5}
 
