@@ -59,6 +59,6 @@ def test_it_runs_outside_the_checkout_and_leaves_itself_alone(site: Path, toy_tr
     assert "composable+steps=1" in said
     assert list((tmp_path / "results/embedded").glob("*/report/face-generation.html"))
     assert "face-generation" in run(site, tmp_path, "-m", "concord", "list")
-    code = "import concord; print(len(concord.results('face-generation', data_set='data').samples))"
+    code = "import concord; print(len(concord.results('face-generation', data_set='tree').samples))"
     assert int(run(site, tmp_path, "-c", code)) > 0
     assert files(site) == before
