@@ -116,8 +116,8 @@ def chosen_metrics(names: str | Sequence[str]) -> list[Metric]:
     listed = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     if not any(listed):
         raise ConcordError("metrics: none named; expected names such as fid,kid (see `concord list`)")
-    found = [get_metric(name) for name in listed if name]
-    return list({metric.name: metric for metric in found}.values())
+    chosen = [get_metric(name) for name in listed if name]
+    return list({metric.name: metric for metric in chosen}.values())
 
 
 def _open_reference(source: Source) -> ImageSet | Statistics:

@@ -171,15 +171,15 @@ class SampleMetric(Metric):
 
         not_finite: the reason that is given for NaN and infinity.
         """
-        made = []
+        scores = []
         for value, status in zip(values, statuses if statuses is not None else [OK] * len(values), strict=True):
             if status != OK:
-                made.append(self.failure(status))
+                scores.append(self.failure(status))
             elif not math.isfinite(value):
-                made.append(self.failure(not_finite))
+                scores.append(self.failure(not_finite))
             else:
-                made.append(Score(min(max(value, self.bounds[0]), self.bounds[1])))
-        return made
+                scores.append(Score(min(max(value, self.bounds[0]), self.bounds[1])))
+        return scores
 
     def require_conditions(self, observation: Observation) -> None:
         """Raise ConcordError where a condition that the metric scores against is missing."""

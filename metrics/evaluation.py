@@ -165,8 +165,8 @@ def fill(table: dict[str, np.ndarray], n: int, indices: np.ndarray, features: Ma
 
 def set_metrics(metrics: Iterable[Metric], compared: bool = False) -> list[SetMetric]:
     """Those that have one value a set; `compared`: of these, those that compare it with a reference."""
-    found = [metric for metric in metrics if isinstance(metric, SetMetric)]
-    return [metric for metric in found if metric.needs_reference] if compared else found
+    chosen = [metric for metric in metrics if isinstance(metric, SetMetric)]
+    return [metric for metric in chosen if metric.needs_reference] if compared else chosen
 
 
 def score_set(

@@ -221,10 +221,10 @@ def square_root(covariance: Floats, rounding: float = 0.0) -> Floats:
             f"a covariance matrix has the eigenvalue {values[0]:.3g} beside {values[-1]:.3g}, and none may be that far "
             "below zero; compute the statistics again, in float64"
         )
-    kept = _above_rounding(values)
+    positive = _above_rounding(values)
     if rounding:
-        kept &= values > 2 * abs(min(values[0], 0.0))
-    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+        positive &= values > 2 * abs(min(values[0], 0.0))
+    return np.asarray(vectors[:, positive] * np.sqrt(values[positive]))
 
 
 def sum_of_roots(matrix: Floats) -> float:

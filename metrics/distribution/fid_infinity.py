@@ -54,8 +54,8 @@ class FIDInfinity(SetMetric):
         self.check_features(generated, reference)
         count = len(group_sizes(groups, len(generated)))
         gaussian, keys = ReferenceGaussian.of_features(reference), draw_keys(generated)
-        kept = [groups != g for g in range(count)]
-        return np.array([extrapolate(generated[rest], gaussian, keys[rest]) for rest in kept])
+        inside = [groups != g for g in range(count)]
+        return np.array([extrapolate(generated[rest], gaussian, keys[rest]) for rest in inside])
 
 
 def draw_keys(features: np.ndarray, seed: int = SEED) -> Floats:

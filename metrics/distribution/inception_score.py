@@ -62,9 +62,9 @@ class InceptionScore(SetMetric):
         masses, entropies = np.stack([p[0] for p in parts]), np.array([p[1] for p in parts])
         # The other groups are added up, not this one taken off the total: no class is left below 0 by rounding.
         others = [np.arange(len(sizes)) != g for g in range(len(sizes))]
-        kept = len(generated) - sizes
+        remaining = len(generated) - sizes
         return np.array(
-            [_score(n, masses[o].sum(axis=0), entropies[o].sum()) for n, o in zip(kept, others, strict=True)]
+            [_score(n, masses[o].sum(axis=0), entropies[o].sum()) for n, o in zip(remaining, others, strict=True)]
         )
 
 
@@ -100,11 +100,11 @@ class InceptionScoreADM(InceptionScoreTensorFlow):
 
     def leave_group_out(self, generated: np.ndarray, reference: np.ndarray, groups: np.ndarray) -> np.ndarray:
         self.check_features(generated, generated)
-        found = []
+        replicates = []
         for group in range(len(group_sizes(groups, len(generated)))):
-            kept = [part[labels != group] for part, labels in zip(_parts(generated), _parts(groups), strict=True)]
-            found.append(np.mean([_score(len(part), *class_sums(part)) for part in kept if len(part)]))
-        return np.array(found)
+            parts = [part[labels != group] for part, labels in zip(_parts(generated), _parts(groups), strict=True)]
+            replicates.append(np.mean([_score(len(part), *class_sums(part)) for part in parts if len(part)]))
+        return np.array(replicates)
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:

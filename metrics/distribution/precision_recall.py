@@ -224,12 +224,12 @@ def neighbour_radii(x: np.ndarray, k: int) -> Floats:
 
 def covered(points: np.ndarray, centres: np.ndarray, radii: Floats, closed: bool) -> np.ndarray:
     """Which rows of points (n, D) lie in a ball around a row of centres (m, D) of squared radius (m,): bool (n,)."""
-    found = np.zeros(len(points), dtype=bool)
+    inside = np.zeros(len(points), dtype=bool)
     for i in range(0, len(points), TILE):
         for j in range(0, len(centres), TILE):
             tile = squared_distances(points[i : i + TILE], centres[j : j + TILE])
-            found[i : i + TILE] |= _within(tile, radii[j : j + TILE], closed)
-    return found
+            inside[i : i + TILE] |= _within(tile, radii[j : j + TILE], closed)
+    return inside
 
 
 HALF_BLOCK = 10_000
@@ -256,25 +256,25 @@ def half_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def half_radii(x: np.ndarray, k: int) -> np.ndarray:
     """The (k + 1)-th smallest of each row's distances to all rows, itself among them: float32 (n,)."""
-    found = np.zeros(len(x), dtype=np.float32)
+    radii = np.zeros(len(x), dtype=np.float32)
     for i in range(0, len(x), HALF_BLOCK):
         rows = x[i : i + HALF_BLOCK]
         nearest = np.full((len(rows), k + 1), np.inf, dtype=np.float32)
         for j in range(0, len(x), HALF_BLOCK):
             nearest = np.partition(np.hstack([nearest, half_distances(rows, x[j : j + HALF_BLOCK])]), k, axis=1)
             nearest = nearest[:, : k + 1]
-        found[i : i + HALF_BLOCK] = nearest.max(axis=1)
-    return found
+        radii[i : i + HALF_BLOCK] = nearest.max(axis=1)
+    return radii
 
 
 def half_covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Which rows of points lie in a ball around a row of centres, by `half_distances`: bool (n,)."""
-    found = np.zeros(len(points), dtype=bool)
+    inside = np.zeros(len(points), dtype=bool)
     for i in range(0, len(points), HALF_BLOCK):
         for j in range(0, len(centres), HALF_BLOCK):
             block = half_distances(points[i : i + HALF_BLOCK], centres[j : j + HALF_BLOCK])
-            found[i : i + HALF_BLOCK] |= (block <= radii[j : j + HALF_BLOCK]).any(axis=1)
-    return found
+            inside[i : i + HALF_BLOCK] |= (block <= radii[j : j + HALF_BLOCK]).any(axis=1)
+    return inside
 
 
 def _within(distances: Floats, radii: Floats, closed: bool) -> np.ndarray:

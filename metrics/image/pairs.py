@@ -38,7 +38,7 @@ def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndar
     import torch
 
     rows: dict[bytes, int] = {}
-    made: list[Tensor] = []
+    references: list[Tensor] = []
     index = []
     for number, condition in enumerate(conditions):
         style = condition.style
@@ -49,10 +49,10 @@ def style_references(conditions: Sequence[Conditions], resize: Callable[[np.ndar
             )
         key = str(style.shape).encode() + style.tobytes()
         if key not in rows:
-            rows[key] = len(made)
-            made.append(resize(style))
+            rows[key] = len(references)
+            references.append(resize(style))
         index.append(rows[key])
-    return torch.stack(made), torch.tensor(index)
+    return torch.stack(references), torch.tensor(index)
 
 
 def network_of(observation: Observation, role: str, kind: type[T], metric: str, instead: str) -> T:

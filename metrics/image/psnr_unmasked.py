@@ -34,7 +34,7 @@ class PSNRUnmasked(SampleMetric):
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
         images, originals = (x.double().cpu().numpy() for x in paired(observation, self.name))
-        made = []
+        scores = []
         for image, original, condition in zip(images, originals, observation.conditions, strict=True):
             assert condition.masked_image is not None
             known = condition.masked_image[1]
@@ -44,9 +44,9 @@ class PSNRUnmasked(SampleMetric):
                     f"its image {image.shape[1:]}; give both at one size"
                 )
             if not known.any():
-                made.append(self.failure("nothing is known"))
+                scores.append(self.failure("nothing is known"))
                 continue
             error = float(np.square(image - original)[:, known].mean())
             value = CAP if error <= 10 ** (-CAP / 10) else -10 * math.log10(error)
-            made += self.scores([value], "pixels not finite")
-        return made
+            scores += self.scores([value], "pixels not finite")
+        return scores

@@ -118,12 +118,12 @@ def evaluate_layout(
     size: the side in pixels to which the image is resized first (bilinear, as the benchmark does); None leaves it.
     """
     image = _resized(image, size)
-    found = {category: detector.detect(image, category) for category in dict.fromkeys(layout.categories)}
+    detected = {category: detector.detect(image, category) for category in dict.fromkeys(layout.categories)}
     instances = []
     for box, label, colour, category in zip(
         layout.boxes, layout.labels, layout.colours, layout.categories, strict=True
     ):
-        iou = _best_iou(box, found[category], category)
+        iou = _best_iou(box, detected[category], category)
         success, share = iou >= IOU, None
         if success and colour is not None:
             share = colour_share(image, segmenter.segment(image, box), colour)
@@ -140,11 +140,11 @@ def evaluate_interactions(
     image: uint8 (H, W, 3) RGB. instances: what `evaluate_layout` said of it. The judge looks from the subject's box of
     the layout to the object's; whether the colours are right is not asked.
     """
-    found = []
+    related = []
     for subject, kind, other in layout.interactions:
         located = instances[subject].located and instances[other].located
-        found.append(located and judge.judge(image, layout.boxes[subject], layout.boxes[other]) == kind)
-    return found
+        related.append(located and judge.judge(image, layout.boxes[subject], layout.boxes[other]) == kind)
+    return related
 
 
 def colour_share(image: np.ndarray, mask: np.ndarray, colour: str) -> float:

@@ -27,10 +27,10 @@ def set_features(networks: Networks, images: Tensor, kinds: Sequence[str]) -> di
     for kind in dict.fromkeys(kinds):
         network = networks.get(f"features/{kind}", Features)
         together.setdefault(id(network), (network, []))[1].append(kind)
-    found: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
     for network, own in together.values():
-        found |= network.features(images.to(networks.device), own)
-    return {kind: found[kind] for kind in kinds}
+        features |= network.features(images.to(networks.device), own)
+    return {kind: features[kind] for kind in kinds}
 
 
 def features_sha256(networks: Networks, kind: str) -> str:

@@ -39,12 +39,12 @@ class GroundPalette(SampleMetric):
     def score(self, observation: Observation) -> list[Score]:
         self.require_conditions(observation)
         images, originals = (x.movedim(1, -1).float().cpu().numpy() for x in paired(observation, self.name))
-        made = []
+        scores = []
         for image, original, condition in zip(images, originals, observation.conditions, strict=True):
             assert condition.layout is not None
             ground = ground_of(condition.layout, *image.shape[:2])
-            made += self.scores([palette_distance(image[ground], original[ground])], "pixels not finite")
-        return made
+            scores += self.scores([palette_distance(image[ground], original[ground])], "pixels not finite")
+        return scores
 
 
 def ground_of(layout: Layout, height: int, width: int) -> np.ndarray:

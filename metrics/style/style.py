@@ -59,8 +59,8 @@ class StyleLoss(SampleMetric):
         network, device = observation.networks.get("judge/vgg19", Activations), observation.networks.device
         references, index = _references(observation)
         with torch.inference_mode():
-            wanted = [layer[index.to(device)] for layer in network(references.to(device))]
-            loss = style_loss(network(observation.images.to(device)), wanted)
+            targets = [layer[index.to(device)] for layer in network(references.to(device))]
+            loss = style_loss(network(observation.images.to(device)), targets)
         return self.scores(loss.tolist(), "activations not finite")
 
 
@@ -113,8 +113,8 @@ class StyleDistance(SampleMetric):
         features = network.style_features
         references, index = _references(observation)
         with torch.inference_mode():
-            wanted = [layer[index.to(layer.device)] for layer in features(references)]
-            distance = style_distance(features(observation.images), wanted)
+            targets = [layer[index.to(layer.device)] for layer in features(references)]
+            distance = style_distance(features(observation.images), targets)
         return self.scores(distance.tolist(), "activations not finite")
 
 

@@ -41,11 +41,11 @@ class StyleTokens(SampleMetric):
             observation, "freedom/text-image", TokenFeatures, self.name, "use 'style-distance', or profile 'paper'"
         )
         with torch.inference_mode():
-            found = clip.style_tokens(observation.on_device)
+            tokens = clip.style_tokens(observation.on_device)
             references, index = style_references(
                 observation.conditions, lambda image: pillow_bilinear(image, clip.size, clip.size)
             )
-            wanted = clip.style_tokens(references.to(found.device))[index.to(found.device)]
+            targets = clip.style_tokens(references.to(tokens.device))[index.to(tokens.device)]
             # In float64: the sums over tokens are large and their difference is small.
-            distance = token_gram_distance(found.double(), wanted.double())
+            distance = token_gram_distance(tokens.double(), targets.double())
         return self.scores(distance.tolist(), "tokens not finite")

@@ -266,13 +266,13 @@ def vision_transformer(state: dict[str, torch.Tensor], pixels: torch.Tensor, hea
 def test_dinov2_features_are_the_papers(dinov2: Path) -> None:
     from safetensors.torch import load_file
 
-    from concord.metrics.networks.pretrained.dinov2 import DEVIATION, MEAN, load_dinov2
+    from concord.metrics.networks.pretrained.dinov2 import MEAN, STD, load_dinov2
 
     image = picture(100, 140)
     features = load_dinov2(dinov2)
     found = features(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)["dinov2"]
     small = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)) / 255
-    pixels = torch.from_numpy((small - MEAN) / DEVIATION).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy((small - MEAN) / STD).permute(2, 0, 1)[None]
     expected = vision_transformer(load_file(dinov2 / "model.safetensors"), pixels, heads=4)
     assert found.shape == (1, 32)
     assert len(features.sha256) == 64

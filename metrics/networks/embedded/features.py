@@ -45,15 +45,15 @@ class FeatureNetwork(nn.Module):
                            image apart (here the trunk's last, 4 x 4), flattened as (row, column, channel).
         """
         maps = self.trunk.maps(images)
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if "spatial" in kinds:
-            found["spatial"] = maps[:, :7].permute(0, 2, 3, 1).flatten(1)
+            features["spatial"] = maps[:, :7].permute(0, 2, 3, 1).flatten(1)
         if "pool" in kinds or "logits" in kinds:
-            found["pool"] = torch.nn.functional.silu(self.trunk.head(maps))
+            features["pool"] = torch.nn.functional.silu(self.trunk.head(maps))
         if "logits" in kinds:
-            first, second = (self.heads[name](found["pool"]) for name in CLASS_JUDGE)
-            found["logits"] = (first[:, :, None] + second[:, None, :]).flatten(1)
-        return {kind: found[kind] for kind in kinds}
+            first, second = (self.heads[name](features["pool"]) for name in CLASS_JUDGE)
+            features["logits"] = (first[:, :, None] + second[:, None, :]).flatten(1)
+        return {kind: features[kind] for kind in kinds}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits by head, with 'presence' (B, 19) and 'identity' (B, D)."""

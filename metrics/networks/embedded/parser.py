@@ -73,10 +73,10 @@ class SynthParser:
     def has_face(self, images: Tensor) -> Tensor:
         """bool (B,): whether the parser sees every part that a face has, and is sure of what it sees."""
         probability, classes = self.parse(images).softmax(1).max(1)  # (B, 64, 64) each
-        found = probability.mean((1, 2)) >= self.confidence
+        present = probability.mean((1, 2)) >= self.confidence
         for kinds, least in FACE_PARTS.items():
-            found = found & (torch.isin(classes, torch.tensor(kinds, device=classes.device)).sum((1, 2)) >= least)
-        return found
+            present = present & (torch.isin(classes, torch.tensor(kinds, device=classes.device)).sum((1, 2)) >= least)
+        return present
 
     def face_status(self, images: Tensor) -> list[str]:
         """'ok' or 'no face found'."""

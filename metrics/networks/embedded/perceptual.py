@@ -36,12 +36,12 @@ def trunk_activations(network: FeatureNetwork, images: Tensor, layers: Sequence[
     images: (B, 3, 64, 64) in [0, 1]; gradients pass.
     """
     x = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2)
-    found = []
+    activations = []
     for number, layer in enumerate(network.trunk.body[: max(layers) + 1]):
         x = layer(x)
         if number in layers:
-            found.append(x)
-    return found
+            activations.append(x)
+    return activations
 
 
 def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -79,12 +79,12 @@ def content_loss(first: Tensor, second: Tensor) -> Tensor:
 
 def content_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """(B,) in [0, 1]: Euclidean distance of activations over the sum of their norms, mean over layers."""
-    found = []
+    distances = []
     for a, b in zip(first, second, strict=True):
         a, b = a.flatten(1), b.flatten(1)
         size = torch.linalg.vector_norm(a, dim=1) + torch.linalg.vector_norm(b, dim=1)
-        found.append(torch.linalg.vector_norm(a - b, dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny))
-    return torch.stack(found).mean(0)
+        distances.append(torch.linalg.vector_norm(a - b, dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny))
+    return torch.stack(distances).mean(0)
 
 
 def token_gram_distance(first: Tensor, second: Tensor) -> Tensor:

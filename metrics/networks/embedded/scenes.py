@@ -98,14 +98,14 @@ def peaks(centres: np.ndarray, sides: np.ndarray, threshold: float = THRESHOLD) 
     highest = max_pool2d(torch.from_numpy(np.array(centres))[None, None], 3, 1, 1)[0, 0].numpy()
     rows, columns = np.nonzero((centres >= threshold) & (centres == highest))
     order = np.argsort(-centres[rows, columns], kind="stable")
-    kept: list[np.ndarray] = []
+    boxes: list[np.ndarray] = []
     for row, column in zip(rows[order], columns[order], strict=True):
         x, y = (column + 0.5) / GRID, (row + 0.5) / GRID
         left, top, right, bottom = (float(v) for v in sides[:, row, column])
         box = np.array([x - left, y - top, x + right, y + bottom]).clip(0, 1)
-        if not kept or float(box_iou(box, np.stack(kept)).max()) < OVERLAP:
-            kept.append(box)
-    return np.stack(kept) if kept else np.zeros((0, 4))
+        if not boxes or float(box_iou(box, np.stack(boxes)).max()) < OVERLAP:
+            boxes.append(box)
+    return np.stack(boxes) if boxes else np.zeros((0, 4))
 
 
 class SceneSegmenter(nn.Module):
@@ -133,8 +133,8 @@ class SceneSegmenter(nn.Module):
         one = torch.as_tensor(np.array(box, dtype=np.float32)).reshape(1, 4)
         with torch.inference_mode():
             logits = self(cut(_tensor(reduced(image), self), one.to(next(self.parameters()).device))).cpu()
-            found = pasted(logits, one, height, width)[0] > 0
-        return np.asarray(found.numpy(), dtype=np.bool_)
+            mask = pasted(logits, one, height, width)[0] > 0
+        return np.asarray(mask.numpy(), dtype=np.bool_)
 
 
 def cut(images: Tensor, boxes: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ def pasted(logits: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
         [x[None, None, :].expand(len(boxes), height, -1), y[None, :, None].expand(len(boxes), -1, width)], -1
     )
     where = (grid - middle[:, None, None]) / half[:, None, None]
-    found = grid_sample(logits, where, align_corners=False, padding_mode="border")[:, 0]
+    sampled = grid_sample(logits, where, align_corners=False, padding_mode="border")[:, 0]
     inside = ((grid >= boxes[:, None, None, :2]) & (grid <= boxes[:, None, None, 2:])).all(-1)
-    return torch.where(inside, found, torch.full_like(found, -10.0))
+    return torch.where(inside, sampled, torch.full_like(sampled, -10.0))
 
 
 def _window(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,8 +215,8 @@ class SceneInteractions(nn.Module):
         pixels = _tensor(reduced(image), self)
         boxes = [torch.as_tensor(np.array(box, dtype=np.float32)).reshape(1, 4).to(pixels) for box in (subject, other)]
         with torch.inference_mode():
-            found = int(self(pixels, *boxes).argmax(1))
-        return self.kinds[found - 1] if found else None
+            kind = int(self(pixels, *boxes).argmax(1))
+        return self.kinds[kind - 1] if kind else None
 
 
 def pair_planes(subjects: Tensor, objects: Tensor, size: int) -> Tensor:

@@ -69,11 +69,11 @@ class SynthTextImage:
         for block in blocks:
             if not 1 <= block <= len(ends):
                 raise ConcordError(f"style_blocks: {block}; expected numbers from 1 to {len(ends)}")
-        hidden, found = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2), {}
+        hidden, features = torch.nn.functional.pixel_unshuffle(images * 2 - 1, 2), {}
         for i, layer in enumerate(layers[: ends[max(blocks) - 1] + 1]):
             hidden = layer(hidden)
-            found[i] = hidden
-        return [found[ends[block - 1]] for block in blocks]
+            features[i] = hidden
+        return [features[ends[block - 1]] for block in blocks]
 
     @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:

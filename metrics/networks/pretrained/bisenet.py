@@ -4,7 +4,7 @@ Its spatial path is the 1/8 feature of the ResNet-18 in the context path. The fi
 *BiSeNet's* class order; `BiSeNetParser` converts to the CelebAMask-HQ order (data/labels.py) before anybody sees a
 class.
 
-FreeDoM's preparation: bicubic (a = -0.75, no antialiasing) to 512, then ImageNet's mean and deviation. The network's
+FreeDoM's preparation: bicubic (a = -0.75, no antialiasing) to 512, then ImageNet's mean and std. The network's
 first output alone is used; the other two are training's.
 """
 
@@ -21,7 +21,7 @@ from concord.data.labels import CLASSES, lookup
 from concord.metrics.networks.pretrained.weights import frozen, load_strictly, read_state, to_uint8, weight_path
 
 SIZE = 512
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ConvNormReLU(nn.Module):
@@ -156,21 +156,21 @@ class BiSeNetParser(nn.Module):
     """Images (B, 3, H, W) RGB in [0, 1] -> logits (B, 19, 512, 512) in the *CelebAMask-HQ* order; differentiable."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
     order: Tensor
 
     def __init__(self, network: BiSeNet) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         # Channel k of the answer is the class that CelebAMask-HQ calls k: take BiSeNet's channel of that name.
         self.register_buffer("order", torch.from_numpy(lookup("celebamask-hq", "bisenet")), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[2:] != (SIZE, SIZE):
             images = F.interpolate(images, SIZE, mode="bicubic", align_corners=False)
-        return self.network((images - self.mean) / self.deviation).index_select(1, self.order)
+        return self.network((images - self.mean) / self.std).index_select(1, self.order)
 
     def parse(self, images: Tensor) -> Tensor:
         """The same: what scores by FreeDoM's distance looks as the guide does."""

@@ -52,7 +52,7 @@ class Clip(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, model: Any, architecture: str) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class Clip(nn.Module):
         visual = model.visual
         size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
         self.size = int(size)
-        mean, deviation = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        self.transform = open_clip.image_transform(self.size, is_train=False, mean=mean, std=deviation)
+        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+        self.transform = open_clip.image_transform(self.size, is_train=False, mean=mean, std=std)
         self.tokenizer = open_clip.get_tokenizer(architecture)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """open_clip's evaluation transform of the images at 8 bits: (B, 3, size, size), without gradient."""
@@ -82,7 +82,7 @@ class Clip(nn.Module):
         """By FreeDoM's preparation; differentiable."""
         if images.shape[2:] != (self.size, self.size):
             images = F.interpolate(images, self.size, mode="bicubic", align_corners=False)
-        return self.model.encode_image((images - self.mean) / self.deviation)
+        return self.model.encode_image((images - self.mean) / self.std)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Unnormalised (B, E); the places behind the longest text's end are not computed, as nothing looks there."""

@@ -22,7 +22,7 @@ def style_tokens(clip: Clip, images: Tensor) -> Tensor:
         images = F.interpolate(images, (clip.size, clip.size), mode="bicubic", align_corners=False)
     visual: Any = clip.model.visual
     layers = visual.forward_intermediates(
-        (images - clip.mean) / clip.deviation,
+        (images - clip.mean) / clip.std,
         indices=[BLOCK],
         stop_early=True,
         normalize_intermediates=False,

@@ -1,6 +1,6 @@
 """DINOv2 ViT-L/14 (Oquab et al. 2023) for FD-DINOv2: the class token of an image at 224 x 224, through transformers.
 
-    image -> Pillow's 8-bit bicubic to 224 x 224 (as dgm-eval) -> ImageNet mean and deviation -> ViT -> last LayerNorm
+    image -> Pillow's 8-bit bicubic to 224 x 224 (as dgm-eval) -> ImageNet mean and std -> ViT -> last LayerNorm
           -> class token, (B, 1024)
 
 Positions. The published weights hold a grid of 37 x 37 position vectors, for 518 pixels; 224 pixels have 16 x 16
@@ -25,7 +25,7 @@ from concord.metrics.networks.pretrained.transformers_folder import WEIGHTS, loa
 from concord.metrics.networks.pretrained.weights import frozen
 
 SIDE = 224
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFSET = 0.1  # of the authors' code, there against a rounding error; kept, since the features depend on it
 
 
@@ -36,7 +36,7 @@ class DINOv2Features(nn.Module):
         super().__init__()
         self.network, self.sha256 = network, sha256
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, kinds: tuple[str, ...] = ("dinov2",)) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ class DINOv2Features(nn.Module):
         if tuple(kinds) != ("dinov2",):
             raise ConcordError(f"features {', '.join(kinds)}: DINOv2 gives 'dinov2'")
         small = resize.pillow(resize.levels(images), SIDE).to(self.network.device) / 255
-        pixels = (small - self.get_buffer("mean")) / self.get_buffer("deviation")
+        pixels = (small - self.get_buffer("mean")) / self.get_buffer("std")
         return {"dinov2": self.network(pixel_values=pixels).last_hidden_state[:, 0].float()}
 
     def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:

@@ -36,8 +36,8 @@ class Fan:
         for number, image in enumerate(to_uint8(images)):
             box = self._largest_face(image)
             if box is not None:
-                found = self.alignment.get_landmarks_from_image(image, detected_faces=[box])
-                points[number] = torch.from_numpy(np.asarray(found[0], np.float32)) + 0.5
+                landmarks = self.alignment.get_landmarks_from_image(image, detected_faces=[box])
+                points[number] = torch.from_numpy(np.asarray(landmarks[0], np.float32)) + 0.5
             statuses.append(NO_FACE if box is None else "ok")
         return points, statuses
 

@@ -46,9 +46,9 @@ class GroundingDINO(nn.Module):
         inputs = self.processor(images=image, text=_sentence(phrase), return_tensors="pt").to(device)
         outputs = self.network(**inputs)
         scores = outputs.logits[0].sigmoid().amax(-1)  # (queries,): of the phrase's tokens, the likeliest
-        kept = scores > self.threshold
-        boxes = box_convert(outputs.pred_boxes[0][kept].float(), "cxcywh", "xyxy")
-        chosen = nms(boxes, scores[kept].float(), self.nms)
+        confident = scores > self.threshold
+        boxes = box_convert(outputs.pred_boxes[0][confident].float(), "cxcywh", "xyxy")
+        chosen = nms(boxes, scores[confident].float(), self.nms)
         return np.asarray(boxes[chosen].double().cpu().numpy())
 
 

@@ -1,7 +1,7 @@
 """CLIP as it guides: the authors' preparations of the image, which gradients pass, for the text and for the style.
 
 FreeDoM, Z-Magic       ViT-B/16 by FreeDoM's preparation; their codes print distances of text and style made with it
-Universal Guidance     RN50 under ImageNet's mean and deviation (Universal-Guided-Diffusion at ff82f88): pictures of
+Universal Guidance     RN50 under ImageNet's mean and std (Universal-Guided-Diffusion at ff82f88): images of
                        any size come to 224 x 224 without antialiasing, bicubic for styles (stable-diffusion-guided/
                        scripts/style_transfer.py, lines 155-178), bilinear for texts (Guided/Clip_guided.py)
 """
@@ -60,14 +60,14 @@ class UniversalClip(Clip):
     def __init__(self, model: Any, architecture: str, resize: Literal["bicubic", "bilinear"] = "bicubic") -> None:
         super().__init__(model, architecture)
         self.resize = resize
-        for buffer, values in zip((self.mean, self.deviation), self.IMAGENET, strict=True):
+        for buffer, values in zip((self.mean, self.std), self.IMAGENET, strict=True):
             buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def guide_features(self, images: Tensor) -> Tensor:
         """Unnormalised (B, E)."""
         if images.shape[2:] != (self.size, self.size):
             images = interpolate(images, self.size, mode=self.resize, align_corners=False)
-        return self.model.encode_image((images - self.mean) / self.deviation)
+        return self.model.encode_image((images - self.mean) / self.std)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors (B, E)."""

@@ -209,7 +209,7 @@ class Inception(nn.Module):
         return self
 
     def forward(self, x: Tensor, outputs: Sequence[str] = ("pool", "spatial", "logits")) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
         x = nn.functional.max_pool2d(x, 3, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (B, 192, 71, 71)
@@ -217,12 +217,12 @@ class Inception(nn.Module):
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # (B, 288, 35, 35)
         x = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))  # (B, 768, 17, 17)
         if "spatial" in outputs:
-            found["spatial"] = x[:, :7].permute(0, 2, 3, 1).flatten(1)
+            features["spatial"] = x[:, :7].permute(0, 2, 3, 1).flatten(1)
         if "pool" in outputs or "logits" in outputs:
             x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x))))  # (B, 2048, 8, 8)
             pool = x.mean((2, 3))
-            found |= {"pool": pool, "logits": pool @ self.fc.weight.T}
-        return {name: found[name] for name in outputs}
+            features |= {"pool": pool, "logits": pool @ self.fc.weight.T}
+        return {name: features[name] for name in outputs}
 
 
 class InceptionFeatures(nn.Module):
@@ -244,12 +244,12 @@ class InceptionFeatures(nn.Module):
                 raise ConcordError(f"features '{kind}': Inception gives {', '.join(KINDS)}")
         weight = self.network.fc.weight
         grey = resize.levels(images.to(weight.device))
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         for protocol in dict.fromkeys(KINDS[kind][1] for kind in kinds):
-            wanted = {kind: KINDS[kind][0] for kind in kinds if KINDS[kind][1] == protocol}
-            outputs = self._outputs(grey, protocol, list(dict.fromkeys(wanted.values())))
-            found |= {kind: outputs[output].float() for kind, output in wanted.items()}
-        return {kind: found[kind] for kind in kinds}
+            layers = {kind: KINDS[kind][0] for kind in kinds if KINDS[kind][1] == protocol}
+            outputs = self._outputs(grey, protocol, list(dict.fromkeys(layers.values())))
+            features |= {kind: outputs[output].float() for kind, output in layers.items()}
+        return {kind: features[kind] for kind in kinds}
 
     def features(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
         """float32 (B, D) by kind."""

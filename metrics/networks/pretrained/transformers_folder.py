@@ -22,8 +22,8 @@ def model_folder(name: str, path: Path | None = None) -> Path:
         from concord.data.download.manifest import weight_folder
 
         return weight_folder(name)
-    found = weight_path(name, path)
-    folder = found if found.is_dir() else found.parent
+    place = weight_path(name, path)
+    folder = place if place.is_dir() else place.parent
     for file in (WEIGHTS, "config.json"):
         if not (folder / file).is_file():
             raise ConcordError(
@@ -39,7 +39,7 @@ def load_pretrained(kind: Any, folder: Path) -> nn.Module:
 
     try:
         with _quiet():
-            network, found = kind.from_pretrained(
+            network, info = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -51,8 +51,8 @@ def load_pretrained(kind: Any, folder: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ConcordError(f"{folder}: no weights of {kind.__name__} ({reason}); fetch the folder again") from None
     # Buffers of positions were saved by older versions of transformers; they hold 0, 1, 2, ... and are made anew.
-    unknown = {key for key in found["unexpected_keys"] if not key.endswith("position_ids")}
-    lacking = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    unknown = {key for key in info["unexpected_keys"] if not key.endswith("position_ids")}
+    lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     if lacking or unknown:
         what = f"lacks '{min(lacking)}'" if lacking else f"holds '{min(unknown)}'"
         more = f"{len(lacking)} names are missing or of another shape, {len(unknown)} unknown"

@@ -16,31 +16,31 @@ from concord.metrics.networks.pretrained.weights import frozen, load_strictly, r
 
 STYLE = (0, 1, 2, 3, 4)  # conv_1 to conv_5
 CONTENT = 3  # conv_4
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 
 
 class VGG19(nn.Module):
     """Images (B, 3, H, W) RGB in [0, 1] -> the five convolutions' outputs, before their ReLU; differentiable."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
         self.layers = layers
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None])
+        self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if min(images.shape[2:]) < 4:
             raise ConcordError(f"images of shape {tuple(images.shape)}: VGG19 needs at least 4 pixels a side")
-        x, found = (images - self.mean) / self.deviation, []
+        x, activations = (images - self.mean) / self.std, []
         for layer in self.layers:
             # torchvision's ReLU works in place and would change the output that was just kept.
             x = torch.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
             if isinstance(layer, nn.Conv2d):
-                found.append(x)
-        return found
+                activations.append(x)
+        return activations
 
 
 def load_vgg19(path: Path | None = None, device: torch.device | str = "cpu") -> VGG19:
