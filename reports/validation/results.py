@@ -52,6 +52,11 @@ def main(
     """Run both simulations and keep what they found."""
     from concord.reports.validation import families, set_metrics
 
+    lines = []
+    for rate in families.rates(tables):
+        print(f"{rate.name:48} {100 * rate.value:6.1f} %", flush=True)
+        lines.append((rate.name, f"{100 * rate.value:.2f}", f"{100 * rate.error:.2f}", rate.trials))
+        _write("families", FAMILIES, lines)
     found = []
     for one in set_metrics.outcomes(trials):
         print(set_metrics.line(one), flush=True)
@@ -69,11 +74,6 @@ def main(
             )
         )
         _write("set_metrics", SET_METRICS, found)
-    lines = []
-    for rate in families.rates(tables):
-        print(f"{rate.name:48} {100 * rate.value:6.1f} %", flush=True)
-        lines.append((rate.name, f"{100 * rate.value:.2f}", f"{100 * rate.error:.2f}", rate.trials))
-        _write("families", FAMILIES, lines)
 
 
 if __name__ == "__main__":
