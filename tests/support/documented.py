@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 import tarfile
 from pathlib import Path
 
@@ -66,8 +67,10 @@ def write_world(folder: Path) -> Path:
     (folder / "CelebAMask-HQ").symlink_to(tree)
     (folder / "mine.py").write_text(block("python", 'name, title, paper = "mine"'))
     (folder / "theirs.py").write_text(block("python", "json.loads(line)"))
-    (folder / "theirs.yaml").write_text(block("yaml", "name: theirs-by-command"))
-    (folder / "my_method.yaml").write_text(block("yaml", "name: theirs-by-command").replace("theirs-by", "mine-by"))
+    # `python` is whichever the user has, with Pillow: here this one
+    command = block("yaml", "name: theirs-by-command").replace("command: python ", f"command: {sys.executable} ")
+    (folder / "theirs.yaml").write_text(command)
+    (folder / "my_method.yaml").write_text(command.replace("theirs-by", "mine-by"))
     template = (ROOT / "methods/template.py").read_text(encoding="utf-8")
     (folder / "my_method.py").write_text(template.replace('"template"', '"my-method"'))
     lines = toy_world.SUITE.strip().replace("name: toys", "name: my-suite").splitlines()
