@@ -60,8 +60,12 @@ class Report:
     def problems(self) -> list[str]:
         """What is wrong, a line each: tables that are refused or cannot be read, rows that are gone, parts not made."""
         refused = [f"suite '{name}': {table.refusal}" for name, table in self.tables.items() if table.refusal]
-        missing = [f"{table.name}/{row.name}: {row.absent}"
-                   for table in self.tables.values() for row in table.rows if row.is_missing]  # fmt: skip
+        missing = [
+            f"{table.name}/{row.name}: {row.absent}"
+            for table in self.tables.values()
+            for row in table.rows
+            if row.is_missing
+        ]
         return [*self.unread.values(), *refused, *missing, *([self.unmade.line] if self.unmade.parts else [])]
 
     def write(self) -> None:

@@ -195,7 +195,7 @@ CAPTIONS: dict[str, tuple[str, bytes, str]] = {
     "a CSV without a head": ("c.csv", b"0.png,a face\n", "c.csv"),
     "too many lines": ("c.txt", b"a\nb\nc\n", "c.txt"),
     "an unknown suffix": ("c.xml", b"<a/>", "c.xml"),
-}  # fmt: skip
+}  # fmt: skip  # a table
 
 
 @pytest.mark.parametrize(("name", "content", "words"), CAPTIONS.values(), ids=CAPTIONS)
@@ -402,17 +402,24 @@ PROCESSES = (
 )
 
 
-@pytest.mark.parametrize("asked", [PROCESSES[0], *(pytest.param(one, marks=pytest.mark.long) for one in PROCESSES[1:])],
-                         ids=lambda one: one[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked",
+    [PROCESSES[0], *(pytest.param(one, marks=pytest.mark.long) for one in PROCESSES[1:])],
+    ids=lambda one: one[0],
+)
 def test_a_process_of_its_own_says_the_same_at_once(tmp_path: Path, asked: list[str]) -> None:
     """Within two seconds beyond the start of the command, which `--help` of the same verb takes too."""
 
     def call(*arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
         begun = os.times()
         done = subprocess.run(
-            [sys.executable, "-m", "concord", *arguments], cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-m", "concord", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=120,
+        )
         ended = os.times()
         return ended.children_user + ended.children_system - begun.children_user - begun.children_system, done
 
