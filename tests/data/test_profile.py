@@ -45,7 +45,10 @@ def test_every_profile_of_the_repo_is_whole() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sizes: {}\n", "unknown key 'sizes'; known keys: title, image_size, batch_size, dtype, datasets, roles"),
+        (
+            "sizes: {}\n",
+            "unknown key 'sizes'; known keys: title, image_size, batch_size, dtype, papers_scale, datasets, roles",
+        ),
         ("roles:\n  a: {loader: x}\n", "loader 'x': expected 'module:function'"),
         ("roles:\n  a: {loader: concord.nosuch:load}\n", "role 'a': loader 'concord.nosuch:load': there is no module"),
         (

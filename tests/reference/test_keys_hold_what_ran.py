@@ -33,8 +33,8 @@ FEW = {"steps": 3, "inversion_steps": 3, "repeat": 2}
 """Parameters that make a row short, where its method has them; 0 and fewer stay."""
 PROCESS = {"concord.benchmarks.run.foreign", "concord.data.code"}
 """What looks whether a method is a plugin, to say in which process its code runs; no image follows from it."""
-UNUSED = 0.70  # the aim is 0.20: what hands methods their networks imports every kind of them
-"""At most so large a share of the files of a key may be files that no function of ran."""
+UNUSED = {True: 0.61, False: 0.41}  # the aim is 0.20; most of the rest are constants, error classes and registries
+"""At most so large a share of a key's files may be files that no function of ran: of reference rows, of methods'."""
 
 
 @contextlib.contextmanager
@@ -179,6 +179,6 @@ def test_few_files_of_a_key_did_not_run(traces: dict[str, tuple[RunPlan, set[str
     too_many = {}
     for name, (run, ran) in traces.items():
         unused = [module for module in sorted(run.sources.concord - ran) if has_functions(module)]
-        if len(unused) > UNUSED * len(run.sources.concord):
+        if len(unused) > UNUSED[run.is_reference] * len(run.sources.concord):
             too_many[name] = f"{len(unused)} of {len(run.sources.concord)}: {', '.join(unused)}"
     assert too_many == {}
