@@ -6,6 +6,7 @@ for the profile that it names; another profile takes the papers' values.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +112,16 @@ def tuned_path(request_set: str, folder: Path | None = None) -> Path:
 def read_search(request_set: str, folder: Path | None = None) -> Search | None:
     """The search of a request set; None where none has been made. ConcordError naming the field that is wrong."""
     path = tuned_path(request_set, folder)
-    return read_model(path, Search) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return _read(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, changed: int, size: int, inode: int) -> Search:
+    """A file that is as it was is read once: every trial is in it, and a plan asks for each row."""
+    return read_model(path, Search)
 
 
 def write_search(search: Search, folder: Path | None = None) -> Path:

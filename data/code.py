@@ -43,6 +43,7 @@ def _memory() -> Memory:
 # ------------------------------------------------------------------------------------------------------------- closures
 
 
+@lru_cache(maxsize=1024)
 def file_of(module: str) -> Path:
     """The file of a module of Concord: a package's is its __init__.py."""
     inner = module.split(".")[1:]

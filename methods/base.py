@@ -290,14 +290,20 @@ def registered() -> dict[str, type[Method]]:
 
 def all_methods() -> dict[str, type[Method]]:
     """Every method, by name: the files of this folder, the entry points `concord.methods`, and loaded plugins."""
-    from concord import methods
-
-    for module in pkgutil.iter_modules(methods.__path__):
-        if not module.ispkg and module.name not in ("base", "template"):
-            importlib.import_module(f"concord.methods.{module.name}")
+    for name in _own():
+        importlib.import_module(name)
     for entry in _installed(tuple(sys.path)):
         _load_entry(entry)
     return dict(sorted(_REGISTRY.methods.items()))
+
+
+@lru_cache(maxsize=1)
+def _own() -> tuple[str, ...]:
+    """The modules of this folder that hold methods: a plan asks for them a thousand times."""
+    from concord import methods
+
+    found = [module.name for module in pkgutil.iter_modules(methods.__path__) if not module.ispkg]
+    return tuple(f"concord.methods.{name}" for name in found if name not in ("base", "template"))
 
 
 @lru_cache(maxsize=8)

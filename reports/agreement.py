@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from concord.reports import statistics as st
 from concord.reports.tables.table import Table
@@ -47,6 +46,8 @@ class Agreement:
 
 def kendall_tau(ours: np.ndarray, theirs: np.ndarray) -> float:
     """tau-b of two lists of values; 0 where one of them has no order at all."""
+    from scipy import stats
+
     tau = float(stats.kendalltau(ours, theirs).statistic)
     return tau if np.isfinite(tau) else 0.0
 
