@@ -48,6 +48,15 @@ def read_change(text: str) -> Change:
     return Change(name.strip(), tuple(parse_scalar(value, f"--set {text}") for value in _apart(values)))
 
 
+def read_changes(texts: Sequence[str]) -> list[Change]:
+    """All of them; ConcordError where one parameter is given twice, as the first would be forgotten."""
+    found = [read_change(text) for text in texts]
+    for one in found:
+        if sum(other.name == one.name for other in found) > 1:
+            raise ConcordError(f"--set {one.name}: given twice; give several values as --set {one.name}=1,2")
+    return found
+
+
 def _apart(text: str) -> list[str]:
     """Parts between commas, but for those inside brackets and quotes."""
     parts, depth, quote = [""], 0, ""

@@ -162,10 +162,10 @@ class MethodOptions:
 
     def additions(self, methods: list[str] | None = None, chosen: list[str] | None = None) -> Additions:
         """methods: that join by name, and are chosen. chosen: rows or methods; those of `methods` if absent."""
-        from concord.benchmarks.changes import read_change
+        from concord.benchmarks.changes import read_changes
         from concord.benchmarks.opening import Additions
 
-        changes = [read_change(change) for change in self.changes or ()]
+        changes = read_changes(self.changes or ())
         return Additions(self.plugin or (), self.external or (), methods or (), changes, chosen or methods)
 
 

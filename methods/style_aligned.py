@@ -155,7 +155,7 @@ class StyleAligned(Method["StyleAligned.Params"]):
         p, schedule = self.params, self.schedule
         told = [Conditions(text=p.reference_caption or None)] * len(batch)
         experts = [self.networks.get(f"expert/{name}", TrainedDenoiser).bind(told, schedule) for name in p.inverting]
-        x_t = self.space.encode(reference_images(batch.requests, "style", self.networks.image_size, self.device))
+        x_t = self.space.encode(reference_images(batch.requests, "style", self.space.image_size, self.device))
         found: dict[int, Tensor] = {}
         before = 0  # the image itself, as `ddim_step` ends at abar_0
         for t in sorted(timesteps):

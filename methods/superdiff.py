@@ -155,8 +155,11 @@ class SuperDiff(Method["SuperDiff.Params"]):
 class SuperDiffLayouts(Method["SuperDiffLayouts.Params"]):
     """Superposition of layout models, each with a null condition of its own."""
 
-    name, title, paper = "superdiff-layouts", "SuperDiff (layouts)", SuperDiff.paper
-    citation = SuperDiff.citation
+    name, title, paper = "superdiff-layouts", "SuperDiff (layouts)", "arXiv:2412.17762"
+    citation = (
+        "Skreta, Atanackovic, Bose, Tong, Neklyudov: The Superposition of Diffusion Models Using the Ito Density "
+        "Estimator. ICLR 2025"
+    )
     conditions = frozenset({"layout", "style"})
     training_free = True
     auto_include = False

@@ -208,7 +208,7 @@ def _gaussian(path: Path, suffix: str, mean: np.ndarray, covariance: np.ndarray)
         raise ConcordError(f"{path}: sigma{suffix} is not symmetric; expected a covariance matrix")
     if float(covariance.diagonal().min(initial=0.0)) < -1e-9 * size:
         raise ConcordError(
-            f"{path}: sigma{suffix} has a negative variance on its diagonal; expected a covariance matrix"
+            f"{path}: sigma{suffix} has a negative variance on its diagonal; compute the statistics again, in float64"
         )
     return Gaussian(mean, (covariance + covariance.T) / 2, f"{path}: ")
 

@@ -86,10 +86,10 @@ def _look_first(name: str | None, plugins: list[Path], externals: list[Path]) ->
 
 def _parameters(changes: list[str] | None) -> dict[str, object]:
     """The parameters of `--set`; one value each, since one method is checked at a time."""
-    from concord.benchmarks.changes import read_change
+    from concord.benchmarks.changes import read_changes
     from concord.benchmarks.tuned import nested
 
-    read = [read_change(change) for change in changes or ()]
+    read = read_changes(changes or ())
     for change in read:
         if len(change.values) > 1:
             raise ConcordError(f"--set {change.name}: `concord check` takes one value, got {len(change.values)}")

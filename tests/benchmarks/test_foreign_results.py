@@ -29,7 +29,7 @@ from concord.data.files import read_json, sha256_file, write_json
 from concord.reports.assemble import build_table
 
 ROW = "collaborative"
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(autouse=True)

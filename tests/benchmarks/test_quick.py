@@ -51,12 +51,13 @@ def test_the_screen_names_every_suite_its_rows_and_what_stands(tmp_path: Path) -
     store = write_store(tmp_path, n=64)
     table = build_table(make_suite(), store, "embedded", FACTS)
     empty = build_table(make_suite(name="another-suite", requests="another"), store, "embedded", FACTS)
-    lines = screen(Report(tmp_path / "report/index.html", {"face-generation": table, "another-suite": empty}))
+    tables = {"face-generation": table, "another-suite": empty}
+    lines = screen(Report([], store, "embedded", tables, {}))
     assert len(lines) == 5
     assert all(len(line) <= WIDTH for line in lines)
     first = " ".join(lines[1].split())
     assert first.startswith("face-generation 64 3/")
-    assert "Collaborative Diffusion: FID, Mask" in first
+    assert "Collaborative Diffusion: Worst condition, FID, Mask" in first
     assert "not run yet" in lines[2]
     assert lines[3] == f"report: {tmp_path / 'report/index.html'}"
     assert "concord open" in lines[4]

@@ -26,7 +26,7 @@ import toy_world
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20
+SECONDS = 60
 Maker = Callable[[Path], object]
 
 

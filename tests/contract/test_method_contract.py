@@ -22,7 +22,10 @@ FEW = {"steps": 2, "inversion_steps": 2, "repeat": 2}
 def few(name: str) -> dict[str, int]:
     """Of `FEW` what the method has; never more often than by default."""
     fields = base.get_method(name).Params.model_fields
-    return {key: value for key, value in FEW.items() if key in fields and not 0 <= fields[key].default < value}
+    found = {key: value for key, value in FEW.items() if key in fields and not 0 <= fields[key].default < value}
+    if "aggregation_steps" in fields and "steps" in found:
+        found["aggregation_steps"] = min(fields["aggregation_steps"].default, found["steps"])
+    return found
 
 
 def checks(name: str, **params: object) -> dict[str, Check]:

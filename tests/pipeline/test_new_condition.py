@@ -10,12 +10,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy.stats import wilcoxon
 
@@ -24,6 +22,7 @@ from concord.benchmarks.store.run import Run
 from concord.data.conditions import base
 from concord.data.conditions.base import all_conditions, get_condition, make_condition, register
 from concord.data.errors import ConcordError
+from concord.data.networks import Networks
 from concord.data.request import Conditions, Request
 from concord.methods import base as methods
 from concord.metrics import base as metrics
@@ -135,8 +134,7 @@ def _scores(row: Path) -> np.ndarray:
 
 def test_images_of_swapped_edge_maps_score_worse(edge_map: None) -> None:
     """The score tells whether an image follows its own condition, and the method does follow it."""
-    no_networks: Any = SimpleNamespace(device=torch.device("cpu"))
-    method = methods.make_method("edge-guided", {}, no_networks)
+    method = methods.make_method("edge-guided", {}, Networks.of({}))
     maps = [get_condition("edge_map").example(27_000 + index) for index in range(N)]
     own = [Conditions(edge_map=value) for value in maps]
     swapped = [*own[1:], own[0]]
@@ -144,7 +142,7 @@ def test_images_of_swapped_edge_maps_score_worse(edge_map: None) -> None:
     values = []
     for given in (own, swapped):
         images = method.generate([Request.make("edges", str(k), 0, one) for k, one in enumerate(given)])
-        values.append([score.value for score in metric.score(Observation(images, own, no_networks))])
+        values.append([score.value for score in metric.score(Observation(images, own, Networks.of({})))])
     assert wilcoxon(*values, alternative="greater").pvalue < 0.01
 
 

@@ -41,7 +41,8 @@ def documented() -> dict[str, str]:
 
 def _add(found: dict[str, str], command: str, place: str) -> None:
     command = re.split(r"\s{3,}", re.sub(r"\s+#.*$", "", " ".join(command.splitlines())))[0]
-    command = re.split(r" > |, ", command)[0].strip()
+    parts = re.split(r" > |, ", command)
+    command = (parts[0] if parts[0].count('"') % 2 == 0 else command).strip()  # '>' within quotes is a claim's
     if " ..." not in command and command.rstrip("`") != "concord":
         found.setdefault(command, place)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy_layouts
 
+from concord.data.conditions.base import make_condition
 from concord.data.datasets.layouts.dataset import open_layout_items
 from concord.data.datasets.layouts.layout import Layout
 from concord.data.errors import ConcordError
@@ -57,7 +58,8 @@ def test_a_tree_without_references_gives_drawn_styles(tree: Path, tmp_path: Path
     copy = tmp_path / "test"
     shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("styles"))
     dataset = open_layout_items(copy)
-    assert np.array_equal(dataset["3"].style(32), style_image(style_of("3"), 32))
+    assert dataset["3"].style(32) is None
+    assert np.array_equal(make_condition("style").read(dataset["3"], 32), style_image(style_of("3"), 32))
     assert dataset.fingerprint != open_layout_items(tree).fingerprint
 
 

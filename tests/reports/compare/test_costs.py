@@ -17,7 +17,7 @@ from concord.data.files import read_json, write_json
 from concord.reports.compare.baseline import renew
 from concord.reports.compare.costs import packed, unpacked
 from concord.reports.compare.render import to_html, to_json, to_markdown
-from concord.reports.compare.sides import baseline_folder, store_side
+from concord.reports.compare.sides import baseline_folder, seal, store_side
 
 CODE = {f"concord.methods.core.part{i}": f"{i:064x}" for i in range(40)}
 PARTS = {"params": {"preset": "paper", "steps": 50}, "conditions": ["text", "mask"], "code": CODE, "data": "d" * 64}
@@ -144,7 +144,9 @@ def test_a_base_without_costs_is_said_once(store: Store, written: Path, tmp_path
     for facts in content["runs"].values():
         facts.pop("cost")
         facts.pop("made")
-    write_json(old / "baseline.json", content)
+    files = {name: (old / name).read_bytes() for name in content["files"]}
+    bare = {key: value for key, value in content.items() if key not in ("files", "sha256")}
+    write_json(old / "baseline.json", seal(bare, files))
     result = compared(store, old)
     assert result.exit_code == 0
     assert [note for note in result.notes if "renew the baseline" in note] == [

@@ -112,7 +112,7 @@ def test_a_fragment_has_the_columns_that_are_asked_for(table: Table) -> None:
     assert r"Method & Mask (\%) $\uparrow$ & s / image & NFE \\" in tex
     assert "& 0.61 & 100" in tex
     assert "FID" not in tex
-    with pytest.raises(ConcordError, match=r"has no column 'beauty': expected one of fid, .*seconds"):
+    with pytest.raises(ConcordError, match=r"has no column 'beauty': expected one of worst-condition, fid, .*seconds"):
         to_fragment(table, ["beauty"])
     check(to_fragment(evil_table()))
 
