@@ -100,7 +100,7 @@ def assert_same(results: Path, undisturbed: Path) -> None:
 
 
 def assert_gone(family: list[psutil.Process]) -> None:
-    """Workers, and the server that they are forks of, end with their parent: in two seconds, in more where others work."""
+    """Workers, and the server that they are forks of, end with their parent; in two seconds where nothing else runs."""
     _, alive = psutil.wait_procs(family, timeout=10)
     assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
