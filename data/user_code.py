@@ -7,8 +7,10 @@ traceback is kept as the error's cause, for `--debug`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -105,6 +107,7 @@ def survives(act: Callable[[], object], what: str) -> None:
         child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
+            _die_with_parent()  # a thread cannot look while compiled code holds the interpreter
             threading.Thread(target=_end_with, args=(own, leave), daemon=True).start()
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
@@ -126,6 +129,12 @@ def survives(act: Callable[[], object], what: str) -> None:
         named = {int(number): number.name for number in signal.Signals}
         how = f"killed by {named.get(-code, f'signal {-code}')}" if code < 0 else f"exit code {code}"
         raise UserCodeError(f"{what}: ends the process ({how})")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends; elsewhere a thread looks."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 
 def _end_with(parent: int, leave: Callable[[int], NoReturn]) -> None:
